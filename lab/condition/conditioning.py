@@ -1,0 +1,109 @@
+"""What text becomes: prompt embeddings with a full account of what each row stands for."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """A run of rows of the prompt embeddings and the piece of the prompt it came from.
+
+    Attributes:
+        text: The word as the prompt has it, or the embedding's name.
+        start, end: Rows `start:end` of `Encoding.embeds`, counted over all chunks.
+        source: Characters `source[0]:source[1]` of the prompt as it was given.
+        weight: The weight in force, 1.0 for none.
+        embedding: The name of the learned embedding that fills the rows, or None for words.
+    """
+
+    text: str
+    start: int
+    end: int
+    source: tuple[int, int]
+    weight: float = 1.0
+    embedding: str | None = None
+
+
+@dataclass(frozen=True)
+class AppliedEmbedding:
+    """One use of a learned embedding in a prompt, as every image's record lists it."""
+
+    name: str
+    vectors: int
+    positions: tuple[int, ...]
+    weight: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One text, encoded: constant over all denoising steps.
+
+    Attributes:
+        text: The text that was encoded, after schedules were resolved, with its weight syntax.
+        embeds: (n, d) float32 on the CPU; n is a multiple of the encoder's context length
+            (77 for Stable Diffusion), d the width (both encoders' side by side for SDXL).
+        pooled: (p,) float32 from the first chunk of SDXL's second encoder, or None.
+        spans: What the rows stand for; start, end and padding tokens have no span.
+        applied: The learned embeddings used.
+    """
+
+    text: str
+    embeds: Tensor
+    pooled: Tensor | None = None
+    spans: tuple[TokenSpan, ...] = ()
+    applied: tuple[AppliedEmbedding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One member of a composition (`AND`): a weight, and what is in force until which step.
+
+    Attributes:
+        weight: Multiplies this part's guidance term.
+        entries: (until_step, encoding) in order; the last until_step is the number of steps.
+    """
+
+    weight: float
+    entries: tuple[tuple[int, Encoding], ...]
+
+    def at(self, step: int) -> Encoding:
+        """The encoding in force at a denoising step, counted from 0."""
+        for until, encoding in self.entries:
+            if step < until:
+                return encoding
+        return self.entries[-1][1]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A prompt, ready for the denoising loop. A plain prompt has one part with one entry."""
+
+    prompt: str
+    parts: tuple[Part, ...]
+
+    @property
+    def _first(self) -> Encoding:
+        return self.parts[0].entries[0][1]
+
+    @property
+    def embeds(self) -> Tensor:
+        """(n, d) float32: the prompt embeddings of the first part's first entry."""
+        return self._first.embeds
+
+    @property
+    def pooled(self) -> Tensor | None:
+        """(p,) float32 or None: the pooled embedding of the first part's first entry."""
+        return self._first.pooled
+
+    @property
+    def spans(self) -> tuple[TokenSpan, ...]:
+        """The token spans of the first part's first entry."""
+        return self._first.spans
+
+    @property
+    def applied(self) -> tuple[AppliedEmbedding, ...]:
+        """Every use of an embedding in any part at any step, each listed once."""
+        uses = (use for part in self.parts for _, entry in part.entries for use in entry.applied)
+        return tuple(dict.fromkeys(uses))

@@ -1,0 +1,36 @@
+"""The options that say how prompt text becomes prompt embeddings."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lab.config import Config
+
+Dialect = Literal["a1111", "comfy", "compel", "plain"]
+Weighting = Literal["a1111", "a1111-no-norm", "comfy", "compel", "ignore"]
+
+
+class TextOptions(Config):
+    """How prompts are read and which learned embeddings they can name."""
+
+    dialect: Dialect = "a1111"
+    """The prompt syntax: of the A1111 web UI, ComfyUI, the compel library, or none."""
+
+    weighting: Weighting | None = None
+    """The arithmetic for weighted words; by default the dialect's own."""
+
+    clip_skip: int = Field(0, ge=0, le=11)
+    """Leaves out this many of the text encoder's last layers (as in diffusers; A1111 shows one more)."""
+
+    embedding: list[str] = Field(default_factory=list)
+    """A learned embedding: FILE or FILE=name, repeatable."""
+
+    embeddings: list[Path] = Field(default_factory=list)
+    """A folder of learned embeddings that prompts may name, repeatable."""
+
+    bare_names: bool = False
+    """Also finds embeddings by their bare name in the text, as A1111 does."""
+
+    comma_backtrack: int = Field(20, ge=0)
+    """A full chunk ends at a comma at most this many tokens back (tokens; 0 turns it off)."""

@@ -1,0 +1,94 @@
+"""The base of every config model: frozen, unknown keys refused, YAML in and out.
+
+A config class defines each option once, as a field with its type, range, default and help text. The YAML
+schema, the command-line flags and the Python keyword arguments all come from that one definition.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lab.errors import InputError, did_you_mean
+
+
+class Config(BaseModel):
+    """A frozen, validated set of options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], where: str = "options") -> Self:
+        """Validates `settings`; `where` names their origin in the error.
+
+        Raises:
+            InputError: an unknown key (with the nearest names) or a value out of range.
+        """
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_first_problem(cls, error)}") from None
+
+    @classmethod
+    def read(cls, path: Path | None, over: Mapping[str, Any] | None = None) -> Self:
+        """Reads a YAML file, then lays the settings of `over` on top; without a path, `over` alone counts.
+
+        Raises:
+            InputError: unreadable file, broken YAML, unknown key or bad value, with file and line.
+        """
+        over = dict(over or {})
+        if path is None:
+            return cls.build(over)
+        settings, lines = _read_yaml(path)
+        for key in settings:
+            if key not in cls.model_fields:
+                nearest = did_you_mean(str(key), cls.model_fields)
+                raise InputError(f"{path}:{lines[key]}: unknown key '{key}'{nearest}")
+        try:
+            return cls(**(settings | over))
+        except ValidationError as error:
+            key = error.errors()[0]["loc"][0] if error.errors()[0]["loc"] else None
+            where = f"{path}:{lines[key]}" if key in lines and key not in over else "options"
+            raise InputError(f"{where}: {_first_problem(cls, error)}") from None
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were set by hand, without the defaults."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def to_yaml(self) -> str:
+        """The whole config as YAML that `read` takes back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns the settings and the line on which each top-level key stands."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        settings = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: cannot read the config file: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if settings is None:
+        return {}, {}
+    if not isinstance(settings, dict) or not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}:1: expected 'key: value' lines, found {type(settings).__name__}")
+    return settings, {key.value: key.start_mark.line + 1 for key, _ in node.value}
+
+
+def _first_problem(cls: type[Config], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option '{name}'{did_you_mean(name, cls.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float)) else ""
+    return f"{name}: {message}{shown}" if name else message
