@@ -2,3 +2,44 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a model hub
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+from lab.models.bundle import Bundle
+from lab.models.load import load
+from tests.tiny import make_model
+
+
+@pytest.fixture(scope="session")
+def sd1_folder(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "sd1", "sd1")
+
+
+@pytest.fixture(scope="session")
+def sd2_folder(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "sd2", "sd2")
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "sdxl", "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sd1(sd1_folder) -> Bundle:
+    return load(str(sd1_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sd2(sd2_folder) -> Bundle:
+    return load(str(sd2_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sdxl(sdxl_folder) -> Bundle:
+    return load(str(sdxl_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def emoji() -> Bundle:
+    return load("emoji", device="cpu")
