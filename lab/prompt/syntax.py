@@ -1,6 +1,6 @@
 """What parsing a prompt gives: plain data, no tensors.
 
-    Prompt -> Part (one a member of an `AND` composition) -> Variant (one a stretch of steps) -> Segment
+Prompt -> Part (one a member of an `AND` composition) -> Variant (one a stretch of steps) -> Segment
 """
 
 from dataclasses import dataclass
