@@ -1,11 +1,14 @@
 """A learned textual-inversion embedding as a value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 Kind = Literal["concept", "style", "negative", "unknown"]
+Layout = Literal["diffusers", "kohya", "a1111", "sdxl"]
 
 ENCODER_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 """SD 1.x's and SDXL's first encoder, SD 2.x's, and SDXL's second; any other width is plain `clip`."""
@@ -21,11 +24,13 @@ class Provenance:
     """Where an embedding comes from, as far as its file says.
 
     Attributes:
-        layout: The file layout it was read from, a key of the table in `formats.py`.
+        layout: The file layout it was read from, a name in the table of `layouts.py`.
         internal_name: The name or trigger token stored inside the file, which may differ from the file's.
         step: The training step at which it was saved.
         base_model: The model it was trained on, by whatever name the file gives.
         sha256: Of the file's bytes (of the vectors' bytes for an embedding that was never in a file).
+        metadata: What else the file says of itself, as text.
+        notes: What the file holds that is not used.
     """
 
     layout: str = "memory"
@@ -33,16 +38,19 @@ class Provenance:
     step: int | None = None
     base_model: str | None = None
     sha256: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """Learned vectors that a prompt can name.
 
     Attributes:
         name: What prompts call it: the file's stem unless given.
         vectors: (n, width) float32 on the CPU for each encoder: `clip_l` 768 wide, `clip_h` 1024,
-            `clip_g` 1280, `clip` for any other width. All have the same n.
+            `clip_g` 1280, `clip` for any other width, unless the file itself names the encoder.
+            All have the same n.
         kind: What it was trained as, if known.
     """
 
@@ -50,3 +58,41 @@ class Embedding:
     vectors: dict[str, Tensor]
     kind: Kind = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def count(self) -> int:
+        """How many vectors it has, that is, how many token positions it takes."""
+        return next(iter(self.vectors.values())).shape[0]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The length of a vector for each encoder."""
+        return {key: tensor.shape[1] for key, tensor in self.vectors.items()}
+
+    @property
+    def a1111_hash(self) -> str:
+        """What A1111 lists under `TI hashes`: the first 12 digits of the file's sha256."""
+        return self.provenance.sha256[:12]
+
+    @property
+    def a1111_checksum(self) -> str | None:
+        """The 4 digits in brackets behind an embedding's name in A1111; None for two encoders.
+
+        As in stable-diffusion-webui, modules/textual_inversion/textual_inversion.py, `Embedding.checksum`:
+        over all values v of the vectors, r = (r * 281) xor (trunc(100 v) * 997) in 32 bits; the last 16.
+        """
+        if len(self.vectors) > 1:
+            return None
+        (tensor,) = self.vectors.values()
+        checksum = 0
+        for value in (tensor.reshape(-1) * 100).tolist():
+            checksum = (checksum * 281 ^ int(value) * 997) & 0xFFFFFFFF
+        return f"{checksum & 0xFFFF:04x}"
+
+    def save(
+        self, path: str | Path, layout: Layout | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes the embedding to a file; see `lab.embeddings.write.save`."""
+        from lab.embeddings.write import save
+
+        save(self, Path(path), layout, metadata)

@@ -1,0 +1,96 @@
+"""From a file's bytes to the tensors and text in it, whatever wrapping they are in."""
+
+import json
+import pickle
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from PIL import UnidentifiedImageError
+from safetensors import SafetensorError
+
+from lab.embeddings.images import read_image
+from lab.embeddings.pickles import load_tensors
+from lab.errors import InputError
+
+MAX_FILE_BYTES = 128 * 1024**2
+MAX_HEADER_BYTES = 16 * 1024**2
+
+_NOT_EMBEDDINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
+    b"<!doctype html": "a web page, not an embedding: download the file itself",
+    b"<html": "a web page, not an embedding: download the file itself",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: tensors in dictionaries or lists, and the text beside them."""
+
+    data: Any
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file that is no larger than an embedding can be.
+
+    Raises:
+        InputError: no such file, unreadable, empty or too large.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: {size / 1024**2:.0f} MB, too large for an embedding; is it a model?")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot read it: {getattr(error, 'strerror', error)}") from None
+    if not data:
+        raise InputError(f"{path}: the file is empty; download or save it again")
+    return data
+
+
+def decode(data: bytes) -> Contents:
+    """Unwraps a safetensors, `torch.save`, PNG or WebP file, told apart by their first bytes.
+
+    Raises:
+        InputError: none of these, damaged, or asking for more than tensors.
+    """
+    start = data[:64].lstrip().lower()
+    for sign, problem in _NOT_EMBEDDINGS.items():
+        if start.startswith(sign):
+            raise InputError(problem)
+    try:
+        return _unwrap(data)
+    except InputError:
+        raise
+    except Exception as error:  # readers of damaged files raise whatever they stumble upon
+        raise InputError(f"damaged or incomplete, download or save it again ({_reason(error)})") from None
+
+
+def _unwrap(data: bytes) -> Contents:
+    if data.startswith(b"\x89PNG") or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
+        return Contents(read_image(data))
+    if data.startswith((b"PK", b"\x80")):
+        return Contents(load_tensors(data))
+    if data[8:9] == b"{":
+        return Contents(safetensors.torch.load(data), _safetensors_metadata(data))
+    raise InputError("not a safetensors, .pt, .bin, PNG or WebP file")
+
+
+def _safetensors_metadata(data: bytes) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+
+
+def _reason(error: Exception) -> str:
+    known = (SafetensorError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, UnidentifiedImageError)
+    text = str(error).split(". ")[0].split("\n")[0] if isinstance(error, known) else ""
+    return text or type(error).__name__

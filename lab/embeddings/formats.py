@@ -1,0 +1,170 @@
+"""Reading embeddings: from a file of any layout, a folder, or the Hugging Face hub."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import get_args
+
+from lab.embeddings import hub
+from lab.embeddings.contents import Contents, decode, read_bytes
+from lab.embeddings.embedding import Embedding, Kind, Provenance
+from lab.embeddings.layouts import Draft, recognise
+from lab.embeddings.vectors import checked
+from lab.errors import InputError
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".png", ".webp")
+"""Files that are looked at in a folder. A single file may have any name."""
+
+NEGATIVE_SUFFIX = "-neg"
+"""DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
+
+
+def read_embedding(path: str | Path, name: str | None = None) -> Embedding | list[Embedding]:
+    """Reads learned embeddings in any layout of the table in `layouts.py`, recognised by content.
+
+    Args:
+        path: One of
+            - a file. `learned_embeds.safetensors` with `learned_embeds_2.safetensors` beside it is one
+              embedding for SDXL. `NAME.pt` with `NAME-neg.pt` beside it, both in A1111's layout, is a
+              DreamArtist pair: a list of two.
+            - a folder. With a `learned_embeds` file in it, it is that embedding, called by the folder's name,
+              and the other files are its earlier steps; otherwise it is all embeddings in it, by name: a
+              list, unless there is only one.
+            - `hub:org/name` or `hub:org/name/file`, on the Hugging Face hub.
+        name: What prompts call it; by default the file's stem. A pair's second half gets `-neg` behind it.
+
+    Raises:
+        InputError: nothing there, not an embedding, damaged, unusable vectors, or a file that would run code.
+    """
+    found = read_all(path, name)
+    return found[0] if len(found) == 1 else found
+
+
+def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
+    """`read_embedding`, always as a list."""
+    if str(path).startswith(hub.PREFIX):
+        file = hub.download(str(path))
+        repository = str(path).split("/")[1]
+        return [read_file(file, name or (repository if file.stem == "learned_embeds" else None))]
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, name)
+    embedding = read_file(path, name)
+    negative = path.with_name(f"{path.stem}{NEGATIVE_SUFFIX}{path.suffix}")
+    if embedding.provenance.layout == "a1111" and negative.is_file():
+        other = read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")
+        if other.provenance.layout == "a1111":
+            return [embedding, other]
+    return [embedding]
+
+
+def read_file(path: str | Path, name: str | None = None) -> Embedding:
+    """Reads one file (and SDXL's second, if there is one) as one embedding.
+
+    Raises:
+        InputError: as `read_embedding`, with the path in front.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    second = sdxl_partner(path)
+    try:
+        contents = decode(data)
+        layout, draft = recognise(contents)
+        if second is not None and layout == "diffusers":
+            data += (more := read_bytes(second))
+            draft = _paired(draft, recognise(decode(more))[1], second)
+        vectors = checked(draft.vectors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Embedding(
+        name=name or path.stem,
+        vectors=vectors,
+        kind=_kind(contents, path, layout),
+        provenance=_provenance(layout, draft, contents, hashlib.sha256(data).hexdigest()),
+    )
+
+
+def sdxl_partner(path: Path) -> Path | None:
+    """The file with the second encoder's vectors that diffusers' SDXL script wrote beside `path`, if any."""
+    if not re.fullmatch(r"learned_embeds(?!_2)(-.*)?", path.stem):
+        return None
+    partner = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    return partner if partner.is_file() else None
+
+
+def embedding_files(folder: Path) -> list[Path]:
+    """The files directly in a folder that may hold embeddings, by name, without SDXL's second halves.
+
+    An image beside a file of the same stem, or called `NAME.preview.png`, is a picture of it, as in A1111.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot read the folder: {error.strerror}") from None
+    seconds = {sdxl_partner(path) for path in files}
+    stems = {path.stem for path in files if not is_image(path)}
+    return [path for path in files if path not in seconds and not _is_preview(path, stems)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether its suffix is that of an image in which A1111 may have hidden an embedding."""
+    return path.suffix.lower() in (".png", ".webp")
+
+
+def _is_preview(path: Path, stems: set[str]) -> bool:
+    return is_image(path) and (path.stem in stems or path.stem.endswith(".preview"))
+
+
+def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
+    files = embedding_files(folder)
+    learned = [path for path in files if path.stem == "learned_embeds"]
+    if learned:
+        safest = min(learned, key=lambda path: SUFFIXES.index(path.suffix.lower()))
+        return [read_file(safest, name or folder.resolve().name)]
+    if not files:
+        raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
+    if name is not None and len(files) > 1:
+        raise InputError(f"{folder}: cannot call {len(files)} embeddings '{name}'; name one of its files")
+    return [read_file(path, name) for path in files]
+
+
+def _paired(first: Draft, second: Draft, path: Path) -> Draft:
+    """SDXL: the first file has CLIP-L's vectors, the second OpenCLIP's."""
+    if len(first.vectors) != 1 or len(second.vectors) != 1:
+        raise InputError(f"{path.name} beside it does not hold the vectors of one encoder")
+    (clip_l,), (clip_g,) = first.vectors.values(), second.vectors.values()
+    return Draft({"clip_l": clip_l, "clip_g": clip_g}, internal_name=first.internal_name)
+
+
+def _kind(contents: Contents, path: Path, layout: str) -> Kind:
+    said = contents.metadata.get("lab.kind")
+    if said in get_args(Kind):
+        return said  # type: ignore[return-value]  # mypy does not narrow by get_args
+    negative = contents.metadata.get("modelspec.is_negative_embedding", "").lower() in ("true", "1", "yes")
+    if negative or (layout == "a1111" and path.stem.endswith(NEGATIVE_SUFFIX)):
+        return "negative"
+    return "unknown"
+
+
+def _provenance(layout: str, draft: Draft, contents: Contents, sha256: str) -> Provenance:
+    """Fills what the layout has no place for from safetensors metadata: ModelSpec's and kohya's keys."""
+    metadata = contents.metadata
+    step = metadata.get("ss_steps", "")
+    return Provenance(
+        layout=layout,
+        internal_name=draft.internal_name
+        or metadata.get("modelspec.trigger_phrase")
+        or metadata.get("modelspec.title"),
+        step=int(step) if draft.step is None and step.isascii() and step.isdigit() else draft.step,
+        base_model=draft.base_model
+        or metadata.get("ss_sd_model_name")
+        or metadata.get("modelspec.architecture"),
+        sha256=sha256,
+        metadata={**metadata, **draft.metadata},
+        notes=draft.notes,
+    )

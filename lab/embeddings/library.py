@@ -1,0 +1,118 @@
+"""From names to embedding files: which embeddings prompts may name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from lab.embeddings import hub
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.formats import embedding_files, is_image, read_all, read_file
+from lab.errors import InputError
+
+
+class Library(Mapping[str, Embedding]):
+    """Embeddings by name. Those from folders are read when they are first asked for.
+
+    Asking for a name to which two files answer is an `InputError` that names both.
+    """
+
+    def __init__(self, given: dict[str, tuple[str, Embedding]], files: dict[str, list[Path]]):
+        """Takes the embeddings `given` with the source of each, and the `files` of folders, both by name."""
+        self._given = given
+        self._files = files
+        self._names = given.keys() | files.keys()
+        self._read: dict[str, Embedding] = {}
+
+    def __getitem__(self, name: str) -> Embedding:
+        if name not in self._read:
+            self._read[name] = self._find(name)
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _find(self, name: str) -> Embedding:
+        source, embedding = self._given.get(name, (None, None))
+        files = list(self._files.get(name, ()))
+        if source is not None:
+            files = [path for path in files if not _same_file(source, path)]
+        answers = ([source] if source is not None else []) + [str(path) for path in files]
+        if len(answers) > 1:
+            raise _two_files(name, answers[0], answers[1])
+        if embedding is not None:
+            return embedding
+        if not files:
+            raise KeyError(name)
+        return read_file(files[0], name)
+
+
+def collect(embedding: Sequence[str] = (), embeddings: Sequence[Path] = ()) -> Library:
+    """Gathers what `--embedding FILE[=name]` and `--embeddings DIR` offer, both repeatable.
+
+    Single files are read at once. Folders are searched with their subfolders, and their files answer to their
+    stems; diffusers' `learned_embeds` answers to the name of its folder.
+
+    Args:
+        embedding: Whatever `read_embedding` takes, with `=name` behind it if prompts shall use another name.
+        embeddings: Folders.
+
+    Raises:
+        InputError: a file that is not an embedding, a folder that does not exist, or two of `embedding` that
+            answer to the same name.
+    """
+    given: dict[str, tuple[str, Embedding]] = {}
+    for text in embedding:
+        source, name = _split_name(text)
+        for one in read_all(source, name):
+            if one.name in given and not _same_file(given[one.name][0], Path(source)):
+                raise _two_files(one.name, given[one.name][0], source)
+            given[one.name] = (source, one)
+    files: dict[str, list[Path]] = {}
+    for folder in embeddings:
+        for name, path in _search(Path(folder)):
+            known = files.setdefault(name, [])
+            if not any(_same_file(str(other), path) for other in known):
+                known.append(path)
+    return Library(given, files)
+
+
+def _split_name(text: str) -> tuple[str, str | None]:
+    """Parts FILE=name; an existing file may have an equals sign in its own name."""
+    source, equals, name = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return text, None
+    if not source or not name:
+        raise InputError(f"--embedding {text}: expected FILE or FILE=name")
+    return source, name
+
+
+def _search(folder: Path) -> Iterator[tuple[str, Path]]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of embeddings")
+    for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
+        for path in embedding_files(place):
+            if is_image(path) and not _holds_embedding(path):
+                continue
+            name = place.resolve().name if path.stem == "learned_embeds" else path.stem
+            yield name, path
+
+
+def _holds_embedding(image: Path) -> bool:
+    try:
+        read_file(image)
+    except InputError:
+        return False
+    return True
+
+
+def _same_file(source: str, path: Path) -> bool:
+    return not source.startswith(hub.PREFIX) and Path(source).resolve() == path.resolve()
+
+
+def _two_files(name: str, first: str, second: str) -> InputError:
+    return InputError(f"two files answer to '{name}': {first} and {second}; give one as FILE=another-name")

@@ -1,0 +1,99 @@
+"""Tensors out of `torch.save` files from strangers, without running anything that they ask for."""
+
+import pickletools
+import zipfile
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import torch
+
+from lab.embeddings.vectors import MAX_NUMBERS
+from lab.errors import InputError
+
+MAX_PICKLE_BYTES = 1024**2
+"""Of the pickle itself, without the tensors' values; real ones have one or two thousand."""
+
+_TENSOR_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int")
+ALLOWED_GLOBALS = {
+    "collections.OrderedDict",
+    "__builtin__.set",
+    "builtins.set",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.nn.modules.container.ParameterDict",
+    *(f"torch.{name}Storage" for name in _TENSOR_TYPES),
+}
+"""All that a file of tensors needs; `ParameterDict` is in A1111's older files."""
+
+_INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
+_LEGACY_PREAMBLE = 3  # magic number, protocol version and the writer's byte order, each a pickle
+
+
+def load_tensors(data: bytes) -> Any:
+    """Returns what `torch.save` put into the file, zip or legacy layout.
+
+    The opcodes are read first, so that a file that names anything but tensors, or declares more values than
+    it has bytes, is refused before memory is taken; torch's own restricted unpickler then reads it.
+
+    Raises:
+        InputError: the pickle asks for anything else than tensors and plain data, or declares what it lacks.
+    """
+    if data[:2] == b"PK":
+        _check_archive(data)
+    else:
+        stream = BytesIO(data[:MAX_PICKLE_BYTES])
+        for position in range(_LEGACY_PREAMBLE + 1):
+            _check_opcodes(stream, len(data), limited=position == _LEGACY_PREAMBLE)
+    with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _check_archive(data: bytes) -> None:
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        entries = archive.infolist()
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise InputError("refused: the archive has two entries of one name")
+        if any(entry.file_size != entry.compress_size or entry.file_size > len(data) for entry in entries):
+            raise InputError("refused: the archive declares more data than it has")
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if not pickles:
+            raise InputError("a zip archive, but not one that torch.save made")
+        for entry in pickles:
+            if entry.file_size > MAX_PICKLE_BYTES:
+                raise InputError(f"refused: its pickle has {entry.file_size} bytes; an embedding's is short")
+            _check_opcodes(BytesIO(archive.read(entry)), len(data), limited=True)
+
+
+def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
+    """Reads one pickle's opcodes, without running them, and leaves `stream` behind it.
+
+    Args:
+        size: Bytes in the file: the storages together cannot have more values.
+        limited: Whether integers may be no larger than an embedding's size.
+    """
+    words = ["", ""]
+    number = stored = 0
+    for opcode, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, str):
+            words = [words[-1], argument]
+        if opcode.name in ("GLOBAL", "INST"):
+            _check_global(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            _check_global(".".join(words))
+        elif opcode.name in _INTEGERS:
+            number = int(argument or 0)
+            if limited and abs(number) > MAX_NUMBERS:
+                raise InputError(f"refused: it declares a size of {number}, too large for an embedding")
+        elif opcode.name == "BINPERSID":  # behind ("storage", type, key, location, number of values)
+            stored += number
+            if stored > size:
+                raise InputError(f"refused: it declares {stored} values and has only {size} bytes")
+
+
+def _check_global(name: str) -> None:
+    if name not in ALLOWED_GLOBALS:
+        raise InputError(
+            f"refused: its pickle asks for {name}, and loading an embedding never runs code; "
+            "ask its author for a .safetensors file"
+        )

@@ -1,0 +1,132 @@
+"""Writing embeddings in the layouts that other tools read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lab.embeddings.embedding import Embedding, Layout
+from lab.embeddings.formats import read_file
+from lab.embeddings.layouts import SD_CHECKPOINT
+from lab.embeddings.vectors import checked
+from lab.errors import InputError, did_you_mean
+from lab.files import atomic
+
+ARCHITECTURES = {
+    ("clip_l",): "stable-diffusion-v1/textual-inversion",
+    ("clip_h",): "stable-diffusion-v2-512/textual-inversion",
+    ("clip_g", "clip_l"): "stable-diffusion-xl-v1-base/textual-inversion",
+}
+"""As in kohya's library/sai_model_spec.py, which also has another name for SD 2.x at 768 px."""
+
+
+def save(
+    embedding: Embedding,
+    path: Path,
+    layout: Layout | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes an embedding, reads it back and compares it before the file has its name.
+
+    Args:
+        path: `.safetensors`, or `.pt` or `.bin` for a `torch.save` file; a1111's layout is `.pt` only.
+        layout: `diffusers` (the token and its vectors), `kohya` (`emb_params`), `a1111` (`string_to_param`)
+            for one encoder; `sdxl` (`clip_l` and `clip_g`) for two. By default `diffusers` or `sdxl`.
+        metadata: More text to store. Only safetensors have room for it: there it joins what the embedding
+            brings along, its name, trigger, kind, step and base model in ModelSpec's and kohya's keys.
+
+    Raises:
+        InputError: a layout or suffix that cannot hold the embedding, unusable vectors, or a file that cannot
+            be written; nothing is left behind.
+    """
+    vectors = checked(embedding.vectors)
+    layout = layout or ("sdxl" if len(vectors) > 1 else "diffusers")
+    if layout not in WRITERS:
+        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITERS)}")
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pt", ".bin"):
+        raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
+    if layout == "a1111" and suffix != ".pt":
+        raise InputError(f"{path}: the a1111 layout is a .pt file; for {suffix} take diffusers or kohya")
+    if metadata and suffix != ".safetensors":
+        raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
+    data = WRITERS[layout](embedding, vectors)
+    with atomic(path) as temporary:
+        if suffix == ".safetensors":
+            text = describe(embedding) | dict(metadata or {})
+            temporary.write_bytes(safetensors.torch.save(data, text))
+        else:
+            torch.save(data, temporary)
+        _compare(vectors, read_file(temporary).vectors, path)
+
+
+def describe(embedding: Embedding) -> dict[str, str]:
+    """What is known of the embedding, in ModelSpec 1.0.1's keys, and kohya's where it has none."""
+    provenance = embedding.provenance
+    known = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": ARCHITECTURES.get(tuple(sorted(embedding.vectors))),
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": embedding.name,
+        "modelspec.trigger_phrase": provenance.internal_name,
+        "modelspec.is_negative_embedding": "true" if embedding.kind == "negative" else None,
+        "ss_steps": None if provenance.step is None else str(provenance.step),
+        "ss_sd_model_name": provenance.base_model,
+        "lab.kind": embedding.kind,
+    }
+    return {**provenance.metadata, **{key: value for key, value in known.items() if value is not None}}
+
+
+def _diffusers(embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
+    return {embedding.provenance.internal_name or f"<{embedding.name}>": _only(vectors, "diffusers")}
+
+
+def _kohya(_embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
+    return {"emb_params": _only(vectors, "kohya")}
+
+
+def _a1111(embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
+    provenance = embedding.provenance
+    return {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": _only(vectors, "a1111")},
+        "name": provenance.internal_name or embedding.name,
+        "step": provenance.step,
+        "sd_checkpoint": provenance.metadata.get(SD_CHECKPOINT),
+        "sd_checkpoint_name": provenance.base_model,
+    }
+
+
+def _sdxl(_embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
+    if vectors.keys() != {"clip_l", "clip_g"}:
+        raise InputError(f"the sdxl layout is for clip_l and clip_g, not {_list(vectors)}; take diffusers")
+    return dict(vectors)
+
+
+WRITERS: dict[str, Callable[[Embedding, dict[str, Tensor]], dict[str, Any]]] = {
+    "diffusers": _diffusers,
+    "kohya": _kohya,
+    "a1111": _a1111,
+    "sdxl": _sdxl,
+}
+
+
+def _only(vectors: dict[str, Tensor], layout: str) -> Tensor:
+    if len(vectors) > 1:
+        raise InputError(f"the {layout} layout holds one encoder's vectors, not {_list(vectors)}; take sdxl")
+    return next(iter(vectors.values()))
+
+
+def _list(vectors: dict[str, Tensor]) -> str:
+    return " and ".join(vectors)
+
+
+def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    same = len(wanted) == len(found) and all(
+        torch.equal(tensor, found.get(key, next(iter(found.values())))) for key, tensor in wanted.items()
+    )
+    if not same:
+        raise InputError(f"{path}: what was written does not read back the same; the disk may be failing")
