@@ -29,7 +29,7 @@ class Config(BaseModel):
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise InputError(f"{where}: {_first_problem(cls, error)}") from None
+            raise InputError(f"{where}: {first_problem(cls, error)}") from None
 
     @classmethod
     def read(cls, path: Path | None, over: Mapping[str, Any] | None = None) -> Self:
@@ -51,7 +51,7 @@ class Config(BaseModel):
         except ValidationError as error:
             key = error.errors()[0]["loc"][0] if error.errors()[0]["loc"] else None
             where = f"{path}:{lines[key]}" if key in lines and key not in over else "options"
-            raise InputError(f"{where}: {_first_problem(cls, error)}") from None
+            raise InputError(f"{where}: {first_problem(cls, error)}") from None
 
     def given(self) -> dict[str, Any]:
         """The settings that were set by hand, without the defaults."""
@@ -82,7 +82,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return settings, {key.value: key.start_mark.line + 1 for key, _ in node.value}
 
 
-def _first_problem(cls: type[Config], error: ValidationError) -> str:
+def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, in a line without its origin."""
     problem = error.errors()[0]
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

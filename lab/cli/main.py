@@ -1,0 +1,57 @@
+"""The `lab` command. Each subcommand lives in a file of its own, imported when it is called."""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lab.errors import InputError
+
+COMMANDS = {
+    "demo": "Make pictures with the bundled model and look at them: start here.",
+    "generate": "Make images from prompts.",
+    "encode": "Show what a prompt becomes: chunks, tokens, weights, embeddings, schedule.",
+    "inspect": "Show what embedding files hold.",
+    "convert": "Write an embedding in another file layout.",
+    "merge": "Mix embeddings into one.",
+    "rerun": "Make an image again from its own metadata.",
+    "models": "List what is bundled, or say what a folder or file is.",
+}
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = App(
+    name="lab",
+    help="A text-conditioning lab for Stable Diffusion.",
+    help_on_error=False,
+    default_parameter=Parameter(negative_iterable=(), negative_none=()),
+)
+for _name, _help in COMMANDS.items():
+    app.command(f"lab.cli.{_name}:{_name}", name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        print(f"lab: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("lab: interrupted; what was finished is on disk", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    from lab.config import first_problem
+
+    if isinstance(error.__cause__, ValidationError):
+        return first_problem(type(error.__cause__), error.__cause__)
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

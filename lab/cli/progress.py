@@ -1,0 +1,46 @@
+"""A progress bar for images: how many, how fast, how long still."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True)
+"""What is said along the way goes to stderr; results go to stdout."""
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2f} images/s" if speed else "", style="progress.data.speed")
+
+
+class ImageProgress:
+    """The two callbacks of a generation run, shown on the terminal."""
+
+    def __init__(self, bar: Progress, label: str):
+        self._bar = bar
+        self._task = bar.add_task(label, total=None, shown="0")
+
+    def progress(self, done: float, total: int) -> None:
+        """Images done, of how many."""
+        self._bar.update(self._task, completed=done, total=total, shown=f"{int(done)}/{total}")
+
+    def note(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(line)
+
+
+@contextmanager
+def image_progress(label: str = "") -> Iterator[ImageProgress]:
+    """Shows a bar while the block runs."""
+    columns = (
+        TextColumn("{task.description} {task.fields[shown]} images"),
+        BarColumn(),
+        _ImagesPerSecond(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield ImageProgress(bar, label)

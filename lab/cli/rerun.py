@@ -1,0 +1,37 @@
+"""`lab rerun`: an image again, from its own metadata."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def rerun(
+    image: Path,
+    *,
+    out: Path | None = None,
+    device: Annotated[str | None, Parameter(help="Another device than the one that made it.")] = None,
+) -> None:
+    """Make an image again from its own metadata, and say whether it came out the same.
+
+    Parameters
+    ----------
+    image: A PNG that the lab wrote.
+    out: Where to write it; by default beside the first, with -again in its name.
+    """
+    from lab.runs.images import read_record, save_image
+    from lab.runs.likeness import likeness
+
+    record = read_record(image)
+    from lab.models.load import load_options
+    from lab.sample.generate import stream
+    from lab.sample.record import config_of
+
+    config = config_of(record if device is None else record | {"device": device})
+    bundle = load_options(config)
+    (result,) = stream(bundle, config)
+    path = out or image.with_stem(f"{image.stem}-again")
+    save_image(path, result.image, result.record)
+    print(f"{path}: {likeness(image, result.image)}")
+    if result.record["model_hash"] != record["model_hash"]:
+        print(f"the weights of {bundle.source} are not those that made {image}")

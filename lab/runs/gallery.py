@@ -1,0 +1,55 @@
+"""A page of pictures: what they show, what made each, opened from disk in any browser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lab.files import atomic
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture.
+
+    Attributes:
+        image: Its path relative to the page.
+        caption: A few words under it.
+        record: Everything that made it.
+    """
+
+    image: str
+    caption: str
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows of pictures under a heading.
+
+    Attributes:
+        text: What to look for, in a sentence or two.
+        command: The command line that makes these pictures.
+        rows: (label, figures) each; all rows hold the same number of figures.
+    """
+
+    title: str
+    text: str
+    command: str
+    rows: Sequence[tuple[str, Sequence[Figure]]]
+
+
+def write_gallery(path: Path, title: str, intro: str, sections: Sequence[Section]) -> None:
+    """Writes the page. Pictures stay beside it as files.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("lab.runs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    html = environment.get_template("gallery.html").render(title=title, intro=intro, sections=sections)
+    with atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")

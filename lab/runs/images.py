@@ -1,0 +1,55 @@
+"""Images on disk that carry what made them."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from lab.errors import InputError
+from lab.files import atomic
+from lab.runs.parameters import parameters_text
+
+CHUNK = "lab"
+"""The PNG text chunk that holds the whole record as JSON, beside A1111's `parameters`."""
+
+
+def save_image(path: Path, image: Image.Image, record: dict[str, Any]) -> None:
+    """Writes a PNG with its metadata, and the record beside it as JSON. The PNG comes last: if it is there, both are.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    info = PngInfo()
+    info.add_text("parameters", parameters_text(record, version("text-conditioning-lab")))
+    info.add_text(CHUNK, json.dumps(record))
+    with atomic(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a PNG that the lab wrote.
+
+    Raises:
+        InputError: not an image, or one without a record.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(CHUNK)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise InputError(f"{path}: not an image that can be read") from None
+    try:
+        record = json.loads(text or "")
+        record["seed"], record["prompt"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{path}: carries no record of the lab, so it cannot be made again from it"
+        ) from None
+    return record

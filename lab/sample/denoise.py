@@ -1,0 +1,101 @@
+"""The denoising loop: conditioning and noise in, latents out, for one batch of images."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.sample.jobs import Job
+from lab.sample.noise import image_generators, initial_noise
+from lab.sample.predict import Predictor
+from lab.sample.schedulers import make_scheduler
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an observer sees after each call of the U-Net.
+
+    Attributes:
+        index, count: This call, from 0, and the number of calls (Heun and PNDM make more of them than steps).
+        timestep: Of the noisy latents that went in.
+        prediction: (b, c, h, w) float32 after guidance.
+        conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
+        unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
+    """
+
+    index: int
+    count: int
+    timestep: Tensor
+    prediction: Tensor
+    conditional: Tensor
+    unconditional: Tensor | None
+
+
+Observer = Callable[[Step], None]
+
+
+@torch.inference_mode()
+def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = None) -> Tensor:
+    """Samples the latents of jobs that share a batch key.
+
+    Latents and scheduler arithmetic stay in float32 whatever the U-Net computes in.
+
+    Returns:
+        (b, c, h, w) float32 on the bundle's device.
+    """
+    settings, device = jobs[0].settings, bundle.device
+    scheduler = make_scheduler(
+        settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, device
+    )
+    generators = image_generators([job.seed for job in jobs])
+    options = _step_options(scheduler, generators)
+    latents, first = _start(bundle, scheduler, jobs, generators)
+    predict = Predictor(bundle, jobs, scheduler.alphas_cumprod)
+    timesteps = scheduler.timesteps[first:]
+    for index, timestep in enumerate(timesteps):
+        # Prompts switch by step, of which the scheduler may make several calls.
+        step = (first + index) * settings.steps // len(scheduler.timesteps)
+        noisy = scheduler.scale_model_input(latents, timestep)
+        prediction, conditional, unconditional = predict(noisy, timestep, step)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+        if observer:
+            observer(Step(index, len(timesteps), timestep, prediction, conditional, unconditional))
+    return latents
+
+
+def _start(
+    bundle: Bundle, scheduler: Any, jobs: Sequence[Job], generators: list[torch.Generator]
+) -> tuple[Tensor, int]:
+    """Returns the first noisy latents and the index of the first timestep.
+
+    Image-to-image skips the first timesteps as diffusers' StableDiffusionImg2ImgPipeline does.
+    """
+    settings = jobs[0].settings
+    shape = (
+        bundle.unet.config.in_channels,
+        settings.height // bundle.vae_scale,
+        settings.width // bundle.vae_scale,
+    )
+    noise = initial_noise(generators, shape).to(bundle.device)
+    if settings.strength is None:
+        return noise * scheduler.init_noise_sigma, 0
+    run = min(int(settings.steps * settings.strength), settings.steps)
+    if run == 0:
+        raise InputError(
+            f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise strength or steps"
+        )
+    first = (settings.steps - run) * scheduler.order
+    scheduler.set_begin_index(first)
+    init = torch.cat([job.init_latents for job in jobs if job.init_latents is not None]).to(bundle.device)
+    return scheduler.add_noise(init, noise, scheduler.timesteps[first : first + 1].repeat(len(jobs))), first
+
+
+def _step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+    """Schedulers that draw noise draw each image's from its own generator."""
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if takes else {}

@@ -1,0 +1,110 @@
+"""Runs any number of jobs through the denoising loop and the VAE, as fast as memory allows."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from PIL import Image
+from torch import Tensor
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.sample.denoise import Observer, Step, denoise
+from lab.sample.jobs import Job, batches
+from lab.sample.pixels import decode
+
+Progress = Callable[[float, int], None]
+"""Called with the images done (a fraction while a batch is under way) and the number of images."""
+
+Note = Callable[[str], None]
+"""Called with a line that the person at the keyboard should read."""
+
+AUTOMATIC_BATCH = {"cpu": 16 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
+"""Latent pixels that an automatic batch begins with, by device; on a CPU larger batches gain nothing."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished image with the latents (c, h, w), float32 on the CPU, that it was decoded from."""
+
+    job: Job
+    image: Image.Image
+    latents: Tensor
+
+
+def run_jobs(
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    batch_size: int | Literal["auto"] = "auto",
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+    observer: Observer | None = None,
+) -> Iterator[Sample]:
+    """Yields the jobs' images as they are finished, batch by batch.
+
+    Raises:
+        InputError: memory runs out with a batch size that was asked for, or even for a single image.
+    """
+    size = _automatic_size(bundle, jobs) if batch_size == "auto" else batch_size
+    waiting = deque(batches(jobs, size))
+    done = 0
+    while waiting:
+        batch = waiting.popleft()
+        try:
+            samples = _run_batch(bundle, batch, _watch(batch, done, len(jobs), on_progress, observer))
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                raise
+            size = _smaller(len(batch), batch_size)
+            if on_note:
+                on_note(f"Out of memory at {len(batch)} images a batch: going on with {size}.")
+            waiting = deque(batches([*batch, *(job for later in waiting for job in later)], size))
+            continue
+        yield from samples
+        done += len(batch)
+        if on_progress:
+            on_progress(done, len(jobs))
+
+
+def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) -> list[Sample]:
+    latents = denoise(bundle, batch, observer)
+    rows = latents.cpu()
+    return [Sample(*made) for made in zip(batch, decode(bundle, latents), rows, strict=True)]
+
+
+def _automatic_size(bundle: Bundle, jobs: Sequence[Job]) -> int:
+    largest = max((job.settings.width * job.settings.height for job in jobs), default=1)
+    budget = AUTOMATIC_BATCH.get(bundle.device.type, AUTOMATIC_BATCH["cpu"])
+    return max(budget * bundle.vae_scale**2 // largest, 1)
+
+
+def _smaller(size: int, asked: int | Literal["auto"]) -> int:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if asked != "auto":
+        raise InputError(
+            f"batch_size: memory ran out at {asked} images; give a smaller --batch-size, or auto"
+        )
+    if size == 1:
+        raise InputError(
+            "memory ran out for a single image; give a smaller --width and --height, --vae-tiling, "
+            "--cpu-offload, or a --dtype of half the size"
+        )
+    return size // 2
+
+
+def _watch(
+    batch: Sequence[Job], done: int, total: int, on_progress: Progress | None, observer: Observer | None
+) -> Observer:
+    """Turns steps into progress, and passes them on."""
+
+    def watch(step: Step) -> None:
+        if on_progress:
+            on_progress(done + len(batch) * (step.index + 1) / (step.count + 1), total)
+        if observer:
+            observer(step)
+
+    return watch

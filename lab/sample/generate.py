@@ -1,0 +1,110 @@
+"""`lab.generate`: prompts x seeds to images with their records."""
+
+from collections import ChainMap
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from lab.condition.encode import encode_pairs
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import collect
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.models.options import ModelOptions
+from lab.sample.config import GenerateConfig
+from lab.sample.engine import Note, Progress, run_jobs
+from lab.sample.jobs import Job
+from lab.sample.pixels import encode_image, open_image
+from lab.sample.prompts import read_prompts
+from lab.sample.record import make_record
+from lab.sample.seeds import parse_seeds
+from lab.sample.settings import Settings, resolve
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image.
+
+    Attributes:
+        index: Its place: prompt-major, then seeds.
+        record: Everything that made it, as plain JSON values.
+        latents: (c, h, w) float32 on the CPU.
+    """
+
+    index: int
+    image: Image.Image
+    record: dict[str, Any]
+    latents: Tensor
+
+
+def generate(
+    bundle: Bundle,
+    *,
+    embeddings: Sequence[Embedding] = (),
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+    **settings: Any,
+) -> list[Result]:
+    """Makes every prompt with every seed.
+
+    Args:
+        embeddings: Learned embeddings that the prompts may name.
+        on_progress, on_note: See `lab.sample.engine`.
+        settings: Fields of `lab.GenerateConfig`; `prompt` may be one or a list, `seeds` a list or text such as
+            "1-4,9". Which model, where and in which precision is the bundle's to say.
+
+    Returns:
+        One result an image: prompt-major, then seeds.
+
+    Raises:
+        InputError: unknown or bad settings, or text that names an embedding which is not there.
+    """
+    for name in settings:
+        if name in ModelOptions.model_fields or name == "out":
+            raise InputError(
+                f"options: '{name}' does not apply to a loaded bundle; give it to lab.load or lab generate"
+            )
+    config = GenerateConfig.build(settings)
+    return sorted(
+        stream(bundle, config, embeddings, on_progress=on_progress, on_note=on_note), key=lambda r: r.index
+    )
+
+
+def stream(
+    bundle: Bundle,
+    config: GenerateConfig,
+    embeddings: Sequence[Embedding] = (),
+    *,
+    done: Container[int] = (),
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+) -> Iterator[Result]:
+    """Yields the images of a config as they are finished, but for those whose index is in `done`."""
+    settings = resolve(bundle, config)
+    jobs = [job for job in plan(bundle, config, embeddings, settings) if job.index not in done]
+    for sample in run_jobs(bundle, jobs, config.batch_size, on_progress, on_note):
+        record = make_record(bundle, config, sample.job)
+        yield Result(sample.job.index, sample.image, record, sample.latents)
+
+
+def plan(
+    bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding], settings: Settings
+) -> list[Job]:
+    """The jobs of a config: every distinct text encoded once, an init image once."""
+    library = ChainMap({each.name: each for each in embeddings}, collect(config.embedding, config.embeddings))
+    prompts = read_prompts(config)
+    texts = [(prompt, config.negative_prompt) for prompt in prompts]
+    pairs = encode_pairs(bundle, texts, library, config, settings.steps)
+    init = None
+    if config.init_image is not None:
+        size = (settings.width, settings.height)
+        init = encode_image(bundle, open_image(config.init_image, size))
+    seeds = parse_seeds(config.seeds)
+    return [
+        Job(place * len(seeds) + turn, positive, negative, seed, settings, init)
+        for place, (positive, negative) in enumerate(pairs)
+        for turn, seed in enumerate(seeds)
+    ]

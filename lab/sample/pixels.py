@@ -1,0 +1,68 @@
+"""Between latents and pixels, through the VAE."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+
+DECODE_BATCH = 4
+"""Latents decoded together: the decoder is where memory peaks, and larger batches are no faster."""
+
+
+def to_pixels(bundle: Bundle, latents: Tensor) -> Tensor:
+    """Decodes latents (n, c, h, w) to float32 pixels (n, 3, H, W) in 0..1; differentiable."""
+    vae = bundle.vae
+    mean, std = _statistics(bundle)
+    latents = latents * std.to(latents) / vae.config.scaling_factor + mean.to(latents)
+    decoded = vae.decode(latents.to(bundle.device, vae.dtype), return_dict=False)[0]
+    return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+
+def decode(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
+    """Yields the images of latents (n, c, h, w), rounded to 8 bits as diffusers' pipelines do."""
+    for some in latents.split(DECODE_BATCH):
+        with torch.inference_mode():
+            pixels = to_pixels(bundle, some).permute(0, 2, 3, 1).cpu().numpy()
+        for array in (pixels * 255).round().astype(np.uint8):
+            yield Image.fromarray(array)
+
+
+@torch.inference_mode()
+def encode_image(bundle: Bundle, image: Image.Image) -> Tensor:
+    """The mean latents (1, c, h, w), float32 on the CPU, of an image: the same ones for every seed."""
+    mean, std = _statistics(bundle)
+    array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
+    pixels = torch.from_numpy(array).permute(2, 0, 1)[None].to(bundle.device, bundle.vae.dtype)
+    latents = bundle.vae.encode(pixels).latent_dist.mean.float().cpu()
+    return (latents - mean) * bundle.vae.config.scaling_factor / std
+
+
+def open_image(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Opens an image upright, scales it to cover `size` (width, height) and cuts off what overlaps.
+
+    Raises:
+        InputError: missing or not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        raise InputError(f"{path}: not an image that can be read") from None
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def _statistics(bundle: Bundle) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, c, 1, 1) that some SDXL VAEs state for their latents; else 0 and 1."""
+    mean = getattr(bundle.vae.config, "latents_mean", None)
+    std = getattr(bundle.vae.config, "latents_std", None)
+    if mean is None or std is None:
+        return torch.zeros(1), torch.ones(1)
+    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)

@@ -1,0 +1,105 @@
+"""One call of the U-Net for a batch of images: gathers the prompts in force and guides the result."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor
+
+from lab.condition.conditioning import Conditioning, Encoding
+from lab.models.bundle import Bundle
+from lab.sample.guidance import guide, noise_level, rescale
+from lab.sample.jobs import Job
+
+
+class Predictor:
+    """Predicts noise (or v) for one batch, step by step.
+
+    The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers.
+    """
+
+    def __init__(self, bundle: Bundle, jobs: Sequence[Job], alphas_cumprod: Tensor):
+        self._bundle = bundle
+        self._jobs = jobs
+        self._alphas_cumprod = alphas_cumprod
+        self._settings = jobs[0].settings
+        self._scale = torch.tensor([job.settings.guidance for job in jobs], device=bundle.device)
+        self._positive = _Side(bundle, [job.positive for job in jobs])
+        self._negative = _Side(bundle, [job.negative for job in jobs])
+        # Models distilled with guidance take the scale as an input (LCM, 2310.04378) and are not guided again.
+        self._scale_input = self._embedded_scale()
+        self._guided = jobs[0].guided and self._scale_input is None
+
+    def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
+
+        The last is None at steps that are not guided: there the negative prompt is not even computed.
+        """
+        if not self._guided_at(timestep):
+            conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(step)))
+            return conditional, conditional, None
+        sides = [*self._negative.at(step), *self._positive.at(step)]
+        predictions = self._run(noisy, timestep, sides)
+        count = len(self._negative.weights)
+        unconditional = self._negative.average(predictions[:count])
+        conditional = self._positive.average(predictions[count:])
+        guided = guide(unconditional, predictions[count:], self._positive.weights, self._scale)
+        if self._settings.guidance_rescale > 0:
+            guided = rescale(guided, conditional, self._settings.guidance_rescale)
+        return guided, conditional, unconditional
+
+    def _guided_at(self, timestep: Tensor) -> bool:
+        interval = self._settings.guidance_interval
+        if not self._guided or interval is None:
+            return self._guided
+        return interval[0] <= noise_level(timestep, self._alphas_cumprod) <= interval[1]
+
+    def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
+        """One U-Net call over all members (each a list of one encoding an image)."""
+        unet, copies = self._bundle.unet, len(members)
+        place = {"device": self._bundle.device, "dtype": unet.dtype}
+        rows = [encoding for member in members for encoding in member]
+        extra = {}
+        if self._settings.time_ids is not None:
+            pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]).to(**place)
+            time_ids = torch.tensor([self._settings.time_ids] * len(rows), **place)
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+        if self._scale_input is not None:
+            extra["timestep_cond"] = self._scale_input.repeat(copies, 1)
+        output = unet(
+            noisy.to(**place).repeat(copies, 1, 1, 1),
+            timestep,
+            encoder_hidden_states=torch.stack([row.embeds for row in rows]).to(**place),
+            return_dict=False,
+            **extra,
+        )[0]
+        return output.float().chunk(copies)
+
+    def _embedded_scale(self) -> Tensor | None:
+        width = self._bundle.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        embedding = get_timestep_embedding((self._scale - 1) * 1000, width, downscale_freq_shift=1)
+        return embedding.to(self._bundle.unet.dtype)
+
+
+class _Side:
+    """The prompts, or the negative prompts, of a batch: all composed of the same number of parts."""
+
+    def __init__(self, bundle: Bundle, conditionings: Sequence[Conditioning]):
+        self._parts = list(zip(*(conditioning.parts for conditioning in conditionings), strict=True))
+        weights = [[part.weight for part in member] for member in self._parts]
+        self.weights = torch.tensor(weights, device=bundle.device)
+        """(parts, b)"""
+
+    def at(self, step: int) -> list[list[Encoding]]:
+        """For each part, the encoding in force for each image."""
+        return [[part.at(step) for part in member] for member in self._parts]
+
+    def average(self, predictions: Sequence[Tensor]) -> Tensor:
+        """The parts' predictions (b, c, h, w) averaged by the sizes of their weights."""
+        if len(predictions) == 1:
+            return predictions[0]
+        sizes = self.weights.abs()
+        shares = sizes / sizes.sum(dim=0).clamp_min(1e-6)
+        return torch.einsum("pb,pbchw->bchw", shares, torch.stack(list(predictions)))

@@ -1,0 +1,32 @@
+"""The prompts of a run: from flags, and from a file with one a line."""
+
+from lab.errors import InputError
+from lab.sample.config import GenerateConfig
+
+
+def read_prompts(config: GenerateConfig) -> list[str]:
+    """The prompts in the order given, those of the file last.
+
+    Raises:
+        InputError: no prompt at all, or a prompt file that is missing, empty or not text.
+    """
+    prompts = list(config.prompt)
+    if config.prompt_file is not None:
+        prompts += _read_lines(config)
+    if not prompts and config.embeds is None:
+        raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
+    return prompts
+
+
+def _read_lines(config: GenerateConfig) -> list[str]:
+    path = config.prompt_file
+    assert path is not None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: cannot read prompts: {reason}") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"{path}: holds no prompt; write one a line")
+    return prompts

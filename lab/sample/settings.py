@@ -1,0 +1,108 @@
+"""Sampling settings as they are used: the options given, completed by the model's own defaults, and checked."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.sample.config import SamplingOptions
+from lab.sample.schedulers import check_scheduler
+
+SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one image is sampled with; the fields mean what `SamplingOptions` says."""
+
+    steps: int
+    guidance: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float] | None
+    scheduler: str
+    karras: bool
+    width: int
+    height: int
+    original_width: int | None
+    original_height: int | None
+    crop_left: int | None
+    crop_top: int | None
+    strength: float | None
+
+    def record(self) -> dict[str, Any]:
+        """The settings for an image's record, without those that do not apply."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def time_ids(self) -> tuple[int, ...] | None:
+        """SDXL's micro-conditioning (2307.01952, section 2.2): original, crop, target, each height first."""
+        if self.original_width is None or self.original_height is None:
+            return None
+        return (
+            self.original_height,
+            self.original_width,
+            self.crop_top or 0,
+            self.crop_left or 0,
+            self.height,
+            self.width,
+        )
+
+
+def resolve(bundle: Bundle, options: SamplingOptions) -> Settings:
+    """Completes the options with the bundle's defaults.
+
+    Raises:
+        InputError: a size that the model cannot make, a scheduler that cannot work with it, a guidance interval
+            that is empty, or an option that the model or the other options give no meaning.
+    """
+    defaults = bundle.defaults
+
+    def chosen(name: str) -> Any:
+        given = getattr(options, name)
+        return getattr(defaults, name) if given is None else given
+
+    settings = Settings(
+        **{name: chosen(name) for name in ("steps", "guidance", "guidance_rescale", "scheduler")},
+        **{name: chosen(name) for name in ("guidance_interval", "width", "height")},
+        **_size_conditioning(bundle, options, chosen("width"), chosen("height")),
+        karras=options.karras,
+        strength=_strength(options),
+    )
+    check_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config)
+    _check_size(bundle, settings)
+    if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
+        low, high = settings.guidance_interval
+        raise InputError(f"guidance_interval: from {low:g} to {high:g} is empty; give LOW before HIGH")
+    return settings
+
+
+def _check_size(bundle: Bundle, settings: Settings) -> None:
+    halvings = len(bundle.unet.config.block_out_channels) - 1
+    multiple = bundle.vae_scale * 2**halvings
+    for side in ("width", "height"):
+        pixels = getattr(settings, side)
+        if pixels % multiple:
+            below = max(pixels // multiple, 1) * multiple
+            raise InputError(
+                f"{side}: {pixels} is not a multiple of {multiple}, which {bundle.source} needs; "
+                f"use {below} or {below + multiple}"
+            )
+
+
+def _strength(options: SamplingOptions) -> float | None:
+    if options.init_image is None and "strength" in options.model_fields_set:
+        raise InputError("strength: says how much of an init image to change; give one with --init-image")
+    return None if options.init_image is None else options.strength
+
+
+def _size_conditioning(
+    bundle: Bundle, options: SamplingOptions, width: int, height: int
+) -> dict[str, int | None]:
+    given = {name: getattr(options, name) for name in SIZE_CONDITIONING}
+    if bundle.family == "sdxl":
+        own = dict(zip(SIZE_CONDITIONING, (width, height, 0, 0), strict=True))
+        return {name: own[name] if value is None else value for name, value in given.items()}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name}: {bundle.source} has no size conditioning, only SDXL has; leave it out")
+    return given

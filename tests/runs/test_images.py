@@ -1,0 +1,92 @@
+"""Images carry what made them, in the form that other tools read."""
+
+import json
+
+import pytest
+from PIL import Image
+from sd_parsers import ParserManager
+
+import lab
+from lab.runs.images import read_record, save_image
+from lab.runs.parameters import parameters_text
+
+RECORD = {
+    "seed": 7,
+    "prompt": "a (red:1.3) apple,\nwith <cat-toy>",
+    "negative_prompt": "blurry: very",
+    "model": "file:a, b.safetensors",
+    "model_hash": "0123456789abcdef" * 4,
+    "scheduler": "dpm++2m",
+    "karras": True,
+    "steps": 20,
+    "guidance": 7.5,
+    "guidance_rescale": 0.0,
+    "width": 64,
+    "height": 96,
+    "clip_skip": 1,
+    "applied": [
+        {
+            "side": "positive",
+            "name": "cat-toy",
+            "sha256": "ab" * 32,
+            "vectors": 2,
+            "positions": [5, 6],
+            "weight": 1.0,
+        }
+    ],
+}
+
+
+def picture():
+    return Image.new("RGB", (64, 96), "teal")
+
+
+def test_the_text_is_a1111s():
+    assert parameters_text(RECORD, "1.0").splitlines() == [
+        "a (red:1.3) apple,",
+        "with <cat-toy>",
+        "Negative prompt: blurry: very",
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 64x96, "
+        'Model hash: 0123456789, Model: "file:a, b.safetensors", Clip skip: 2, TI hashes: "cat-toy: abababababab", '
+        "Version: lab 1.0",
+    ]
+
+
+def test_other_tools_read_it(tmp_path):
+    save_image(tmp_path / "x.png", picture(), RECORD)
+    info = ParserManager().parse(tmp_path / "x.png")
+    (sampler,) = info.samplers
+    assert sampler.name == "DPM++ 2M"
+    assert sampler.parameters["steps"] == "20" and sampler.parameters["seed"] == "7"
+    assert [prompt.value for prompt in sampler.prompts] == [RECORD["prompt"]]
+    assert [prompt.value for prompt in sampler.negative_prompts] == [RECORD["negative_prompt"]]
+    assert sampler.model.hash == "0123456789"
+
+
+def test_an_image_made_by_the_lab_is_read_by_other_tools(sd1, tmp_path):
+    (result,) = lab.generate(
+        sd1, prompt="a red apple", negative_prompt="dog", seeds=3, steps=2, scheduler="euler"
+    )
+    save_image(tmp_path / "x.png", result.image, result.record)
+    (sampler,) = ParserManager().parse(tmp_path / "x.png").samplers
+    assert (sampler.name, sampler.parameters["seed"]) == ("Euler", "3")
+
+
+def test_the_record_survives_in_the_image_and_beside_it(tmp_path):
+    save_image(tmp_path / "x.png", picture(), RECORD)
+    assert read_record(tmp_path / "x.png") == RECORD
+    assert json.loads((tmp_path / "x.json").read_text()) == RECORD
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n truncated"])
+def test_files_that_are_no_images_are_one_line(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(lab.InputError, match="not an image"):
+        read_record(tmp_path / "x.png")
+
+
+def test_images_of_other_tools_have_no_record(tmp_path):
+    picture().save(tmp_path / "x.png")
+    with pytest.raises(lab.InputError, match="no record"):
+        read_record(tmp_path / "x.png")

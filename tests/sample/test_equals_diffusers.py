@@ -1,0 +1,100 @@
+"""For a plain prompt and the same seeds, the lab's latents and images equal those of diffusers' own pipelines."""
+
+import numpy as np
+import pytest
+import torch
+
+import lab
+from lab.sample.schedulers import SCHEDULERS
+
+PROMPT, NEGATIVE = "a red apple on a white background", "blurry dog"
+TOLERANCE = 1e-4
+"""In latents of standard deviation about 1; float32 sums taken in another order differ by about 1e-6 a step."""
+
+
+def reference(bundle, scheduler, seeds, karras=False, **settings):
+    """Latents (n, c, h, w) of the diffusers pipeline with the same scheduler and one generator an image."""
+    pipeline = bundle.pipeline()
+    kind = SCHEDULERS[scheduler]
+    extra = {"use_karras_sigmas": True} if karras else {}
+    pipeline.scheduler = kind.scheduler_class.from_config(
+        dict(bundle.scheduler_config), **kind.settings, **extra
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    prompts = [settings.pop("prompt", PROMPT)] * len(seeds)
+    negative = settings.pop("negative_prompt", NEGATIVE)
+    negatives = None if negative is None else [negative] * len(seeds)
+    return pipeline(
+        prompts, negative_prompt=negatives, generator=generators, output_type="latent", **settings
+    ).images
+
+
+def ours(bundle, scheduler, seeds, **settings):
+    settings = {"prompt": PROMPT, "negative_prompt": NEGATIVE} | settings
+    results = lab.generate(bundle, seeds=seeds, scheduler=scheduler, **settings)
+    return torch.stack([result.latents for result in results])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_on_every_family(family, scheduler, request):
+    bundle = request.getfixturevalue(family)
+    expected = reference(bundle, scheduler, [3, 4], num_inference_steps=5, guidance_scale=6.0)
+    actual = ours(bundle, scheduler, [3, 4], steps=5, guidance=6.0)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("scheduler", [name for name, kind in SCHEDULERS.items() if kind.karras])
+def test_karras_sigmas(sd1, scheduler):
+    expected = reference(sd1, scheduler, [3], karras=True, num_inference_steps=5, guidance_scale=6.0)
+    actual = ours(sd1, scheduler, [3], karras=True, steps=5, guidance=6.0)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("scheduler", [name for name, kind in SCHEDULERS.items() if kind.zero_snr])
+def test_zero_terminal_snr_with_rescale(emoji, scheduler):
+    settings = {"num_inference_steps": 4, "guidance_scale": 5.0, "guidance_rescale": 0.5}
+    size = {"width": emoji.defaults.width, "height": emoji.defaults.height}
+    expected = reference(emoji, scheduler, [3], **settings, **size)
+    actual = ours(emoji, scheduler, [3], steps=4, guidance=5.0, guidance_rescale=0.5)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("negative", [None, "", NEGATIVE])
+def test_sdxl_negative_prompt_not_given_is_zeros_and_empty_is_encoded(sdxl, negative):
+    expected = reference(
+        sdxl, "euler", [5], num_inference_steps=3, guidance_scale=6.0, negative_prompt=negative
+    )
+    actual = ours(sdxl, "euler", [5], steps=3, guidance=6.0, negative_prompt=negative)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_sdxl_none_and_empty_negative_differ(sdxl):
+    none, empty = (ours(sdxl, "euler", [5], steps=3, negative_prompt=negative) for negative in (None, ""))
+    assert not torch.allclose(none, empty, atol=1e-3)
+
+
+def test_sdxl_size_and_crop_conditioning(sdxl):
+    conditioning = {"original_size": (40, 56), "crops_coords_top_left": (3, 5)}
+    expected = reference(sdxl, "euler", [5], num_inference_steps=3, guidance_scale=6.0, **conditioning)
+    sizes = {"original_height": 40, "original_width": 56, "crop_top": 3, "crop_left": 5}
+    actual = ours(sdxl, "euler", [5], steps=3, guidance=6.0, **sizes)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(actual, ours(sdxl, "euler", [5], steps=3, guidance=6.0), atol=1e-3)
+
+
+def test_no_guidance_leaves_the_negative_prompt_out(sd1):
+    expected = reference(sd1, "ddim", [1], num_inference_steps=3, guidance_scale=1.0)
+    actual = ours(sd1, "ddim", [1], steps=3, guidance=1.0)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_pixels_are_the_pipelines(sd1):
+    pipeline = sd1.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    generator = [torch.Generator("cpu").manual_seed(9)]
+    expected = pipeline([PROMPT], generator=generator, num_inference_steps=4, guidance_scale=7.0).images[0]
+    (result,) = lab.generate(sd1, prompt=PROMPT, seeds=9, steps=4, guidance=7.0, scheduler="pndm")
+    difference = np.abs(np.asarray(result.image, dtype=int) - np.asarray(expected, dtype=int))
+    assert difference.max() <= 1
