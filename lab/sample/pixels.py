@@ -33,14 +33,21 @@ def decode(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
             yield Image.fromarray(array)
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def posterior(bundle: Bundle, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n, c, h, w), float32 on the CPU and in the U-Net's scale, of the latents of
+    pixels (n, 3, H, W) in -1..1."""
+    mean, std = _statistics(bundle)
+    vae = bundle.vae
+    found = vae.encode(pixels.to(bundle.device, vae.dtype)).latent_dist
+    scale = vae.config.scaling_factor / std
+    return (found.mean.float().cpu() - mean) * scale, found.std.float().cpu() * scale
+
+
 def encode_image(bundle: Bundle, image: Image.Image) -> Tensor:
     """The mean latents (1, c, h, w), float32 on the CPU, of an image: the same ones for every seed."""
-    mean, std = _statistics(bundle)
     array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
-    pixels = torch.from_numpy(array).permute(2, 0, 1)[None].to(bundle.device, bundle.vae.dtype)
-    latents = bundle.vae.encode(pixels).latent_dist.mean.float().cpu()
-    return (latents - mean) * bundle.vae.config.scaling_factor / std
+    return posterior(bundle, torch.from_numpy(array).permute(2, 0, 1)[None])[0]
 
 
 def open_image(path: Path, size: tuple[int, int]) -> Image.Image:

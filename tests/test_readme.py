@@ -1,0 +1,70 @@
+"""The README's examples run as they stand, with few steps."""
+
+import re
+import shlex
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lab.cli.main import COMMANDS, main
+from tests.paths import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TAKES_STEPS = {"generate"}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def examples():
+    return [
+        shlex.split(line) for block in blocks("sh") for line in block.splitlines() if line.startswith("lab ")
+    ]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder as the examples expect it: embeddings of the reader's own, and the repository's assets."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn((n, 768), generator=generator) * 0.02 for n in (8, 2)]
+    save_file({"emb_params": vectors[0]}, tmp_path / "EasyNegative.safetensors")
+    old = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": vectors[1]},
+        "name": "bad-hands",
+        "step": 100,
+    }
+    torch.save(old, tmp_path / "bad-hands.pt")
+    (tmp_path / "lab").symlink_to(REPOSITORY / "lab")
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_command_line_runs(workplace, capsys):
+    for _, command, *arguments in examples():
+        few = ["--steps", "2"] if command in TAKES_STEPS else []
+        code = main([command, *arguments, *few])
+        assert code == 0, f"lab {command}: {capsys.readouterr().err}"
+
+
+def test_every_command_has_an_example():
+    start = {"demo"}  # in the first code block
+    assert {command for _, command, *_ in examples()} | start == set(COMMANDS)
+
+
+def test_the_first_block_is_the_two_commands():
+    assert blocks("bash")[0] == 'pip install -e ".[test]" && lab demo\npytest\n'
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run(code, workplace, capsys):
+    exec(compile(code.replace("steps=12", "steps=2"), "README.md", "exec"), {})
+
+
+def test_every_file_it_names_is_there():
+    for name in re.findall(r"`((?:lab|scripts|configs)/[\w./-]+)`", README) + re.findall(
+        r"\]\((\S+?)\)", README
+    ):
+        assert (REPOSITORY / name).exists(), name
