@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+import textwrap
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from PIL import UnidentifiedImageError
 from safetensors import SafetensorError
 
 from lab.embeddings.images import read_image
@@ -18,7 +18,6 @@ from lab.embeddings.pickles import load_tensors
 from lab.errors import InputError
 
 MAX_FILE_BYTES = 128 * 1024**2
-MAX_HEADER_BYTES = 16 * 1024**2
 
 _NOT_EMBEDDINGS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
@@ -78,10 +77,10 @@ def decode(data: bytes) -> Contents:
 def _unwrap(data: bytes) -> Contents:
     if data.startswith(b"\x89PNG") or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
         return Contents(read_image(data))
+    if data[8:9] == b"{":  # before pickles: the length in front may begin like one
+        return Contents(safetensors.torch.load(data), _safetensors_metadata(data))
     if data.startswith((b"PK", b"\x80")):
         return Contents(load_tensors(data))
-    if data[8:9] == b"{":
-        return Contents(safetensors.torch.load(data), _safetensors_metadata(data))
     raise InputError("not a safetensors, .pt, .bin, PNG or WebP file")
 
 
@@ -91,6 +90,8 @@ def _safetensors_metadata(data: bytes) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    known = (SafetensorError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, UnidentifiedImageError)
-    text = str(error).split(". ")[0].split("\n")[0] if isinstance(error, known) else ""
-    return text or type(error).__name__
+    known = (SafetensorError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+    if not isinstance(error, known):
+        return type(error).__name__
+    text = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
+    return textwrap.shorten(text, 120, placeholder=" ...")

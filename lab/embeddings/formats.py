@@ -161,9 +161,7 @@ def _provenance(layout: str, draft: Draft, contents: Contents, sha256: str) -> P
         or metadata.get("modelspec.trigger_phrase")
         or metadata.get("modelspec.title"),
         step=int(step) if draft.step is None and step.isascii() and step.isdigit() else draft.step,
-        base_model=draft.base_model
-        or metadata.get("ss_sd_model_name")
-        or metadata.get("modelspec.architecture"),
+        base_model=draft.base_model or metadata.get("ss_sd_model_name"),
         sha256=sha256,
         metadata={**metadata, **draft.metadata},
         notes=draft.notes,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lab.embeddings.embedding import encoder_key
+from lab.encoders import encoder_key
 from lab.errors import InputError
 
 MAX_NUMBERS = 16 * 1024**2

@@ -1,6 +1,8 @@
 """Writing embeddings in the layouts that other tools read."""
 
+import json
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,15 @@ def save(
         raise InputError(f"{path}: the a1111 layout is a .pt file; for {suffix} take diffusers or kohya")
     if metadata and suffix != ".safetensors":
         raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
-    data = WRITERS[layout](embedding, vectors)
+    content = WRITERS[layout](embedding, vectors)
+    if suffix == ".safetensors":
+        data = _safetensors(content, describe(embedding) | dict(metadata or {}))
+    else:
+        buffer = BytesIO()  # torch.save puts a file's name into the file, and that is a temporary one
+        torch.save(content, buffer)
+        data = buffer.getvalue()
     with atomic(path) as temporary:
-        if suffix == ".safetensors":
-            text = describe(embedding) | dict(metadata or {})
-            temporary.write_bytes(safetensors.torch.save(data, text))
-        else:
-            torch.save(data, temporary)
+        temporary.write_bytes(data)
         _compare(vectors, read_file(temporary).vectors, path)
 
 
@@ -78,6 +82,14 @@ def describe(embedding: Embedding) -> dict[str, str]:
         "lab.kind": embedding.kind,
     }
     return {**provenance.metadata, **{key: value for key, value in known.items() if value is not None}}
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A file whose bytes, and so its hash, depend on nothing but its contents: the header is sorted."""
+    data = safetensors.torch.save(tensors, metadata)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return data[:8] + header.encode().ljust(start - 8) + data[start:]
 
 
 def _diffusers(embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
