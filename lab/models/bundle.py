@@ -1,13 +1,22 @@
 """Everything a model is, as one value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import Field
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lab.config import Config
+from lab.models.options import ModelOptions
+from lab.models.weights import sha256
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -37,20 +46,22 @@ class TextTower:
         return min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)
 
 
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What a model is best sampled with, where neither flags nor config say otherwise."""
+class GenerationDefaults(Config):
+    """What a model is best sampled with, where neither flags nor config say otherwise.
 
-    steps: int = 25
+    A model folder may say it in a `generation_config.json` with these keys.
+    """
+
+    steps: int = Field(25, ge=1)
     guidance: float = 7.0
-    guidance_rescale: float = 0.0
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] | None = None
     scheduler: str = "ddim"
-    width: int = 512
-    height: int = 512
+    width: int = Field(512, ge=1)
+    height: int = Field(512, ge=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """A loaded model: never mutated in place.
 
@@ -58,7 +69,12 @@ class Bundle:
         source: What was asked for: `emoji`, a folder, `file:x.safetensors`, `hub:org/name`.
         root: The folder or file that it was read from.
         towers: The text encoders in the U-Net's order (two for SDXL).
-        scheduler_config: The scheduler's config as saved with the model.
+        scheduler_config: The scheduler's config as saved with the model, but for an overridden prediction type.
+        device: Where the modules compute, and so where their inputs belong.
+        dtype: What the U-Net computes in. It takes inputs of any precision and answers in theirs, but whoever casts
+            once outside the loop saves time. Text encoders and VAE compute in float32.
+        options: What was asked for, whole.
+        weights: Every file whose weights are in use.
         clip_folder: Folder with the vision half that completes the first text encoder to a CLIPModel.
         force_zeros_for_empty_prompt: SDXL: a negative prompt that is not given means zeros.
     """
@@ -72,7 +88,9 @@ class Bundle:
     scheduler_config: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
-    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    options: ModelOptions
+    weights: tuple[Path, ...]
+    defaults: GenerationDefaults
     clip_folder: Path | None = None
     force_zeros_for_empty_prompt: bool = False
 
@@ -85,3 +103,25 @@ class Bundle:
     def vae_scale(self) -> int:
         """Pixels per latent, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the weights in use, as hexadecimal digits; read when first asked for.
+
+        Of a single-file model it is the file's, which other tools call the model hash. Otherwise it covers U-Net,
+        text encoders, VAE and LoRA files: the SHA-256 of their digests in that order.
+        """
+        return sha256(self.weights)
+
+    @property
+    def short_hash(self) -> str:
+        """The first 10 digits of `hash`, as A1111 writes it."""
+        return self.hash[:10]
+
+    def pipeline(self) -> "DiffusionPipeline":
+        """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own."""
+        from lab.models.pipeline import (
+            build_pipeline,
+        )  # imports every pipeline class, which sampling never needs
+
+        return build_pipeline(self)

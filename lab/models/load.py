@@ -1,63 +1,138 @@
 """From a name, folder or file to a `Bundle`."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import AutoencoderKL
 
-from lab.embeddings.embedding import encoder_key
-from lab.errors import InputError
-from lab.models.bundle import Bundle, Family, GenerationDefaults, TextTower
+from lab.models.bundle import Bundle, GenerationDefaults, TextTower
+from lab.models.family import FAMILIES, check_channels, tower_keys
+from lab.models.folder import read_folder
+from lab.models.memory import arrange, check_machine
+from lab.models.options import ModelOptions
+from lab.models.parts import Parts, read_json
+from lab.models.precision import pick_device, pick_dtype, speak_float32
+from lab.models.sources import locate
+from lab.models.vae import read_vae
 
-ASSETS = Path(__file__).parents[1] / "assets"
+SCHEDULER_NAMES = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler-a",
+    "HeunDiscreteScheduler": "heun",
+    "DPMSolverMultistepScheduler": "dpm++2m",
+    "UniPCMultistepScheduler": "unipc",
+    "LCMScheduler": "lcm",
+}
+"""The lab's names of the scheduler classes that models are saved with."""
 
 
-def load(source: str | Path = "emoji", *, device: str = "auto", dtype: str = "float32") -> Bundle:
-    """Loads a model. First working form: diffusers folders."""
-    root = ASSETS / "emoji" if str(source) == "emoji" else Path(source)
-    if not (root / "unet").is_dir():
-        raise InputError(f"{source}: no such model")
-    target = (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device == "auto"
-        else torch.device(device)
-    )
-    precision = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    unet = (
-        UNet2DConditionModel.from_pretrained(root, subfolder="unet", torch_dtype=precision).to(target).eval()
-    )
-    vae = AutoencoderKL.from_pretrained(root, subfolder="vae", torch_dtype=torch.float32).to(target).eval()
-    family: Family = "sd1"
-    if unet.config.addition_embed_type == "text_time":
-        family = "sdxl"
-    elif unet.config.use_linear_projection:
-        family = "sd2"
-    towers = [_tower(root, "", CLIPTextModel, target)]
-    if family == "sdxl":
-        towers.append(_tower(root, "_2", CLIPTextModelWithProjection, target))
-    height = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
-    index = json.loads((root / "model_index.json").read_text())
+def load(source: str | Path = "emoji", **options: Any) -> Bundle:
+    """Loads a model.
+
+    Args:
+        source: The bundled `emoji`, a diffusers folder, `file:x.safetensors` or `hub:org/name`.
+        **options: The other fields of `ModelOptions`, by name: `device` (default `auto`), `dtype` (default
+            `float32`), `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`, `vae_slicing`,
+            `vae_tiling`, `cpu_offload`, `compile`.
+
+    Raises:
+        InputError: an unknown model or option, a missing or damaged part, a family that the lab does not load, or
+            an option that this machine cannot serve. Nothing is loaded then.
+    """
+    return load_options(ModelOptions.build({"model": str(source), **options}, where="load"))
+
+
+def load_options(options: ModelOptions) -> Bundle:
+    """Loads the model that the options describe; see `load`."""
+    device = pick_device(options.device)
+    check_machine(options, device)
+    dtype = pick_dtype(options.dtype, device)
+    root = locate(options.model, options.revision, options.variant)
+    if root.is_dir():
+        parts = read_folder(root, options.variant, dtype)
+    else:
+        from lab.models.single_file import (
+            read_file,
+        )  # brings diffusers' conversion code, which folders never need
+
+        parts = read_file(root, options.config_folder, options.prediction_type, dtype)
+    bundle = _bundle(parts, root, options, device, dtype)
+    if options.lora:
+        from lab.models.lora import fuse_all  # brings peft
+
+        bundle = fuse_all(bundle)
+    arrange(bundle)
+    if dtype != torch.float32:
+        speak_float32(bundle.unet)
+    return bundle
+
+
+def _bundle(
+    parts: Parts, root: Path, options: ModelOptions, device: torch.device, dtype: torch.dtype
+) -> Bundle:
+    vae, weights = parts.vae, dict(parts.weights)
+    if options.vae:
+        vae, weights["vae"] = read_vae(options.vae, parts.vae)
+    check_channels(parts.unet.config.in_channels, vae.config.latent_channels, options.model)
+    override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
+    scheduler = {**parts.scheduler, **override}
+    for module in (*parts.encoders, parts.unet, vae):
+        module.requires_grad_(False)
+        if not options.cpu_offload:
+            module.to(device)
     return Bundle(
-        source=str(source),
+        source=options.model,
         root=root,
-        family=family,
-        towers=tuple(towers),
-        unet=unet,
+        family=parts.family,
+        towers=_towers(parts),
+        unet=parts.unet,
         vae=vae,
-        scheduler_config=json.loads((root / "scheduler" / "scheduler_config.json").read_text()),
-        device=target,
-        dtype=precision,
-        defaults=GenerationDefaults(width=height, height=height),
-        clip_folder=root / "clip" if (root / "clip").is_dir() else None,
-        force_zeros_for_empty_prompt=family == "sdxl" and index.get("force_zeros_for_empty_prompt", True),
+        scheduler_config=scheduler,
+        device=device,
+        dtype=dtype,
+        options=options,
+        weights=tuple(path for paths in weights.values() for path in paths),
+        defaults=_defaults(parts, root, scheduler, vae),
+        clip_folder=root / "clip" if (root / "clip" / "config.json").is_file() else None,
+        force_zeros_for_empty_prompt=parts.family == "sdxl"
+        and bool(parts.settings.get("force_zeros_for_empty_prompt", True)),
     )
 
 
-def _tower(root: Path, suffix: str, kind: type[CLIPTextModel], device: torch.device) -> TextTower:
-    tokenizer = CLIPTokenizer.from_pretrained(root / f"tokenizer{suffix}")
-    encoder = kind.from_pretrained(root / f"text_encoder{suffix}", dtype=torch.float32).to(device).eval()
-    both = (root / "text_encoder_2").is_dir()
-    key = ("clip_g" if suffix else "clip_l") if both else encoder_key(encoder.config.hidden_size)
-    return TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)
+def _towers(parts: Parts) -> tuple[TextTower, ...]:
+    keys = tower_keys(parts.family, [encoder.config.hidden_size for encoder in parts.encoders])
+    return tuple(
+        TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)
+        for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.encoders, strict=True)
+    )
+
+
+def _defaults(
+    parts: Parts, root: Path, scheduler: Mapping[str, Any], vae: AutoencoderKL
+) -> GenerationDefaults:
+    """The family's, the model's own size and scheduler, and over them what its generation config says."""
+    sample = parts.unet.config.sample_size or 64
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    settings = {
+        "guidance": FAMILIES[parts.family].guidance,
+        "scheduler": _scheduler_name(scheduler),
+        "width": width * scale,
+        "height": height * scale,
+    }
+    path = root / "generation_config.json"
+    if path.is_file():
+        settings |= read_json(path)
+    return GenerationDefaults.build(settings, where=str(path))
+
+
+def _scheduler_name(config: Mapping[str, Any]) -> str:
+    """The lab's name for the scheduler that a model was saved with; `ddim` where the lab does not offer it."""
+    name = SCHEDULER_NAMES.get(config.get("_class_name", ""), "ddim")
+    if name == "dpm++2m" and config.get("algorithm_type") == "sde-dpmsolver++":
+        return "dpm++2m-sde"
+    return name

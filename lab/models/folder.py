@@ -1,0 +1,149 @@
+"""Reads models from folders in diffusers' layout."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from lab.errors import InputError
+from lab.models.bundle import Family
+from lab.models.family import FAMILIES, family_of
+from lab.models.parts import Parts, encoder_class, read_json
+from lab.models.quiet import quiet
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, read_header, uses_variant
+
+VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+
+
+def read_folder(root: Path, variant: str | None, dtype: torch.dtype) -> Parts:
+    """Loads every part of a model.
+
+    Raises:
+        InputError: a missing part (which), a family that the lab does not load, or damaged files.
+    """
+    family = folder_family(root)
+    traits = FAMILIES[family]
+    files = check_folder(root, family, variant)
+    weights = {part: tuple(root / name for name in names) for part, names in files.items()}
+    for path in (path for paths in weights.values() for path in paths):
+        read_header(path)
+
+    def module(kind: Any, part: str, precision: torch.dtype = torch.float32) -> Any:
+        used = variant if uses_variant(files[part], variant) else None
+        return read_module(kind, root / part, used, precision)
+
+    return Parts(
+        family=family,
+        tokenizers=[read_tokenizer(root / f"tokenizer{suffix}") for suffix in traits.suffixes],
+        encoders=[module(encoder_class(suffix), f"text_encoder{suffix}") for suffix in traits.suffixes],
+        unet=module(UNet2DConditionModel, "unet", dtype),
+        vae=module(AutoencoderKL, "vae"),
+        scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
+        settings=read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {},
+        weights=weights,
+    )
+
+
+def folder_family(root: Path) -> Family:
+    """Tells a folder's family from its configs.
+
+    Raises:
+        InputError: no U-Net or text encoder config, or a family that the lab does not load.
+    """
+    for part in ("unet", "text_encoder"):
+        if not (root / part / "config.json").is_file():
+            known = "the lab loads diffusers folders of SD 1.x, 2.x and SDXL"
+            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
+    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
+    return family_of(unet, text_encoder, root)
+
+
+def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
+    """Returns the weight files of each part, relative to the folder.
+
+    Raises:
+        InputError: names every missing part, or says that there are only pickles.
+    """
+    traits = FAMILIES[family]
+    names = [path.relative_to(root).as_posix() for path in root.glob("*/*")]
+    files = {part: pick_weights(names, part, variant) for part in traits.parts}
+    configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
+    missing = [name for name in configs if name not in names]
+    missing += [
+        f"tokenizer{s}/tokenizer.json" for s in traits.suffixes if not has_vocabulary(names, f"tokenizer{s}")
+    ]
+    missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
+    if missing:
+        wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
+        pickles = any(Path(name).suffix in PICKLES for name in names)
+        weights_missing = any(name.endswith("*.safetensors") for name in missing)
+        raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
+    if variant and not any(uses_variant(found, variant) for found in files.values()):
+        raise InputError(f"{root}: no part has a '{variant}' variant; leave out --variant")
+    return files
+
+
+def has_vocabulary(names: Iterable[str], part: str) -> bool:
+    """True if the files of a tokenizer's folder are enough to make it."""
+    found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
+    return any(vocabulary <= found for vocabulary in VOCABULARIES)
+
+
+def read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Loads a tokenizer.
+
+    Raises:
+        InputError: damaged files.
+    """
+    try:
+        with quiet():
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged vocabulary
+        raise InputError(f"{folder}: cannot load the tokenizer: {first_line(error)}") from None
+
+
+def read_module(
+    kind: type[ModelMixin] | type[PreTrainedModel], folder: Path, variant: str | None, dtype: torch.dtype
+) -> Any:
+    """Loads a U-Net, VAE or text encoder, complete and in evaluation mode.
+
+    Raises:
+        InputError: weights that do not fit the config, or that lack a tensor.
+    """
+    precision = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
+    try:
+        with quiet():
+            module, report = kind.from_pretrained(
+                folder,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **{precision: dtype},
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: cannot load it: {first_line(error)}") from None
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise InputError(
+            f"{folder}: its weights lack {len(absent)} tensors of its config, among them {absent[0]}"
+        )
+    return module.eval()
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first; the rest is advice for its own users."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _contents(root: Path) -> str:
+    """What the folder is instead, as far as one can tell."""
+    if (root / "model_index.json").is_file():
+        return (
+            f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"
+        )
+    files = sorted(path.name for path in root.glob("*.safetensors"))
+    return f"; for a single-file model write file:{root / files[0]}" if files else ""

@@ -1,0 +1,156 @@
+"""Reads whole checkpoints in one safetensors file, in the layout of the original Stable Diffusion code.
+
+The family is told by the tensors' names and shapes. Diffusers converts them by configs that `configs/` holds for
+the published architectures. A file has no tokenizer: that comes from the given config folder or from CLIP's own
+repository.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from lab.errors import InputError
+from lab.models.bundle import Family
+from lab.models.family import FAMILIES, check_channels
+from lab.models.folder import VOCABULARIES, first_line, read_tokenizer
+from lab.models.parts import Parts, read_json
+from lab.models.quiet import quiet
+from lab.models.weights import TensorInfo, read_header
+
+CONFIGS = Path(__file__).parent / "configs"
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXT_ENCODERS: dict[Family, tuple[str, ...]] = {
+    "sd1": ("cond_stage_model.transformer.",),
+    "sd2": ("cond_stage_model.model.",),
+    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+}
+LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
+
+
+def read_file(
+    path: Path, config_folder: Path | None, prediction_type: str | None, dtype: torch.dtype
+) -> Parts:
+    """Loads every part of a model from one file.
+
+    Args:
+        config_folder: A diffusers folder, without weights, whose configs and tokenizers come before the lab's own;
+            or just a folder with CLIP's vocabulary.
+        prediction_type: Overrides what the configs, or marks in the file, say. SD 2.x's tensors do not tell
+            whether the U-Net predicts noise (the 512 px models) or v (the 768 px ones): without an override it is v.
+
+    Raises:
+        InputError: damaged, not a whole checkpoint, of no known family, or not fitting the configs.
+    """
+    header = read_header(path)
+    family = file_family(header, path)
+    with tempfile.TemporaryDirectory() as folder:
+        configs = Path(folder)
+        _gather_configs(configs, family, config_folder)
+        scheduler = read_json(configs / "scheduler" / "scheduler_config.json") | file_marks(header)
+        tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
+        modules = _convert(path, configs, family, tokenizers)
+        settings = read_json(configs / "model_index.json")
+    if family == "sd2" and prediction_type == "epsilon" and config_folder is None:
+        modules["unet"].register_to_config(sample_size=64)  # the noise-predicting models are the 512 px ones
+    return Parts(
+        family=family,
+        tokenizers=tokenizers,
+        encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
+        unet=modules["unet"].to(dtype).eval(),
+        vae=modules["vae"].float().eval(),
+        scheduler=scheduler,
+        settings=settings,
+        weights={"checkpoint": (path,)},
+    )
+
+
+def file_family(header: Mapping[str, TensorInfo], path: Path) -> Family:
+    """Tells a checkpoint's family from the names of its tensors.
+
+    Raises:
+        InputError: which part is missing, or that the model is of another kind.
+    """
+    prefixes = {"U-Net": UNET, "VAE": VAE}
+    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
+    families: list[Family] = ["sdxl", "sd2", "sd1"]
+    for family in families:
+        if all(any(key.startswith(prefix) for key in header) for prefix in TEXT_ENCODERS[family]):
+            break
+    else:
+        missing.append("text encoder of SD 1.x, 2.x or SDXL")
+    if missing:
+        raise InputError(
+            f"{path}: not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
+            f"VAE and text encoder in the layout of the original code"
+        )
+    if LATENTS_IN in header and LATENTS_OUT in header:
+        check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
+    return family
+
+
+def file_marks(header: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """What marker tensors say of the noise schedule: `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files."""
+    marks: dict[str, Any] = {}
+    if "v_pred" in header:
+        marks["prediction_type"] = "v_prediction"
+    if "ztsnr" in header:
+        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return marks
+
+
+def _gather_configs(into: Path, family: Family, given: Path | None) -> None:
+    """Lays the given configs over the lab's own, and a vocabulary beside each tokenizer's config."""
+    shutil.copytree(CONFIGS / family, into, dirs_exist_ok=True)
+    if given is not None:
+        if not given.is_dir():
+            raise InputError(f"--config-folder {given}: no such folder")
+        weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.msgpack", "*.onnx*", ".git")
+        shutil.copytree(given, into, dirs_exist_ok=True, ignore=weights)
+    for suffix in FAMILIES[family].suffixes:
+        tokenizer = into / f"tokenizer{suffix}"
+        if _vocabulary(tokenizer) is None:
+            for file in _vocabulary(into) or _vocabulary(into / "tokenizer") or _clip_vocabulary():
+                shutil.copy(file, tokenizer / file.name)
+
+
+def _vocabulary(folder: Path) -> list[Path] | None:
+    for names in VOCABULARIES:
+        files = [folder / name for name in sorted(names)]
+        if all(file.is_file() for file in files):
+            return files
+    return None
+
+
+def _clip_vocabulary() -> list[Path]:
+    from lab.models.hub import clip_vocabulary  # only where no folder gives one
+
+    return clip_vocabulary()
+
+
+def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -> dict[str, Any]:
+    """Diffusers' own conversion, from local configs alone."""
+    suffixes = FAMILIES[family].suffixes
+    given = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, tokenizers, strict=True)}
+    try:
+        with quiet():
+            pipeline = getattr(diffusers, FAMILIES[family].pipeline).from_single_file(
+                str(path), config=str(configs), local_files_only=True, **given
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path}: does not fit the configs of {FAMILIES[family].label}: {first_line(error)}; "
+            f"give the model's own by --config-folder"
+        ) from None
+    names = ("unet", "vae", *(f"text_encoder{suffix}" for suffix in suffixes))
+    modules = {name: getattr(pipeline, name) for name in names}
+    for name, module in modules.items():
+        absent = [key for key, tensor in module.named_parameters() if tensor.is_meta]
+        if absent:
+            raise InputError(f"{path}: its {name} lacks {len(absent)} tensors, among them {absent[0]}")
+    return modules

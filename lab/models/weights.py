@@ -1,0 +1,74 @@
+"""Weight files: which ones a part of a model has, what their headers say, and their hash. No tensors are read."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from lab.errors import InputError
+
+PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+HOW_TO_CONVERT = (
+    "pickled checkpoints can run code, so the lab reads safetensors only; convert it in an environment you trust: "
+    "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True)"
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as its file's header describes it; `dtype` is the header's own name, such as F16."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def pick_weights(names: Iterable[str], part: str, variant: str | None) -> list[str]:
+    """The safetensors files of a part among a model folder's file names; empty if it has none.
+
+    A part without files of the wanted variant is taken without: as in diffusers, models often come with, say, an
+    fp16 U-Net and a plain VAE.
+    """
+    names = sorted(names)
+    for marker in ([f".{variant}"] if variant else []) + [""]:
+        name = r"(diffusion_pytorch_model|model)" + re.escape(marker) + r"(-\d+-of-\d+)?\.safetensors"
+        found = [name_ for name_ in names if re.fullmatch(rf"{re.escape(part)}/{name}", name_)]
+        if found:
+            return found
+    return []
+
+
+def uses_variant(files: Iterable[str], variant: str | None) -> bool:
+    """True if the picked files are those of the variant."""
+    return variant is not None and any(f".{variant}" in Path(file).name for file in files)
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes of the tensors in a safetensors file.
+
+    Raises:
+        InputError: no such file, a pickle (with how to convert it), or a damaged or truncated file.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise InputError(f"{path}: {HOW_TO_CONVERT}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from None
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """Of a single file its SHA-256, which A1111 calls the model hash; of several, the SHA-256 of their digests."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
