@@ -1,0 +1,164 @@
+"""Fetch the icon sets, render them, split them, and paint the data set that every other stage reads.
+
+Writes under outputs/pretrain/: packages/ (npm, pinned), icons.pt, split.json, scenes.npy and scenes.jsonl.
+A line of scenes.jsonl describes the image of the same index in scenes.npy, (n, 3, 128, 128) uint8; its "use"
+says who may look: "train", or what it is held out as ("object", "style", "pair").
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import tarfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from PIL import Image
+from torch import Tensor
+
+from scripts.pretrain.catalogue import HELD_OUT_STYLE, STYLES, Split, Thing, read_icons, split, things
+from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.paint import paint
+from scripts.pretrain.scene import Placed, Scene, Shares, draw
+
+Icons = dict[tuple[str, str], Tensor]
+
+
+def fetch(packages: dict[str, str], folder: Path) -> None:
+    """Each npm package (name -> version) unpacked into folder/LAST_PART_OF_NAME; those already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, version in packages.items():
+        target = folder / name.rsplit("/", 1)[-1]
+        if target.exists():
+            continue
+        command = ["npm", "pack", "--silent", f"{name}@{version}"]
+        archive = subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
+        with tarfile.open(folder / archive) as tar:
+            tar.extractall(folder / f"{target.name}.part", filter="data")
+        (folder / f"{target.name}.part" / "package").rename(target)
+        (folder / f"{target.name}.part").rmdir()
+
+
+def render(body: str, width: int, height: int, size: int) -> Tensor:
+    """An iconify body as (4, size, size) uint8, colour premultiplied by opacity."""
+    from resvg_py import svg_to_bytes
+
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{body}</svg>'
+    png = bytes(svg_to_bytes(svg_string=svg, width=size, height=size))
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), dtype=np.float32)
+    pixels[..., :3] *= pixels[..., 3:] / 255
+    return torch.from_numpy(pixels.round().astype(np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def render_all(wanted: list[Thing], packages: Path, size: int) -> Icons:
+    """Every drawing of every object: (style, name) -> (4, size, size) uint8."""
+    icons: Icons = {}
+    for style, package in (STYLES | HELD_OUT_STYLE).items():
+        collection = read_icons(packages / package)
+        for thing in wanted:
+            if style in thing.icons:
+                icon = collection["icons"][thing.icons[style]]
+                sides = [icon.get(k, collection.get(k, 16)) for k in ("width", "height")]
+                icons[style, thing.name] = render(icon["body"], sides[0], sides[1], size)
+    return icons
+
+
+def drawings(chosen: Split, icons: Icons) -> list[tuple[str, str, str]]:
+    """(style, name, use) of every drawing: what may be learnt from and what is held out as what."""
+    pairs, held = set(chosen.pairs), set(chosen.objects)
+
+    def use(style: str, name: str) -> str:
+        if style in HELD_OUT_STYLE:
+            return "style"
+        return "object" if name in held else "pair" if (name, style) in pairs else "train"
+
+    return [(style, name, use(style, name)) for style, name in icons]
+
+
+def scenes(chosen: Split, icons: Icons, config: dict[str, Any]) -> list[tuple[Scene, str]]:
+    """(scene, use) for every drawing, `per_drawing` each; neighbours in pairs come from the same style and use."""
+    order, shares = random.Random(config["seed"]), Shares(**config["shares"])
+    all_drawings = drawings(chosen, icons)
+    found = []
+    for style, name, use in all_drawings:
+        others = (
+            [n for s, n, u in all_drawings if (s, u) == (style, use) and n != name] if use == "train" else []
+        )
+        for _ in range(config["per_drawing"] if use == "train" else config["per_held_out"]):
+            found.append((draw(style, name, others, shares, order), use))
+    order.shuffle(found)
+    return found
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set as later stages see it."""
+
+    images: np.ndarray  # (n, 3, 128, 128) uint8, memory-mapped
+    scenes: list[Scene]
+    uses: list[str]
+    tags: dict[str, tuple[str, ...]]
+    split: Split
+
+    def indices(self, *uses: str) -> list[int]:
+        """Which images have one of these uses."""
+        return [i for i, use in enumerate(self.uses) if use in uses]
+
+
+def load(folder: Path = WORK) -> Data:
+    """What `main` wrote."""
+    lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
+    uses = [line.pop("use") for line in lines]
+    rows = [Scene(**line | {"objects": tuple(Placed(**o) for o in line["objects"])}) for line in lines]
+    stored = json.loads((folder / "split.json").read_text())
+    chosen = Split(
+        tuple(stored["train"]), tuple(stored["objects"]), tuple((n, s) for n, s in stored["pairs"])
+    )
+    tags = {name: tuple(words) for name, words in stored["tags"].items()}
+    return Data(np.load(folder / "scenes.npy", mmap_mode="r"), rows, uses, tags, chosen)
+
+
+def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Path) -> None:
+    """scenes.npy and scenes.jsonl."""
+
+    def fill(path: Path) -> None:
+        images = open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), 3, size, size))
+        for i, (scene, _) in enumerate(rows):
+            images[i] = paint(scene, icons, size).numpy()
+            if i % 2000 == 0:
+                print(f"painted {i} of {len(rows)}", flush=True)
+        images.flush()
+
+    write_atomically(folder / "scenes.npy", fill)
+    text = "".join(json.dumps(asdict(scene) | {"use": use}) + "\n" for scene, use in rows)
+    write_atomically(folder / "scenes.jsonl", lambda p: p.write_text(text))
+
+
+def main() -> None:
+    """Run the stage."""
+    config = read_config(arguments("data", __doc__).config)
+    packages = WORK / "packages"
+    fetch(config["packages"], packages)
+    everything = things(packages, config)
+    chosen = split(everything, config)
+    wanted = [t for t in everything if t.name in {*chosen.train, *chosen.objects}]
+    print(f"{len(everything)} objects fit; {len(chosen.train)} to learn, {len(chosen.objects)} held out")
+    icons = render_all(wanted, packages, config["icon_size"])
+    write_atomically(WORK / "icons.pt", lambda p: torch.save(icons, p))
+    tags = {t.name: list(t.tags) for t in wanted}
+    write_json(WORK / "split.json", asdict(chosen) | {"tags": tags})
+    held_out = {"objects": list(chosen.objects), "styles": list(HELD_OUT_STYLE), "pairs": list(chosen.pairs)}
+    write_json(ASSETS / "emoji" / "held_out.json", held_out | {"training_objects": list(chosen.train)})
+    paint_all(scenes(chosen, icons, config), icons, config["size"], WORK)
+
+
+if __name__ == "__main__":
+    main()
