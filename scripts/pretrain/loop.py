@@ -1,0 +1,167 @@
+"""The one training loop: budget in minutes, warm-up and cosine, EMA, bf16 autocast, checkpoints, progress.
+
+A stage hands over its modules and a function that draws a batch and returns its loss. The loop stops when the
+budget is spent or the stretch (`--minutes`) is over, and goes on from its checkpoint when started again. The
+schedule follows the share of the budget that is spent, not the steps, because compute comes in minutes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scripts.pretrain.common import write_atomically
+
+Step = Callable[[torch.Generator, float], Tensor]
+"""(generator, share of the budget spent in [0, 1)) -> scalar loss. Runs under autocast."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how fast to learn."""
+
+    minutes: float  # of training in all, over every stretch
+    learning_rate: float
+    warmup: float = 0.02  # share of the budget
+    final: float = 0.01  # last learning rate as a share of the peak
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 0.999  # decay a step, reached from 0 as (1 + step) / (10 + step)
+    save_every: float = 3.0  # minutes
+    seed: int = 0
+
+    def rate(self, share: float) -> float:
+        """Learning rate after `share` of the budget: linear warm-up, then cosine to `final`."""
+        if share < self.warmup:
+            return self.learning_rate * max(share / self.warmup, 0.02)
+        turn = (share - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * (
+            self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(turn, 1.0)))
+        )
+
+
+@dataclass
+class Run:
+    """A stage's modules by name, their slow averages, and what must survive a restart."""
+
+    modules: dict[str, nn.Module]
+    folder: Path
+    device: str
+    budget: Budget
+    step: int = 0
+    spent: float = 0.0  # minutes
+    averages: dict[str, nn.Module] = field(init=False)
+    optimiser: torch.optim.AdamW = field(init=False)
+    generator: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        for module in self.modules.values():
+            module.to(self.device)
+        self.averages = {n: copy.deepcopy(m).eval().requires_grad_(False) for n, m in self.modules.items()}
+        b = self.budget
+        self.optimiser = torch.optim.AdamW(
+            self.parameters(), b.learning_rate, betas=b.betas, weight_decay=b.weight_decay, fused=True
+        )
+        self.generator = torch.Generator().manual_seed(b.seed)
+        if self.checkpoint.exists():
+            self.restore()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The one file that holds the whole run."""
+        return self.folder / "checkpoint.pt"
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: every parameter of every module that wants a gradient."""
+        return [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+
+    def restore(self) -> None:
+        """Take up the run where its checkpoint stands."""
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        for name in self.modules:
+            self.modules[name].load_state_dict(state["modules"][name])
+            self.averages[name].load_state_dict(state["averages"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step, self.spent = state["step"], state["spent"]
+        print(f"going on at step {self.step}, {self.spent:.1f} minutes spent", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        state = {
+            "modules": {n: m.state_dict() for n, m in self.modules.items()},
+            "averages": {n: m.state_dict() for n, m in self.averages.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "spent": self.spent,
+        }
+        write_atomically(self.checkpoint, lambda path: torch.save(state, path))
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the slow averages one step: a <- a + (1 - decay)(w - a)."""
+        decay = min(self.budget.ema, (1 + self.step) / (10 + self.step))
+        for name, module in self.modules.items():
+            slow, fast = list(self.averages[name].parameters()), list(module.parameters())
+            torch._foreach_lerp_(slow, fast, 1 - decay)
+            for a, b in zip(self.averages[name].buffers(), module.buffers(), strict=True):
+                a.copy_(b)
+
+
+def train(run: Run, step: Step, minutes: float | None, on_save: Callable[[Run], None] | None = None) -> None:
+    """Train until the budget (or this stretch of `minutes`) is over; `on_save` may look at every checkpoint."""
+    budget, started, stretch = run.budget, run.spent, minutes or math.inf
+    clock, saved, losses = time.monotonic(), run.spent, []
+    parameters = run.parameters()
+    while run.spent < budget.minutes and run.spent - started < stretch:
+        share = run.spent / budget.minutes
+        for group in run.optimiser.param_groups:
+            group["lr"] = budget.rate(share)
+        with torch.autocast(torch.device(run.device).type, torch.bfloat16):
+            loss = step(run.generator, share)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        run.optimiser.step()
+        run.optimiser.zero_grad(set_to_none=True)
+        run.step += 1
+        run.average()
+        losses.append(loss.detach())
+        now = time.monotonic()
+        run.spent, clock = run.spent + (now - clock) / 60, now
+        if len(losses) == 25:
+            _report(run, losses, started, stretch)
+            losses.clear()
+        if run.spent - saved >= budget.save_every:
+            saved = run.spent
+            run.save()
+            if on_save:
+                on_save(run)
+            clock = time.monotonic()  # neither saving nor looking is training
+    run.save()
+    if on_save:
+        on_save(run)
+
+
+def _report(run: Run, losses: list[Tensor], started: float, stretch: float) -> None:
+    """One line to the terminal and to progress.jsonl: step, loss, rate, time left in this stretch."""
+    line = {
+        "step": run.step,
+        "loss": round(torch.stack(losses).float().mean().item(), 5),
+        "rate": round(run.optimiser.param_groups[0]["lr"], 7),
+        "spent_min": round(run.spent, 2),
+        "left_min": round(min(run.budget.minutes - run.spent, stretch - (run.spent - started)), 2),
+        "steps_per_s": round(run.step / (60 * run.spent), 3),
+    }
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / "progress.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
