@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.jobs import Job
 from lab.sample.noise import image_generators, initial_noise
@@ -22,7 +21,9 @@ class Step:
 
     Attributes:
         index, count: This call, from 0, and the number of calls (Heun and PNDM make more of them than steps).
+        step: The denoising step, from 0, that the call belongs to; prompts are scheduled by it.
         timestep: Of the noisy latents that went in.
+        noisy: (b, c, h, w) float32, the noisy latents as the U-Net takes them.
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
         unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
@@ -30,7 +31,9 @@ class Step:
 
     index: int
     count: int
+    step: int
     timestep: Tensor
+    noisy: Tensor
     prediction: Tensor
     conditional: Tensor
     unconditional: Tensor | None
@@ -64,7 +67,8 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
         prediction, conditional, unconditional = predict(noisy, timestep, step)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
-            observer(Step(index, len(timesteps), timestep, prediction, conditional, unconditional))
+            seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
+            observer(seen)
     return latents
 
 
@@ -84,13 +88,9 @@ def _start(
     noise = initial_noise(generators, shape).to(bundle.device)
     if settings.strength is None:
         return noise * scheduler.init_noise_sigma, 0
-    run = min(int(settings.steps * settings.strength), settings.steps)
-    if run == 0:
-        raise InputError(
-            f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise strength or steps"
-        )
-    first = (settings.steps - run) * scheduler.order
-    scheduler.set_begin_index(first)
+    first = (settings.steps - settings.steps_run) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):  # PNDM counts on its own
+        scheduler.set_begin_index(first)
     init = torch.cat([job.init_latents for job in jobs if job.init_latents is not None]).to(bundle.device)
     return scheduler.add_noise(init, noise, scheduler.timesteps[first : first + 1].repeat(len(jobs))), first
 

@@ -1,0 +1,174 @@
+"""Heat maps: which pixels attend to which words, as DAAM shows it (Tang et al. 2210.04885, section 3).
+
+A map is the softmax of the U-Net's cross-attention, averaged over heads, layers and denoising steps and brought to
+the image's size: the share of a pixel's attention, 0 to 1, that goes to a word. DAAM adds up where this averages,
+so that its maps have no scale; and it interpolates bicubically, which overshoots below 0.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lab.comparing.capture import Recorder, capturing
+from lab.comparing.targets import Side, Target, check_target, find_rows
+from lab.condition.conditioning import Encoding
+from lab.errors import InputError
+from lab.files import atomic
+from lab.models.bundle import Bundle
+from lab.sample.denoise import Step, denoise
+from lab.sample.jobs import Job, batches
+from lab.sample.pixels import decode
+
+BATCH = 4
+"""Images denoised together: their maps are in memory together."""
+
+Grid = tuple[int, int]
+
+
+@dataclass
+class KeyMaps:
+    """The maps of all rows of one encoding, while it was in force.
+
+    Attributes:
+        sums: (keys, height, width) by resolution, added up over `calls` calls of the U-Net.
+    """
+
+    encoding: Encoding
+    calls: int = 0
+    sums: dict[Grid, Tensor] = field(default_factory=dict)
+
+    def add(self, shares: dict[Grid, Tensor]) -> None:
+        """Adds one call's maps (keys, height, width) by resolution."""
+        self.calls += 1
+        for grid, share in shares.items():
+            self.sums[grid] = self.sums[grid] + share if grid in self.sums else share
+
+    def total(self, rows: Sequence[int], size: Grid) -> Tensor:
+        """(height, width): the maps of some rows together, added up over the calls, at another size."""
+        maps = [total[rows].sum(dim=0)[None, None] for total in self.sums.values()]
+        return torch.cat([F.interpolate(each, size, mode="bilinear") for each in maps]).sum(dim=(0, 1))
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """An image and where each side of its prompt acted on it.
+
+    Attributes:
+        image: Bit for bit the image that the job makes without maps.
+        sides: For each side, what was captured: one entry for each encoding that was in force at a chosen step.
+    """
+
+    job: Job
+    image: Image.Image
+    sides: dict[Side, tuple[KeyMaps, ...]]
+
+    def of(self, target: Target) -> Tensor:
+        """(H, W) float32 in 0..1 at the image's size: the share of attention that the target takes at each pixel.
+
+        The rows of a word or an embedding are added up, as are a word's occurrences. Of a scheduled prompt, only
+        the steps at which the target is in it count.
+
+        Raises:
+            InputError: the target is in the prompt at no chosen step.
+        """
+        found = [(maps, find_rows(maps.encoding, target.text)) for maps in self.sides.get(target.side, ())]
+        present = [(maps, rows) for maps, rows in found if rows]
+        if not present:
+            check_target(self.job, target)
+            raise InputError(f"heat map: '{target.label}' is in the prompt at none of the chosen steps")
+        size = self.image.height, self.image.width
+        total = torch.stack([maps.total(rows, size) for maps, rows in present]).sum(dim=0)
+        return total / sum(maps.calls for maps, _ in present)
+
+    def save_arrays(self, path: Path, targets: Sequence[Target]) -> None:
+        """Writes the maps of targets to an npz file: one (H, W) float32 array for each, named by its label."""
+        arrays = {target.label: self.of(target).numpy() for target in targets}
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def heat_maps(
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    targets: Sequence[Target] = (),
+    *,
+    steps: Container[int] | None = None,
+    layers: Sequence[str] = (),
+    heads: Collection[int] = (),
+) -> list[HeatMaps]:
+    """Makes images and captures where their prompts act.
+
+    Args:
+        targets: What will be asked of every result; checked before anything is computed.
+        steps: Denoising steps that count, from 0, such as `range(5)`; all by default.
+        layers, heads: See `lab.comparing.capture.capturing`.
+
+    Returns:
+        One result for each job, in their order.
+
+    Raises:
+        InputError: a target that a prompt does not have (with the nearest words), or steps, layers or heads that
+            are not there.
+    """
+    for job in jobs:
+        for target in targets:
+            check_target(job, target)
+    made: dict[int, HeatMaps] = {}
+    for batch in batches(jobs, BATCH):
+        with capturing(bundle.unet, layers, heads) as recorder:
+            collector = _Collector(batch, recorder, steps)
+            latents = denoise(bundle, batch, collector)
+        made.update(zip(map(id, batch), collector.finish(decode(bundle, latents)), strict=True))
+    return [made[id(job)] for job in jobs]
+
+
+class _Collector:
+    """Files the maps of each call of the U-Net under the images, sides and encodings that they belong to."""
+
+    def __init__(self, batch: Sequence[Job], recorder: Recorder, steps: Container[int] | None):
+        self._batch = batch
+        self._recorder = recorder
+        self._steps = steps
+        self._count = batch[0].settings.steps
+        self._found: list[dict[tuple[Side, int, str], KeyMaps]] = [{} for _ in batch]
+
+    def __call__(self, step: Step) -> None:
+        shares = self._recorder.take()
+        if self._steps is not None and step.step not in self._steps:
+            return
+        height, width = step.prediction.shape[-2:]
+        grids = {_grid(pixels, height, width): share.cpu() for pixels, share in shares.items()}
+        sides: list[Side] = ["positive"] if step.unconditional is None else ["negative", "positive"]
+        members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
+        for place, (side, part) in enumerate(members):
+            for image, job in enumerate(self._batch):
+                encoding = getattr(job, side).parts[part].at(step.step)
+                maps = self._found[image].setdefault((side, part, encoding.text), KeyMaps(encoding))
+                row = place * len(self._batch) + image
+                maps.add({grid: share[row].unflatten(-1, grid) for grid, share in grids.items()})
+
+    def finish(self, images: Iterable[Image.Image]) -> list[HeatMaps]:
+        """The results for the batch's finished images."""
+        if not all(self._found):
+            raise InputError(f"heat map: none of the chosen steps is run; there are {self._count}, from 0")
+        results = []
+        for job, image, found in zip(self._batch, images, self._found, strict=True):
+            sides: dict[Side, list[KeyMaps]] = defaultdict(list)
+            for (side, *_), maps in found.items():
+                sides[side].append(maps)
+            results.append(HeatMaps(job, image, {side: tuple(maps) for side, maps in sides.items()}))
+        return results
+
+
+def _grid(pixels: int, height: int, width: int) -> Grid:
+    """The resolution of a layer with so many pixels, in a U-Net that halves latents of height x width."""
+    while height * width > pixels:
+        height, width = height // 2, width // 2
+    return height, width
