@@ -1,30 +1,45 @@
 """Prompts and learned embeddings in, `Conditioning` out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
 import torch
-from torch import Tensor
 
 from lab.condition.conditioning import Conditioning, Encoding, Part
 from lab.condition.options import Dialect, TextOptions, Weighting
-from lab.condition.tokens import Chunk, lay_out, tokenize
-from lab.condition.towers import encode_chunks
+from lab.condition.texts import TextEncoder, pad
+from lab.condition.vectors import by_name
 from lab.embeddings.embedding import Embedding
 from lab.models.bundle import Bundle
-
-BATCH = 32
-"""Chunks encoded together."""
+from lab.prompt.parse import parse, resolve
+from lab.prompt.references import find_references
+from lab.prompt.syntax import Timeline
 
 
 @overload
 def encode(
-    bundle: Bundle, prompt: str, embeddings: Sequence[Embedding] = ..., *, steps: int | None = ...
+    bundle: Bundle,
+    prompt: str,
+    embeddings: Sequence[Embedding] = (),
+    dialect: Dialect = "a1111",
+    weighting: Weighting | None = None,
+    clip_skip: int = 0,
+    steps: int = 20,
+    bare_names: bool = False,
+    comma_backtrack: int = 20,
 ) -> Conditioning: ...
 @overload
 def encode(
-    bundle: Bundle, prompt: Sequence[str], embeddings: Sequence[Embedding] = ..., *, steps: int | None = ...
+    bundle: Bundle,
+    prompt: list[str] | tuple[str, ...],
+    embeddings: Sequence[Embedding] = (),
+    dialect: Dialect = "a1111",
+    weighting: Weighting | None = None,
+    clip_skip: int = 0,
+    steps: int = 20,
+    bare_names: bool = False,
+    comma_backtrack: int = 20,
 ) -> list[Conditioning]: ...
 def encode(
     bundle: Bundle,
@@ -33,15 +48,36 @@ def encode(
     dialect: Dialect = "a1111",
     weighting: Weighting | None = None,
     clip_skip: int = 0,
-    steps: int | None = 20,
+    steps: int = 20,
     bare_names: bool = False,
     comma_backtrack: int = 20,
 ) -> Conditioning | list[Conditioning]:
-    """Turns prompts into prompt embeddings. A string gives one, a sequence a list."""
+    """Turns a prompt into prompt embeddings; a list of prompts into a list.
+
+    Args:
+        embeddings: What `<name>` and `embedding:name` in the prompts may refer to.
+        dialect: The prompt syntax.
+        weighting: The arithmetic for weighted words; by default the dialect's own.
+        clip_skip: Layers left out at the end of the text encoder (0 for none; A1111 shows one more).
+        steps: Denoising steps, over which schedules are resolved.
+        bare_names: Also finds embeddings by their bare name in the text.
+        comma_backtrack: A full chunk ends at a comma at most this many tokens back; 0 turns it off.
+
+    Raises:
+        InputError: a name that no embedding has, an embedding made for another family, a clip skip or a weight
+            out of range.
+    """
+    settings = {
+        "dialect": dialect,
+        "weighting": weighting,
+        "clip_skip": clip_skip,
+        "bare_names": bare_names,
+        "comma_backtrack": comma_backtrack,
+    }
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    made = _encode_texts(bundle, prompts, clip_skip)
-    conds = [Conditioning(text, (Part(1.0, ((steps or 20, made[text]),)),)) for text in prompts]
-    return conds[0] if isinstance(prompt, str) else conds
+    encoder = PromptEncoder(bundle, embeddings, TextOptions.build(settings), steps)
+    made = encoder.encode(prompts)
+    return made[prompt] if isinstance(prompt, str) else [made[text] for text in prompts]
 
 
 def encode_pairs(
@@ -57,30 +93,66 @@ def encode_pairs(
     depends on the pair alone. A negative of None is SDXL's convention: zeros where the model says so
     (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded.
     """
-    zeros = bundle.force_zeros_for_empty_prompt
-    texts = ["", *(text for pair in pairs for text in pair if text is not None)]
-    made = _encode_texts(bundle, texts, options.clip_skip)
-    empty = made[""]
-
-    def conditioning(text: str | None) -> Conditioning:
-        return Conditioning(text or "", (Part(1.0, ((steps, made[text or ""]),)),))
-
+    encoder = PromptEncoder(bundle, embeddings, options, steps)
+    made = encoder.encode([text or "" for pair in pairs for text in pair])
     result = []
     for positive, negative in pairs:
-        sides = conditioning(positive), conditioning(negative)
-        rows = max(_rows(side) for side in sides)
-        first, second = (_mapped(side, lambda entry: _padded(entry, empty, rows)) for side in sides)
-        if negative is None and zeros:
+        sides = made[positive], made[negative or ""]
+        rows = max(len(entry.embeds) for side in sides for part in side.parts for _, entry in part.entries)
+        first, second = (_mapped(side, encoder.padding(rows)) for side in sides)
+        if negative is None and bundle.force_zeros_for_empty_prompt:
             second = _mapped(second, _zeroed)
         result.append((first, second))
     return result
 
 
-def _rows(conditioning: Conditioning) -> int:
-    return max(len(entry.embeds) for part in conditioning.parts for _, entry in part.entries)
+class PromptEncoder:
+    """Encodes prompts for one bundle with one set of embeddings and options, over one number of steps."""
+
+    def __init__(self, bundle: Bundle, embeddings: Sequence[Embedding], options: TextOptions, steps: int):
+        self._embeddings = by_name(embeddings)
+        self._options = options
+        self._steps = steps
+        self._texts = TextEncoder(bundle, self._embeddings, options)
+
+    def read(self, prompt: str) -> tuple[Timeline, ...]:
+        """Parses a prompt and resolves its schedules."""
+        references = find_references(prompt, self._embeddings)
+        return resolve(parse(prompt, self._options.dialect, references), self._steps)
+
+    def encode(self, prompts: Sequence[str]) -> Mapping[str, Conditioning]:
+        """Encodes prompts, each distinct one once and without padding."""
+        timelines = {prompt: self.read(prompt) for prompt in dict.fromkeys(prompts)}
+        variants = [
+            variant for parts in timelines.values() for timeline in parts for variant in timeline.variants
+        ]
+        encodings = iter(self._texts.encode(variants))
+        return {
+            prompt: Conditioning(
+                prompt,
+                tuple(
+                    Part(
+                        timeline.weight,
+                        tuple((variant.until, next(encodings)) for variant in timeline.variants),
+                    )
+                    for timeline in parts
+                ),
+            )
+            for prompt, parts in timelines.items()
+        }
+
+    def padding(self, rows: int) -> Callable[[Encoding], Encoding]:
+        """Returns what pads an encoding to `rows` rows."""
+
+        def padded(encoding: Encoding) -> Encoding:
+            if len(encoding.embeds) == rows:
+                return encoding
+            return replace(encoding, embeds=pad(encoding.embeds, self._texts.empty().embeds, rows))
+
+        return padded
 
 
-def _mapped(conditioning: Conditioning, change) -> Conditioning:  # type: ignore[no-untyped-def]
+def _mapped(conditioning: Conditioning, change: Callable[[Encoding], Encoding]) -> Conditioning:
     parts = (
         replace(part, entries=tuple((until, change(entry)) for until, entry in part.entries))
         for part in conditioning.parts
@@ -88,34 +160,6 @@ def _mapped(conditioning: Conditioning, change) -> Conditioning:  # type: ignore
     return replace(conditioning, parts=tuple(parts))
 
 
-def _padded(encoding: Encoding, empty: Encoding, rows: int) -> Encoding:
-    missing = (rows - len(encoding.embeds)) // len(empty.embeds)
-    return (
-        replace(encoding, embeds=torch.cat([encoding.embeds, *[empty.embeds] * missing]))
-        if missing
-        else encoding
-    )
-
-
 def _zeroed(encoding: Encoding) -> Encoding:
     pooled = None if encoding.pooled is None else torch.zeros_like(encoding.pooled)
     return replace(encoding, embeds=torch.zeros_like(encoding.embeds), pooled=pooled)
-
-
-@torch.no_grad()
-def _encode_texts(bundle: Bundle, texts: Sequence[str], clip_skip: int) -> dict[str, Encoding]:
-    distinct = list(dict.fromkeys(texts))
-    room = min(tower.context_length for tower in bundle.towers) - 2
-    laid_out = [lay_out(pieces, room) for pieces in tokenize(bundle, distinct)]
-    chunks = list(dict.fromkeys(chunk for text in laid_out for chunk in text))
-    rows: dict[Chunk, tuple[Tensor, Tensor | None]] = {}
-    for start in range(0, len(chunks), BATCH):
-        batch = chunks[start : start + BATCH]
-        hidden = encode_chunks(bundle, batch, clip_skip=clip_skip)
-        joined = hidden.joined.float().cpu()
-        pooled = [None] * len(batch) if hidden.pooled is None else hidden.pooled.float().cpu()
-        rows.update(zip(batch, zip(joined, pooled, strict=True), strict=True))
-    return {
-        text: Encoding(text, torch.cat([rows[chunk][0] for chunk in of_text]), rows[of_text[0]][1])
-        for text, of_text in zip(distinct, laid_out, strict=True)
-    }

@@ -1,18 +1,15 @@
 """Chunks of tokens and learned vectors through the text encoders: differentiable, no parsing, no weights."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lab.condition.tokens import Chunk, chunk_ids
-from lab.condition.vectors import Placement, scattered
+from lab.condition.layout import Chunk, chunk_ids
+from lab.condition.vectors import Placement, Vectors, scattered
 from lab.errors import InputError
 from lab.models.bundle import Bundle, Family, TextTower
-
-Vectors = Mapping[str, Mapping[str, Tensor]]
-"""Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
 
 
 class Hidden(NamedTuple):
@@ -37,7 +34,7 @@ def encode_chunks(
 ) -> Hidden:
     """Encodes chunks, each for itself.
 
-    Differentiable with respect to `vectors`; wrap the call in `torch.no_grad()` where gradients are not needed.
+    Differentiable with respect to `vectors`; call it under `torch.no_grad()` where gradients are not needed.
 
     Args:
         vectors: What the pieces with an `embedding` name stand for.
@@ -49,38 +46,50 @@ def encode_chunks(
     states, pooled = [], None
     for tower in bundle.towers:
         ids = torch.tensor([chunk_ids(chunk, tower) for chunk in chunks], device=bundle.device)
-        with scattered(tower.encoder, _placements(chunks, vectors or {}, tower.key)):
+        back = layers_back(bundle.family, tower, clip_skip)
+        with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key)):
             output = tower.encoder(ids, output_hidden_states=True)
-        states.append(select_layer(bundle.family, tower, output, clip_skip))
+        states.append(layer(bundle.family, tower, output, back))
         pooled = getattr(output, "text_embeds", pooled)
     return Hidden(tuple(states), pooled)
 
 
-def select_layer(family: Family, tower: TextTower, output: object, clip_skip: int) -> Tensor:
-    """The layer that conditions the U-Net.
+def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
+    """Which hidden state conditions the U-Net, counted from the end: k + 1 for SD 1.x and 2.x, k + 2 for SDXL.
 
-    SD 1.x and 2.x: `hidden_states[-(k+1)]` through the final LayerNorm. SDXL: `hidden_states[-(k+2)]` without it.
+    Raises:
+        InputError: the encoder has no such layer.
     """
+    least = 2 if family == "sdxl" else 1
     layers = tower.encoder.config.num_hidden_layers
-    back = clip_skip + (2 if family == "sdxl" else 1)
-    if back > layers:
-        most = layers - back + clip_skip
-        raise InputError(f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {most}")
-    state = output.hidden_states[-back]  # type: ignore[attr-defined]
-    return state if family == "sdxl" else final_norm(tower.encoder)(state)
+    if clip_skip + least > layers:
+        raise InputError(
+            f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {layers - least}"
+        )
+    return clip_skip + least
 
 
-def final_norm(encoder: nn.Module) -> nn.Module:
-    """The LayerNorm after the last layer: transformers up to 5.5 keeps it in `text_model`, later ones do not."""
+def layer(family: Family, tower: TextTower, output: Any, back: int) -> Tensor:
+    """`hidden_states[-back]`, on SD 1.x and 2.x through the final LayerNorm, on SDXL without it."""
+    state = output.hidden_states[-back]
+    return state if family == "sdxl" else _final_norm(tower.encoder)(state)
+
+
+def _final_norm(encoder: nn.Module) -> Any:
+    # transformers before 5.6 keeps it in `text_model`, later ones in CLIPTextModel itself
     return getattr(encoder, "text_model", encoder).final_layer_norm
 
 
-def _placements(chunks: Sequence[Chunk], vectors: Vectors, key: str) -> list[Placement]:
-    places = []
+def _placement(chunks: Sequence[Chunk], vectors: Vectors, key: str) -> Placement | None:
+    entries, positions, rows = list[int](), list[int](), list[Tensor]()
     for entry, chunk in enumerate(chunks):
         position = 1  # after the start token
         for piece in chunk:
             if piece.embedding is not None:
-                places.append(Placement(entry, position, vectors[piece.embedding][key]))
+                rows.append(vectors[piece.embedding][key])
+                entries += [entry] * len(piece.ids)
+                positions += range(position, position + len(piece.ids))
             position += len(piece.ids)
-    return places
+    if not rows:
+        return None
+    return Placement(torch.tensor(entries), torch.tensor(positions), torch.cat(rows))

@@ -1,27 +1,166 @@
 """What parsing a prompt gives: plain data, no tensors.
 
-Prompt -> Part (one a member of an `AND` composition) -> Variant (one a stretch of steps) -> Segment
+    Prompt -> Part (one a member of an `AND` composition) -> Node (text, schedules, alternations)
+
+and, once the number of steps is known,
+
+    Timeline (one a part) -> Variant (one a stretch of steps) -> Segment
+
+Every piece of text knows the characters of the source that it came from.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+Dialect = Literal["a1111", "comfy", "compel", "plain"]
+Span = tuple[int, int]
+"""Characters `span[0]:span[1]` of the source."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A learned embedding named in a prompt, as `<name>` or `embedding:name`; `name` is the embedding's own."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Text:
+    """Source text as it stands, weight syntax included."""
+
+    span: Span
+
+
+@dataclass(frozen=True)
+class Group:
+    """A closed pair of brackets that means attention, with what stands in it; `nodes` include the brackets."""
+
+    span: Span
+    nodes: tuple["Node", ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`[before:after:when]`.
+
+    Attributes:
+        when: As written: a step number, or with a decimal point a fraction of the steps.
+    """
+
+    span: Span
+    before: tuple["Node", ...]
+    after: tuple["Node", ...]
+    when: str
+
+    def switch(self, steps: int) -> int:
+        """The number of steps that `before` holds, at most `steps`; 0 or less for none."""
+        share = float(self.when) * (steps if "." in self.when else 1)
+        return int(max(min(share, steps), -1))
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """`[a|b|c]`: the options in turn, one a step."""
+
+    span: Span
+    options: tuple[tuple["Node", ...], ...]
+
+
+Node = Text | Group | Schedule | Alternation
+
+
+@dataclass(frozen=True)
+class Part:
+    """A member of an `AND` composition: its weight and what it says."""
+
+    weight: float
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A parsed prompt. Without `AND` it has one part; without schedules that part is text alone."""
+
+    source: str
+    dialect: Dialect
+    parts: tuple[Part, ...]
+    references: tuple[Reference, ...] = ()
+
+
+class Run(NamedTuple):
+    """`length` characters that stand at `at` in a segment's text and at `start` in the source."""
+
+    at: int
+    start: int
+    length: int
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of text under one weight, or a `BREAK`.
+    """A run of text under one weight, a learned embedding, or a `BREAK`.
 
     Attributes:
-        text: The text with escapes resolved and brackets removed; empty for a break.
+        text: The text with escapes resolved and brackets removed; an embedding's name; empty for a break.
         weight: 1.0 for none.
-        span: Characters `span[0]:span[1]` of the prompt's source that it came from.
+        span: From its first to its last character in the source.
         kind: `break` closes the current chunk.
+        runs: Which characters of the source make up `text`. All of them, in order, except in the compel
+            dialect, whose parser adds spaces of its own.
     """
 
     text: str
     weight: float
-    span: tuple[int, int]
-    kind: Literal["text", "break"] = "text"
+    span: Span
+    kind: Literal["text", "embedding", "break"] = "text"
+    runs: tuple[Run, ...] = ()
+
+    def locate(self, start: int, end: int) -> Span:
+        """The span in the source of characters `start:end` of `text` (at least one character)."""
+        return self._source(start), self._source(end - 1) + 1
+
+    def run_at(self, at: int) -> int:
+        """The index of the run that character `at` of `text` belongs to."""
+        return max(bisect_right(self.runs, at, key=lambda run: run.at) - 1, 0)
+
+    def _source(self, at: int) -> int:
+        run = self.runs[self.run_at(at)]
+        return run.start + min(max(at - run.at, 0), run.length - 1)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A term of a compel prompt: texts whose encodings are averaged, under one weight.
+
+    Attributes:
+        weight: In the `.and()` that concatenates the terms; 1.0 for none.
+        members: (weight in the `.blend()`, segments) of each text; a term without `.blend()` has one.
+        normalized: Whether the blend divides by the sum of its weights.
+    """
+
+    weight: float
+    members: tuple[tuple[float, tuple[Segment, ...]], ...]
+    normalized: bool = True
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text without schedules says in a dialect.
+
+    Attributes:
+        segments: In the order of the text.
+        blends: How compel combines the segments; empty where they simply follow each other.
+        pooled: The text whose encoding is pooled for SDXL, if it is another one than the segments' (compel).
+        notes: What a person should know about how the text was read, one line each.
+        problems: What the text asks for and nobody here can do, one line each.
+    """
+
+    segments: tuple[Segment, ...]
+    blends: tuple[Blend, ...] = ()
+    pooled: tuple[Segment, ...] | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,25 +170,22 @@ class Variant:
     Attributes:
         until: The first step, counted from 0, at which it no longer holds.
         text: The prompt with its schedules resolved, weight syntax still in it.
-        segments: What `text` says.
+        reading: What `text` says.
     """
 
     until: int
     text: str
-    segments: tuple[Segment, ...]
+    reading: Reading
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments of the reading."""
+        return self.reading.segments
 
 
 @dataclass(frozen=True)
-class Part:
-    """A member of an `AND` composition: its weight, and its variants over the steps in order."""
+class Timeline:
+    """A part of a prompt over the denoising steps: its weight, and its variants in order."""
 
     weight: float
     variants: tuple[Variant, ...]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A parsed prompt. A plain one has a single part with a single variant."""
-
-    source: str
-    parts: tuple[Part, ...]

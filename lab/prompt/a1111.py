@@ -1,0 +1,98 @@
+"""The A1111 web UI's attention syntax, `BREAK` and `AND`, as its modules/prompt_parser.py reads them.
+
+One difference: a `BREAK` inside brackets breaks as well; the web UI reads it there as a word of negative weight.
+"""
+
+import math
+import re
+
+from lab.prompt.segments import SegmentBuilder
+from lab.prompt.syntax import Reading, Span
+
+_TOKEN = re.compile(r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_AND = re.compile(r"\bAND\b")
+_PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
+_FACTORS = {"(": 1.1, "[": 1 / 1.1}
+
+
+def read(text: str) -> Reading:
+    """Reads attention: `(x)`, `[x]`, `(x:1.3)`, escapes and `BREAK`. Never fails; linear in the length.
+
+    Round and square brackets pair up independently of each other, as in the web UI, and weights multiply.
+    """
+    if not re.search(r"[\\()\[\]]|BREAK", text):
+        builder = SegmentBuilder(text)
+        builder.add(0, len(text), 1.0)
+        return Reading(builder.finish())
+    tokens = list(_TOKEN.finditer(text))
+    factors, closing = _match_brackets(tokens)
+    builder = SegmentBuilder(text)
+    weights: dict[str, list[float]] = {"(": [1.0], "[": [1.0]}
+    for index, token in enumerate(tokens):
+        sign, (start, end) = token[0], token.span()
+        if sign in _FACTORS:
+            weights[sign].append(weights[sign][-1] * factors[index])
+        elif index in closing:
+            weights[closing[index]].pop()
+        else:
+            weight = weights["("][-1] * weights["["][-1]
+            _add_text(builder, text, (start + 1, end) if sign[0] == "\\" else (start, end), weight)
+    return Reading(builder.finish())
+
+
+def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
+    """Returns the factor of each opening bracket, and for each closing one the kind that it closes."""
+    factors: dict[int, float] = {}
+    closing: dict[int, str] = {}
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    for index, token in enumerate(tokens):
+        sign = token[0]
+        if sign in _FACTORS:
+            factors[index] = _FACTORS[sign]
+            opened[sign].append(index)
+            continue
+        kind = "[" if sign == "]" else "("
+        if sign[-1] not in ")]" or sign[0] == "\\" or not opened[kind]:
+            continue
+        closing[index] = kind
+        opening = opened[kind].pop()
+        weight = _number(token["weight"])
+        if weight is not None:
+            factors[opening] = weight
+    return factors, closing
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:  # such as 1.2.3
+        return None
+
+
+def _add_text(builder: SegmentBuilder, text: str, span: Span, weight: float) -> None:
+    start, end = span
+    for found in _BREAK.finditer(text, start, end):
+        builder.add(start, found.start(), weight)
+        builder.add_break(found.span())
+        start = found.end()
+    builder.add(start, end, weight)
+
+
+def compose(text: str) -> list[tuple[float, Span]]:
+    """Splits at `AND` into parts, each with the weight that a `:w` at its end gives it, else 1.
+
+    As in the web UI a prompt without `AND` may end in a weight too.
+    """
+    starts = [0, *(found.end() for found in _AND.finditer(text))]
+    ends = [*(found.start() for found in _AND.finditer(text)), len(text)]
+    return [_part(text, start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _part(text: str, start: int, end: int) -> tuple[float, Span]:
+    colon = text.rfind(":", start, end)
+    if colon >= 0 and _PART_WEIGHT.fullmatch(text[colon + 1 : end].strip()):
+        weight = float(text[colon + 1 : end])
+        if math.isfinite(weight):
+            return weight, (start, start + len(text[start:colon].rstrip()))
+    return 1.0, (start, start + len(text[start:end].rstrip()))

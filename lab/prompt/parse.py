@@ -1,0 +1,160 @@
+"""From prompt text to data: `parse` in a dialect, then `resolve` over a number of steps."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate, islice
+
+from lab.prompt import a1111, comfy, compel
+from lab.prompt.schedule import parse_nodes, slices_at, switches
+from lab.prompt.syntax import (
+    Dialect,
+    Part,
+    Prompt,
+    Reading,
+    Reference,
+    Run,
+    Segment,
+    Span,
+    Text,
+    Timeline,
+    Variant,
+)
+
+_MASK = "\ue000"
+"""Stands for each character of a reference while a dialect reads the text: no dialect gives it a meaning."""
+
+
+def _read_plain(text: str) -> Reading:
+    if not text:
+        return Reading(())
+    return Reading((Segment(text, 1.0, (0, len(text)), "text", (Run(0, 0, len(text)),)),))
+
+
+_READERS: dict[Dialect, Callable[[str], Reading]] = {
+    "a1111": a1111.read,
+    "comfy": comfy.read,
+    "compel": compel.read,
+    "plain": _read_plain,
+}
+
+
+def parse(text: str, dialect: Dialect = "a1111", references: Sequence[Reference] = ()) -> Prompt:
+    """Parses a prompt: its composition, and in the a1111 dialect its schedules and alternations.
+
+    Never raises on any text, and takes time linear in its length.
+
+    Args:
+        references: The embeddings that it names (`find_references`); whatever their names hold is not syntax.
+    """
+    masked = _mask(text, references)
+    parts: tuple[Part, ...]
+    if dialect == "a1111":
+        composed = a1111.compose(masked)
+        parts = tuple(Part(weight, parse_nodes(masked, *span)) for weight, span in composed)
+    else:
+        parts = (Part(1.0, (Text((0, len(text))),)),)
+    return Prompt(text, dialect, parts, tuple(references))
+
+
+def resolve(prompt: Prompt, steps: int) -> tuple[Timeline, ...]:
+    """What each part of a prompt says over `steps` denoising steps (at least 1)."""
+    masked = _mask(prompt.source, prompt.references)
+    return tuple(Timeline(part.weight, _variants(prompt, part, masked, steps)) for part in prompt.parts)
+
+
+def _variants(prompt: Prompt, part: Part, masked: str, steps: int) -> tuple[Variant, ...]:
+    variants: list[Variant] = []
+    for until in switches(part.nodes, steps):
+        slices = slices_at(part.nodes, until - 1, steps)
+        text = "".join(prompt.source[start:end] for start, end in slices)
+        if variants and variants[-1].text == text:
+            variants[-1] = replace(variants[-1], until=until)
+            continue
+        reading = _READERS[prompt.dialect]("".join(masked[start:end] for start, end in slices))
+        variants.append(Variant(until, text, _place(reading, prompt, slices)))
+    return tuple(variants)
+
+
+def _mask(text: str, references: Sequence[Reference]) -> str:
+    pieces, done = [], 0
+    for reference in references:
+        start, end = reference.span
+        pieces += [text[done:start], _MASK * (end - start)]
+        done = end
+    return "".join(pieces) + text[done:]
+
+
+def _place(reading: Reading, prompt: Prompt, slices: Sequence[Span]) -> Reading:
+    """Moves a reading of a variant's text to where that text stands in the source, and fills in the references."""
+    whole = slices == [(0, len(prompt.source))] or not slices
+    if whole and not prompt.references:
+        return reading
+    known = {reference.span[0]: reference for reference in prompt.references}
+    offsets = list(accumulate((end - start for start, end in slices), initial=0))
+
+    def place(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        moved = segments if whole else [_move(segment, slices, offsets) for segment in segments]
+        return tuple(piece for segment in moved for piece in _name(segment, known))
+
+    blends = tuple(
+        replace(blend, members=tuple((share, place(segments)) for share, segments in blend.members))
+        for blend in reading.blends
+    )
+    pooled = None if reading.pooled is None else place(reading.pooled)
+    return replace(reading, segments=place(reading.segments), blends=blends, pooled=pooled)
+
+
+def _move(segment: Segment, slices: Sequence[Span], offsets: Sequence[int]) -> Segment:
+    spans = _source_spans(segment.span, slices, offsets)
+    runs = []
+    for run in segment.runs:
+        at = run.at
+        for start, end in _source_spans((run.start, run.start + run.length), slices, offsets):
+            runs.append(Run(at, start, end - start))
+            at += end - start
+    return replace(segment, span=(spans[0][0], spans[-1][1]), runs=tuple(runs))
+
+
+def _source_spans(span: Span, slices: Sequence[Span], offsets: Sequence[int]) -> list[Span]:
+    """The parts of the source behind characters `span` of the slices' joined text; slice i begins at offsets[i]."""
+    found = []
+    for index in range(bisect_right(offsets, span[0]) - 1, bisect_left(offsets, span[1])):
+        start, shift = slices[index][0], slices[index][0] - offsets[index]
+        found.append((max(span[0] + shift, start), min(span[1] + shift, slices[index][1])))
+    return found
+
+
+def _name(segment: Segment, known: dict[int, Reference]) -> list[Segment]:
+    """Splits a segment around the references in it."""
+    if _MASK not in segment.text:
+        return [segment]
+    pieces: list[Segment] = []
+    done = at = 0
+    while (at := segment.text.find(_MASK, at)) >= 0:
+        reference = known.get(segment.locate(at, at + 1)[0])
+        if reference is None:  # the character stands in the source itself
+            at += 1
+            continue
+        start, end = reference.span
+        pieces.extend(_cut(segment, done, at))
+        pieces.append(replace(segment, text=reference.name, span=(start, end), kind="embedding", runs=()))
+        done = at = at + end - start
+    pieces.extend(_cut(segment, done, len(segment.text)))
+    return pieces
+
+
+def _cut(segment: Segment, start: int, end: int) -> list[Segment]:
+    if start == end:
+        return []
+    runs = []
+    for run in islice(segment.runs, segment.run_at(start), None):
+        first, last = max(run.at, start), min(run.at + run.length, end)
+        if run.at >= end:
+            break
+        if first < last:
+            runs.append(Run(first - start, run.start + first - run.at, last - first))
+    if not runs:  # spaces that the compel library added
+        return []
+    span = runs[0].start, runs[-1].start + runs[-1].length
+    return [replace(segment, text=segment.text[start:end], span=span, runs=tuple(runs))]

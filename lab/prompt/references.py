@@ -1,0 +1,126 @@
+"""Learned embeddings named in a prompt: `<name>` and `embedding:name`, in every dialect.
+
+- A name is matched exactly, else regardless of case if that leaves one; `x-2000` never means `x-200`.
+- `<name>` has no space next to its brackets, so `a < b > c` and `<3` are text. So is `<|endoftext|>`.
+- `embedding:name` takes the longest known name that ends where a word ends; a comma or any other punctuation may
+  follow, and so may a file suffix, which is dropped as ComfyUI does.
+"""
+
+import re
+from collections.abc import Iterable
+
+from lab.errors import InputError, did_you_mean
+from lab.prompt.syntax import Reference
+
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+_MENTION = re.compile(r"<(?![|\s])([^<>\n]*[^<>\s])>|(?<!\w)embedding:(?=\S)")
+_EXTRA_NETWORK = re.compile(r"(lora|lyco|hypernet):", re.IGNORECASE)
+_START = re.compile(r"(?<!\w)(?<!\w[-.])")
+_GOES_ON = re.compile(r"\w|[-.]\w")
+_WRITTEN = re.compile(r"\w[^\s,;|()\[\]<>\"]*")
+
+
+def find_references(text: str, names: Iterable[str]) -> tuple[Reference, ...]:
+    """Returns the embeddings that `text` names, in order.
+
+    Args:
+        names: The known names.
+
+    Raises:
+        InputError: a name that is not known, with the nearest ones; or the A1111 web UI's `<lora:...>`.
+    """
+    if "<" not in text and "embedding:" not in text:
+        return ()
+    book = _Names(names)
+    found: list[Reference] = []
+    for mention in _MENTION.finditer(text):
+        if found and mention.start() < found[-1].span[1]:
+            continue
+        name, end = book.bracketed(mention[1], mention) if mention[1] else book.prefixed(text, mention.end())
+        if name is not None:
+            found.append(Reference(name, (mention.start(), end)))
+    return tuple(found)
+
+
+class _Names:
+    """Known names, looked up exactly or, where that is unambiguous, regardless of case."""
+
+    def __init__(self, names: Iterable[str]):
+        self.names = list(names)
+        self.exact = {_bare(name): name for name in self.names}
+        self.folded: dict[str, list[str]] = {}
+        for bare, name in self.exact.items():
+            self.folded.setdefault(bare.casefold(), []).append(name)
+
+    def find(self, written: str) -> str | None:
+        """The known name that `written` means, or None."""
+        if written in self.exact:
+            return self.exact[written]
+        alike = self.folded.get(written.casefold(), [])
+        return alike[0] if len(alike) == 1 else None
+
+    def bracketed(self, written: str, mention: re.Match[str]) -> tuple[str, int]:
+        name = self.find(written)
+        if name is None and written.startswith("embedding:"):
+            name = self.find(_without_suffix(written.removeprefix("embedding:")))
+        if name is None and _EXTRA_NETWORK.match(written):
+            raise InputError(
+                f"{mention[0]} in the prompt: a LoRA is loaded by --lora FILE=scale, not by the prompt"
+            )
+        if name is None:
+            raise self._unknown(mention[0], written)
+        return name, mention.end()
+
+    def prefixed(self, text: str, start: int) -> tuple[str | None, int]:
+        length, name = self._longest(text, start)
+        if name is not None:
+            return name, _after_suffix(text, start + length)
+        written = _WRITTEN.match(text, start)
+        if written is None:
+            return None, start
+        raise self._unknown(f"embedding:{written[0]}", _without_suffix(written[0]))
+
+    def _longest(self, text: str, start: int) -> tuple[int, str | None]:
+        for length in sorted({len(bare) for bare in self.exact}, reverse=True):
+            end = _after_suffix(text, start + length)
+            if ends_word(text, start + length) or end > start + length:
+                name = self.find(text[start : start + length])
+                if name is not None:
+                    return length, name
+        return 0, None
+
+    def _unknown(self, shown: str, written: str) -> InputError:
+        alike = self.folded.get(written.casefold(), [])
+        if len(alike) > 1:
+            return InputError(
+                f"{shown} in the prompt: {' and '.join(sorted(alike))} differ in case alone; write one"
+            )
+        known = did_you_mean(written, self.exact) or "; load one with --embedding FILE or --embeddings DIR"
+        return InputError(f"{shown} in the prompt: no embedding of that name{known}")
+
+
+def starts_word(text: str, start: int) -> bool:
+    """Whether a name that begins at `text[start]` begins there: no letter, digit, `x-` or `x.` comes before it."""
+    return _START.match(text, start) is not None
+
+
+def ends_word(text: str, end: int) -> bool:
+    """Whether a name that ends before `text[end]` ends there: no letter, digit, `-x` or `.x` goes on with it."""
+    return _GOES_ON.match(text, end) is None
+
+
+def _after_suffix(text: str, end: int) -> int:
+    for suffix in _SUFFIXES:
+        if text.startswith(suffix, end) and ends_word(text, end + len(suffix)):
+            return end + len(suffix)
+    return end
+
+
+def _without_suffix(written: str) -> str:
+    for suffix in _SUFFIXES:
+        written = written.removesuffix(suffix)
+    return written
+
+
+def _bare(name: str) -> str:
+    return name[1:-1] if len(name) > 2 and name[0] == "<" and name[-1] == ">" else name
