@@ -10,6 +10,7 @@ from lab.errors import InputError
 COMMANDS = {
     "demo": "Make pictures with the bundled model and look at them: start here.",
     "generate": "Make images from prompts.",
+    "train": "Learn an embedding from a folder of images.",
     "encode": "Show what a prompt becomes: chunks, tokens, weights, embeddings, schedule.",
     "inspect": "Show what embedding files hold.",
     "convert": "Write an embedding in another file layout.",
@@ -33,7 +34,7 @@ for _name, _help in COMMANDS.items():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as error:
         print(f"lab: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT

@@ -30,7 +30,7 @@ class ImageProgress:
 
     def note(self, line: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(line)
+        self._bar.console.print(line, soft_wrap=True)
 
 
 @contextmanager
@@ -44,3 +44,29 @@ def image_progress(label: str = "") -> Iterator[ImageProgress]:
     )
     with Progress(*columns, console=console) as bar:
         yield ImageProgress(bar, label)
+
+
+class StepProgress:
+    """The callbacks of a training run, shown on the terminal."""
+
+    def __init__(self, bar: Progress):
+        self._bar = bar
+        self._task = bar.add_task("", total=None, shown="beginning")
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """Steps done, of at most how many, and the last one's loss."""
+        self._bar.update(
+            self._task, completed=done, total=total, shown=f"step {done}/{total}, loss {loss:.3f}"
+        )
+
+    def note(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def step_progress() -> Iterator[StepProgress]:
+    """Shows a bar while the block runs."""
+    columns = (TextColumn("{task.fields[shown]}"), BarColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console) as bar:
+        yield StepProgress(bar)

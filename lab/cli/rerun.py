@@ -24,14 +24,16 @@ def rerun(
 
     record = read_record(image)
     from lab.models.load import load_options
-    from lab.sample.generate import stream
+    from lab.sample.generate import plan, stream
     from lab.sample.record import config_of
 
     config = config_of(record if device is None else record | {"device": device})
     bundle = load_options(config)
-    (result,) = stream(bundle, config)
+    (result,) = stream(bundle, config, plan(bundle, config))
     path = out or image.with_stem(f"{image.stem}-again")
     save_image(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
     if result.record["model_hash"] != record["model_hash"]:
         print(f"the weights of {bundle.source} are not those that made {image}")
+    if result.record["applied"] != record["applied"]:
+        print(f"the learned embeddings are not those that made {image}")

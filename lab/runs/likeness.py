@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+ROUNDING = 50.0
+"""dB: one level of 255 in every pixel makes 48; another batch size or machine rounds a few pixels otherwise."""
+
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
     """Peak signal-to-noise ratio of two images of one size, in dB; infinite if they are identical."""
@@ -17,8 +20,10 @@ def likeness(path: Path, again: Image.Image) -> str:
     """Says whether an image equals the one at `path`."""
     with Image.open(path) as first:
         if first.size != again.size:
-            return f"differs in size: {first.size[0]}x{first.size[1]} before, {again.size[0]}x{again.size[1]} now"
+            return f"another size: {first.size[0]}x{first.size[1]} before, {again.size[0]}x{again.size[1]} now"
         ratio = psnr(first, again)
     if ratio == float("inf"):
-        return "identical, pixel for pixel"
-    return f"differs a little: PSNR {ratio:.1f} dB" if ratio > 35 else f"differs: PSNR {ratio:.1f} dB"
+        return "the same, pixel for pixel"
+    if ratio >= ROUNDING:
+        return f"the same but for rounding (PSNR {ratio:.0f} dB)"
+    return f"another image (PSNR {ratio:.1f} dB)"

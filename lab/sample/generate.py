@@ -1,7 +1,7 @@
 """`lab.generate`: prompts x seeds to images with their records."""
 
 from collections import ChainMap
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from lab.sample.pixels import encode_image, open_image
 from lab.sample.prompts import read_prompts
 from lab.sample.record import make_record
 from lab.sample.seeds import parse_seeds
-from lab.sample.settings import Settings, resolve
+from lab.sample.settings import resolve
 
 
 @dataclass(frozen=True)
@@ -68,43 +68,41 @@ def generate(
                 f"options: '{name}' does not apply to a loaded bundle; give it to lab.load or lab generate"
             )
     config = GenerateConfig.build(settings)
-    return sorted(
-        stream(bundle, config, embeddings, on_progress=on_progress, on_note=on_note), key=lambda r: r.index
-    )
+    jobs = plan(bundle, config, embeddings)
+    results = stream(bundle, config, jobs, on_progress=on_progress, on_note=on_note)
+    return sorted(results, key=lambda result: result.index)
 
 
-def stream(
-    bundle: Bundle,
-    config: GenerateConfig,
-    embeddings: Sequence[Embedding] = (),
-    *,
-    done: Container[int] = (),
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
-) -> Iterator[Result]:
-    """Yields the images of a config as they are finished, but for those whose index is in `done`."""
+def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding] = ()) -> list[Job]:
+    """The jobs of a config: everything checked, every distinct text encoded once, an init image once.
+
+    Raises:
+        InputError: see `generate`.
+    """
     settings = resolve(bundle, config)
-    jobs = [job for job in plan(bundle, config, embeddings, settings) if job.index not in done]
-    for sample in run_jobs(bundle, jobs, config.batch_size, on_progress, on_note):
-        record = make_record(bundle, config, sample.job)
-        yield Result(sample.job.index, sample.image, record, sample.latents)
-
-
-def plan(
-    bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding], settings: Settings
-) -> list[Job]:
-    """The jobs of a config: every distinct text encoded once, an init image once."""
     library = ChainMap({each.name: each for each in embeddings}, collect(config.embedding, config.embeddings))
-    prompts = read_prompts(config)
-    texts = [(prompt, config.negative_prompt) for prompt in prompts]
+    texts = [(prompt, config.negative_prompt) for prompt in read_prompts(config)]
     pairs = encode_pairs(bundle, texts, library, config, settings.steps)
     init = None
     if config.init_image is not None:
-        size = (settings.width, settings.height)
-        init = encode_image(bundle, open_image(config.init_image, size))
+        init = encode_image(bundle, open_image(config.init_image, (settings.width, settings.height)))
     seeds = parse_seeds(config.seeds)
     return [
         Job(place * len(seeds) + turn, positive, negative, seed, settings, init)
         for place, (positive, negative) in enumerate(pairs)
         for turn, seed in enumerate(seeds)
     ]
+
+
+def stream(
+    bundle: Bundle,
+    config: GenerateConfig,
+    jobs: Sequence[Job],
+    *,
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+) -> Iterator[Result]:
+    """Yields the images of planned jobs as they are finished; `config` goes into their records."""
+    for sample in run_jobs(bundle, jobs, config.batch_size, on_progress, on_note):
+        record = make_record(bundle, config, sample.job)
+        yield Result(sample.job.index, sample.image, record, sample.latents)

@@ -6,7 +6,7 @@ from typing import Any
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.config import SamplingOptions
-from lab.sample.schedulers import check_scheduler
+from lab.sample.schedulers import check_scheduler, make_scheduler
 
 SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
 
@@ -28,6 +28,11 @@ class Settings:
     crop_left: int | None
     crop_top: int | None
     strength: float | None
+
+    @property
+    def steps_run(self) -> int:
+        """Denoising steps that are really made: image-to-image leaves out the first ones, as in diffusers."""
+        return self.steps if self.strength is None else min(int(self.steps * self.strength), self.steps)
 
     def record(self) -> dict[str, Any]:
         """The settings for an image's record, without those that do not apply."""
@@ -69,10 +74,15 @@ def resolve(bundle: Bundle, options: SamplingOptions) -> Settings:
         strength=_strength(options),
     )
     check_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config)
+    make_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, "cpu")
     _check_size(bundle, settings)
     if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
         low, high = settings.guidance_interval
         raise InputError(f"guidance_interval: from {low:g} to {high:g} is empty; give LOW before HIGH")
+    if settings.steps_run == 0:
+        raise InputError(
+            f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise --strength or --steps"
+        )
     return settings
 
 

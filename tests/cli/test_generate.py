@@ -12,7 +12,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import lab
 from lab.sample.config import GenerateConfig
 from tests.paths import REPOSITORY
 
@@ -93,9 +92,10 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
     )  # fmt: skip
     image = images(out)[1]
     code, said, _ = cli("rerun", image)
-    assert code == 0 and "identical" in said
+    assert code == 0 and "the same" in said
     again = image.with_stem(f"{image.stem}-again")
-    assert np.array_equal(np.asarray(Image.open(image)), np.asarray(Image.open(again)))
+    first, second = (np.asarray(Image.open(path), dtype=int) for path in (image, again))
+    assert np.abs(first - second).max() <= 1
 
 
 def test_image_to_image(cli, sd1_folder, tmp_path):
@@ -114,29 +114,9 @@ def test_image_to_image(cli, sd1_folder, tmp_path):
     code, *_ = cli(*command, "--strength", 0.5, "--out", tmp_path / "half")
     assert code == 0
     code, said, _ = cli("rerun", *images(tmp_path / "half"))
-    assert code == 0 and "identical" in said
+    assert code == 0 and "the same" in said
     code, _, said = cli(*command, "--strength", 0.1, "--out", tmp_path / "none")
     assert code == 2 and "runs none" in said
-
-
-def test_weak_strength_stays_near_the_init_image(sd1, tmp_path):
-    from lab.sample.pixels import encode_image, open_image
-
-    Image.new("RGB", (64, 64), "orange").save(tmp_path / "start.png")
-    size = (sd1.defaults.width, sd1.defaults.height)
-    start = encode_image(sd1, open_image(tmp_path / "start.png", size))[0]
-
-    def distance(strength):
-        settings = {
-            "init_image": tmp_path / "start.png",
-            "strength": strength,
-            "steps": 10,
-            "scheduler": "ddim",
-        }
-        (result,) = lab.generate(sd1, prompt="a cat", **settings)
-        return (result.latents - start).square().mean()
-
-    assert distance(0.1) < distance(0.5) < distance(1.0)
 
 
 @pytest.mark.parametrize(

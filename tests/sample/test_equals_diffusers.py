@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from PIL import Image
 
 import lab
+from lab.sample.pixels import encode_image
 from lab.sample.schedulers import SCHEDULERS
 
 PROMPT, NEGATIVE = "a red apple on a white background", "blurry dog"
@@ -102,3 +105,25 @@ def test_pixels_are_the_pipelines(sd1):
     (result,) = lab.generate(sd1, prompt=PROMPT, seeds=9, steps=4, guidance=7.0, scheduler="pndm")
     difference = np.abs(np.asarray(result.image, dtype=int) - np.asarray(expected, dtype=int))
     assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_image_to_image(sd1, scheduler, tmp_path):
+    image = Image.new("RGB", (sd1.defaults.width, sd1.defaults.height), "orange")
+    image.save(tmp_path / "start.png")
+    pipeline = StableDiffusionImg2ImgPipeline.from_pipe(sd1.pipeline())
+    kind = SCHEDULERS[scheduler]
+    pipeline.scheduler = kind.scheduler_class.from_config(dict(sd1.scheduler_config), **kind.settings)
+    pipeline.set_progress_bar_config(disable=True)
+    # Given latents, the pipeline draws nothing but the noise, as the lab does for every image.
+    expected = pipeline(
+        PROMPT,
+        image=encode_image(sd1, image),
+        strength=0.6,
+        num_inference_steps=10,
+        guidance_scale=6.0,
+        generator=torch.Generator("cpu").manual_seed(3),
+        output_type="latent",
+    ).images
+    settings = {"init_image": tmp_path / "start.png", "strength": 0.6, "negative_prompt": None}
+    assert_same(ours(sd1, scheduler, [3], steps=10, guidance=6.0, **settings), expected)

@@ -1,0 +1,161 @@
+"""`lab inspect`, `lab convert` and `lab merge`, as people type them."""
+
+import pytest
+import torch
+
+import lab
+from lab.cli.main import BAD_INPUT, main
+from lab.embeddings.embedding import Embedding, Provenance
+from lab.models.load import load
+from tests.embeddings.files import a1111, torch_file, vectors
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*words) -> int:
+    return main([str(word) for word in words])
+
+
+class TestInspect:
+    def test_what_a_file_says(self, tmp_path, capsys):
+        path = tmp_path / "cat.pt"
+        path.write_bytes(torch_file(a1111(vectors(2, 768))))
+        embedding = lab.read_embedding(path)
+        assert run("inspect", path) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1:14] == [
+            f"file           {path}",
+            "layout         a1111",
+            "in prompts     <cat>",
+            "internal name  internal",
+            "kind           unknown",
+            "vectors        2",
+            "widths         clip_l 768",
+            "family         SD 1.x",
+            "steps          1419",
+            "base model     some-model",
+            f"sha256         {embedding.provenance.sha256}",
+            f"A1111 hash     {embedding.provenance.sha256[:12]}",
+            f"A1111 checksum {embedding.a1111_checksum}",
+        ]
+        assert lines[14] == "metadata       sd_checkpoint: 89d59c3dde"
+
+    def test_norms_and_nearest_tokens_of_a_model(self, tmp_path, capsys, sd1_folder):
+        (tower,) = load(str(sd1_folder), device="cpu").towers
+        table = tower.encoder.get_input_embeddings().weight.detach()
+        number = tower.tokenizer.convert_tokens_to_ids("apple</w>")
+        Embedding("x", {"clip": table[[number, number]] * 3}).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors", "--model", sd1_folder) == 0
+        out = capsys.readouterr().out
+        rows = [line for line in out.splitlines() if "apple</w> 1.00" in line]
+        assert len(rows) == 2
+        assert f"{3 * table[number].norm():.3f}" in rows[0]
+        low, middle, high = table.norm(dim=1).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        assert f"{low:.3f}, {middle:.3f}, {high:.3f}" in out
+
+    def test_both_encoders_of_sdxl(self, tmp_path, capsys, sdxl_folder):
+        towers = load(str(sdxl_folder), device="cpu").towers
+        tensors = {tower.key: tower.encoder.get_input_embeddings().weight.detach()[:1] for tower in towers}
+        Embedding("x", tensors).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors", "--model", sdxl_folder) == 0
+        assert capsys.readouterr().out.count("! 1.00") == 2
+
+    def test_a_model_that_does_not_fit(self, tmp_path, capsys, sd1_folder):
+        Embedding("x", {"clip_l": vectors(1, 768)}).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors", "--model", sd1_folder) == 0
+        out = capsys.readouterr().out
+        assert "The model has clip 32; nothing to compare clip_l 768 with." in out
+        assert f"{vectors(1, 768).norm():.3f}" in out
+
+    def test_cosines_between_vectors_and_files(self, tmp_path, capsys):
+        one, other = torch.eye(8)[:2], torch.tensor([[1.0, 1.0, *[0.0] * 6]])
+        Embedding("one", {"clip": one}).save(tmp_path / "one.safetensors")
+        Embedding("other", {"clip": other}).save(tmp_path / "other.safetensors")
+        assert run("inspect", tmp_path / "one.safetensors", tmp_path / "other.safetensors") == 0
+        within, between = capsys.readouterr().out.split("Cosines between the mean vectors of clip")
+        assert "0.00" in within.split("Cosines between the vectors of clip")[1]
+        assert [line.split() for line in between.splitlines() if "one" in line][-1][3::2] == ["1.00", "1.00"]
+
+    def test_many_vectors_are_summed_up(self, tmp_path, capsys):
+        Embedding("x", {"clip": torch.eye(20)}).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors") == 0
+        assert "Cosines between the vectors of clip: 0.00 to 0.00, median 0.00" in capsys.readouterr().out
+
+    def test_folders_and_names_with_markup(self, tmp_path, capsys):
+        for name in ("[red]a", "b"):
+            Embedding(name, {"clip": vectors(1, 8)}).save(tmp_path / f"{name}.safetensors")
+        assert run("inspect", tmp_path) == 0
+        assert "<[red]a>" in capsys.readouterr().out
+
+    def test_nothing_to_inspect(self, capsys):
+        assert run("inspect") == BAD_INPUT
+        assert "name at least one" in capsys.readouterr().err
+
+
+class TestConvert:
+    def test_a_pickle_to_safetensors(self, tmp_path, capsys):
+        path, out = tmp_path / "cat.pt", tmp_path / "dog.safetensors"
+        path.write_bytes(torch_file(a1111(vectors(2, 768))))
+        assert run("convert", path, out, "--layout", "kohya") == 0
+        assert capsys.readouterr().out == f"{path} (a1111) -> {out} (kohya): clip_l 2 x 768\n"
+        embedding = lab.read_embedding(out)
+        assert torch.equal(embedding.vectors["clip_l"], vectors(2, 768))
+        assert embedding.provenance.internal_name == "internal"
+        assert embedding.provenance.step == 1419
+        assert embedding.provenance.metadata["modelspec.title"] == "dog"
+
+    def test_one_of_a_pair(self, tmp_path):
+        for name in ("art", "art-neg"):
+            (tmp_path / f"{name}.pt").write_bytes(torch_file(a1111(vectors(2, 768))))
+        assert run("convert", tmp_path / "art.pt", tmp_path / "x.safetensors") == 0
+
+    def test_an_sdxl_folder_becomes_one_file(self, tmp_path):
+        folder = tmp_path / "toy"
+        folder.mkdir()
+        for suffix, width in (("", 768), ("_2", 1280)):
+            (folder / f"learned_embeds{suffix}.safetensors").write_bytes(
+                torch_file({"<toy>": vectors(2, width)})
+            )
+        assert run("convert", folder, tmp_path / "x.safetensors") == 0
+        assert lab.read_embedding(tmp_path / "x.safetensors").provenance.layout == "sdxl"
+
+    def test_a_layout_that_cannot_hold_it(self, tmp_path, capsys):
+        tensors = {"clip_l": vectors(2, 768), "clip_g": vectors(2, 1280)}
+        Embedding("x", tensors).save(tmp_path / "x.safetensors")
+        assert run("convert", tmp_path / "x.safetensors", tmp_path / "y.pt", "--layout", "kohya") == BAD_INPUT
+        assert "take sdxl" in capsys.readouterr().err
+        assert not (tmp_path / "y.pt").exists()
+
+
+class TestMerge:
+    @pytest.fixture
+    def two(self, tmp_path):
+        paths = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+        for seed, path in enumerate(paths):
+            told = Provenance(base_model="some-model")
+            Embedding(path.stem, {"clip": vectors(2, 8, seed)}, provenance=told).save(path)
+        return paths
+
+    def test_weighted(self, tmp_path, two, capsys):
+        out = tmp_path / "c.safetensors"
+        assert run("merge", *two, "--weights", 0.7, 0.3, "--out", out) == 0
+        assert capsys.readouterr().out == f"{out}: 2 vectors; average: a * 0.7, b * 0.3\n"
+        expected = 0.7 * vectors(2, 8, 0) + 0.3 * vectors(2, 8, 1)
+        torch.testing.assert_close(lab.read_embedding(out).vectors["clip"], expected)
+        assert lab.read_embedding(out).provenance.base_model == "some-model"
+
+    def test_a_negative_weight(self, tmp_path, two):
+        assert run("merge", *two, "--weights", 2, -1, "--out", tmp_path / "c.pt", "--layout", "kohya") == 0
+        expected = 2 * vectors(2, 8, 0) - vectors(2, 8, 1)
+        torch.testing.assert_close(lab.read_embedding(tmp_path / "c.pt").vectors["clip"], expected)
+
+    def test_concat(self, tmp_path, two):
+        assert run("merge", *two, "--method", "concat", "--out", tmp_path / "c.pt") == 0
+        assert lab.read_embedding(tmp_path / "c.pt").count == 4
+
+    def test_one_is_not_enough(self, tmp_path, two, capsys):
+        assert run("merge", two[0], "--out", tmp_path / "c.pt") == BAD_INPUT
+        assert "at least two" in capsys.readouterr().err
