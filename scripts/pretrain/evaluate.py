@@ -1,0 +1,179 @@
+"""Print how good the exported model is; every generated image comes from StableDiffusionPipeline as it stands.
+
+Figures: autoencoder PSNR, CLIP retrieval, and for generated images the object, style and background that the
+judge sees, beside the same for real renderings of the same prompts; then what the negative prompt does.
+Writes figures.json and samples.png under outputs/pretrain/evaluate/.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+from scripts.pretrain.caption import with_article
+from scripts.pretrain.catalogue import STYLES
+from scripts.pretrain.clip import FOLDER as CLIP
+from scripts.pretrain.clip import LATER as CLIP_LATER
+from scripts.pretrain.clip import embed_images, embed_text, retrieval, tokens
+from scripts.pretrain.common import WORK, arguments, read_config, write_json
+from scripts.pretrain.data import Data, Icons, load
+from scripts.pretrain.export import FOLDER as EXPORT
+from scripts.pretrain.export import latest
+from scripts.pretrain.judge import FOLDER as JUDGE
+from scripts.pretrain.judge import QUALITY, Judge, quality_network
+from scripts.pretrain.paint import paint
+from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene
+from scripts.pretrain.vae import held_out_psnr, write_grid
+
+FOLDER = WORK / "evaluate"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to ask for."""
+
+    name: str
+    style: str
+    background: str
+    seed: int
+
+    @property
+    def prompt(self) -> str:
+        """The request in words."""
+        return f"a {self.style} emoji of {with_article(self.name)} on a {self.background} background"
+
+    def rendering(self, icons: Icons) -> Tensor:
+        """The real thing, (3, 128, 128) in [-1, 1]."""
+        scene = Scene(self.style, (Placed(self.name, 0.5, 0.5, LARGE),), self.background, "", "", False, 0)
+        return paint(scene, icons, 128).float() / 127.5 - 1
+
+
+def cases(data: Data, objects: int, seeds: int, order: random.Random) -> list[Case]:
+    """`objects` training objects, each `seeds` times, in styles that it was learnt in; half of them on white."""
+    held, found = set(data.split.pairs), []
+    colours = [c for c in COLOURS if c != "white"]
+    for name in order.sample(data.split.train, objects):
+        styles = [s for s in STYLES if (name, s) not in held]
+        for seed in range(seeds):
+            background = "white" if order.random() < 0.5 else order.choice(colours)
+            found.append(Case(name, order.choice(styles), background, 1000 + seed))
+    return found
+
+
+@torch.no_grad()
+def generate(
+    pipeline: StableDiffusionPipeline, wanted: list[Case], negative: str, settings: dict[str, Any]
+) -> Tensor:
+    """(n, 3, 128, 128) in [-1, 1]."""
+    found, device = [], pipeline.device
+    for start in range(0, len(wanted), 16):
+        part = wanted[start : start + 16]
+        with torch.autocast(device.type, torch.bfloat16):
+            images = pipeline(
+                [c.prompt for c in part],
+                negative_prompt=[negative] * len(part),
+                num_inference_steps=settings["steps"],
+                guidance_scale=settings["guidance"],
+                guidance_rescale=settings["guidance_rescale"],
+                generator=[torch.Generator().manual_seed(c.seed) for c in part],
+                output_type="pt",
+            ).images
+        found.append(images.float().cpu() * 2 - 1)
+        print(f"generated {start + len(part)} of {len(wanted)}", flush=True)
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def judged(judge: Judge, data: Data, wanted: list[Case], images: Tensor) -> dict[str, float]:
+    """Shares of images whose object (among the objects asked for), style and background are recognised."""
+    names, styles, colours = list(data.split.train), list(STYLES), list(COLOURS)
+    among = sorted({names.index(c.name) for c in wanted})
+    logits = [
+        torch.cat(part) for part in zip(*(judge(F.avg_pool2d(b, 2)) for b in images.split(64)), strict=True)
+    ]
+    truth = torch.tensor(
+        [
+            (among.index(names.index(c.name)), styles.index(c.style), colours.index(c.background))
+            for c in wanted
+        ]
+    ).T
+    answers = (logits[0][:, among], logits[1], logits[2])
+    right = [(a.argmax(1) == t).float().mean().item() for a, t in zip(answers, truth, strict=True)]
+    return dict(zip(("object", "style", "background"), right, strict=True)) | {"among": len(among)}
+
+
+@torch.no_grad()
+def clip_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, wanted: list[Case], images: Tensor) -> float:
+    """Share of images that the shipped CLIP names right among the objects asked for."""
+    names = sorted({c.name for c in wanted})
+    words = embed_text(clip, tokens(tokenizer, [f"an emoji of {with_article(n)}" for n in names]))
+    best = torch.cat([embed_images(clip, F.avg_pool2d(b, 2)) @ words.T for b in images.split(64)]).argmax(1)
+    return (best == torch.tensor([names.index(c.name) for c in wanted])).float().mean().item()
+
+
+@torch.no_grad()
+def degraded(network: torch.nn.Module, images: Tensor) -> float:
+    """Share of images that are more likely degraded than clean."""
+    probability = torch.cat([network(b).softmax(1)[:, 0] for b in images.split(64)])
+    return (probability < 0.5).float().mean().item()
+
+
+def grid(images: Tensor, path: Path, columns: int = 16) -> None:
+    """The first images as one PNG, at half size."""
+    rows = min(len(images) // columns, 8)
+    small = F.avg_pool2d(images[: rows * columns], 2)
+    write_grid(small.view(rows, columns, *small.shape[1:]), path)
+
+
+def main() -> None:
+    """Run the stage."""
+    args = arguments("evaluate", __doc__)
+    config, data = read_config(args.config), load()
+    order, settings = random.Random(config["seed"]), read_config(EXPORT / "generation_config.json")
+    icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
+    clip = CLIPModel.from_pretrained(latest(CLIP, CLIP_LATER)).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(EXPORT / "tokenizer")
+    judge = Judge(len(data.split.train)).eval()
+    judge.load_state_dict(torch.load(JUDGE / "average.pt", weights_only=True))
+    quality = quality_network(read_config(EXPORT / "quality" / "config.json")["widths"])
+    quality.load_state_dict(torch.load(QUALITY / "checkpoint.pt", weights_only=True)["averages"]["quality"])
+    pipeline = StableDiffusionPipeline.from_pretrained(EXPORT, dtype=torch.float32).to(args.device)
+    pipeline.set_progress_bar_config(disable=True)
+
+    seen = cases(data, config["objects"], config["seeds"], order)
+    white = ["white" if i % 2 else order.choice(list(COLOURS)) for i in range(len(data.split.pairs))]
+    pairs = [Case(n, s, b, 1) for (n, s), b in zip(data.split.pairs, white, strict=True)]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"settings": settings}
+    vae = AutoencoderKL.from_pretrained(EXPORT / "vae").float()
+    figures["psnr"] = held_out_psnr(vae, data, "cpu")[0]
+    figures["retrieval"] = retrieval(clip, tokenizer, data, "cpu")
+    for title, wanted in (("seen", seen), ("pairs", pairs)):
+        images = generate(pipeline, wanted, "", settings)
+        real = torch.stack([c.rendering(icons) for c in wanted])
+        for kind, which in (("generated", images), ("rendered", real)):
+            figures[f"{title}_{kind}"] = judged(judge, data, wanted, which) | {
+                "clip": clip_top1(clip, tokenizer, wanted, which),
+                "degraded": degraded(quality, which),
+            }
+        print(title, figures[f"{title}_generated"], figures[f"{title}_rendered"], flush=True)
+        grid(images, FOLDER / f"{title}.png")
+    some = seen[:: config["negative_every"]]
+    images = generate(pipeline, some, config["negative"], settings)
+    grid(images, FOLDER / "negative.png")
+    figures["negative"] = judged(judge, data, some, images) | {"degraded": degraded(quality, images)}
+    write_json(FOLDER / "figures.json", figures)
+    for name, value in figures.items():
+        print(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Gather the averaged weights into one folder that diffusers loads as it stands, fp16.
+
+The text tower is stored once, in text_encoder/, under the `text_model.` prefix that older transformers want.
+clip/ completes it to a CLIPModel: its configuration, and vision_model.*, visual_projection.weight,
+text_projection.weight and logit_scale.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from scripts.pretrain.clip import FOLDER as CLIP
+from scripts.pretrain.clip import LATER as CLIP_LATER
+from scripts.pretrain.clip import MEAN, SIDE, STD
+from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.judge import QUALITY
+from scripts.pretrain.latents import load_encoded
+from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
+from scripts.pretrain.unet import FOLDER as UNET
+from scripts.pretrain.unet import scheduler
+from scripts.pretrain.vae import DECODER
+from scripts.pretrain.vae import FOLDER as VAE
+
+FOLDER = WORK / "export"
+PREFIX = "text_model."
+
+
+def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fp16 in the ordinary memory layout; index buffers, which every version makes anew, are left out."""
+    kept = {k: v for k, v in tensors.items() if not k.endswith("position_ids")}
+    return {k: v.detach().to(torch.float16).contiguous() for k, v in kept.items()}
+
+
+def write_text_encoder(clip: CLIPModel, folder: Path) -> None:
+    """The text tower as CLIPTextModel, under the prefix that every version of transformers reads."""
+    config = clip.config.text_config.to_dict() | {"architectures": ["CLIPTextModel"], "dtype": "float16"}
+    write_json(folder / "config.json", config)
+    own = clip.text_model.state_dict()
+    tensors = half({k if k.startswith(PREFIX) else PREFIX + k: v for k, v in own.items()})
+    write_atomically(folder / "model.safetensors", lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+
+
+def write_clip(clip: CLIPModel, folder: Path) -> None:
+    """What the text encoder lacks to be a CLIPModel, and how images are prepared for it."""
+    rest = half({k: v for k, v in clip.state_dict().items() if not k.startswith(PREFIX)})
+    write_atomically(folder / "model.safetensors", lambda p: save_file(rest, p, metadata={"format": "pt"}))
+    config = clip.config.to_dict() | {"architectures": ["CLIPModel"], "dtype": "float16"}
+    write_json(folder / "config.json", config)
+    preparation = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": SIDE},
+        "resample": 4,  # box: the mean over areas, as in training
+        "do_center_crop": True,
+        "crop_size": {"height": SIDE, "width": SIDE},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "do_convert_rgb": True,
+    }
+    write_json(folder / "preprocessor_config.json", preparation)
+
+
+def latest(first: Path, later: Path) -> Path:
+    """The averaged weights of the second stage of training if there was one, else of the first."""
+    return (later if later.exists() else first) / "average"
+
+
+def write_pipeline(folder: Path) -> None:
+    """vae/, unet/, scheduler/, tokenizer/ and model_index.json."""
+    vae = AutoencoderKL.from_pretrained(latest(VAE, DECODER))
+    vae.register_to_config(scaling_factor=load_encoded().scaling, force_upcast=False)
+    unet = UNet2DConditionModel.from_pretrained(UNET / "average")
+    for model, name in ((vae, "vae"), (unet, "unet")):
+        model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / name)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        scheduler=DDIMScheduler.from_config(scheduler().config),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    pipeline.save_config(folder)
+
+
+def main() -> None:
+    """Run the stage; what it writes replaces the folder of the last export."""
+    config: dict[str, Any] = read_config(arguments("export", __doc__).config)
+    clip = CLIPModel.from_pretrained(latest(CLIP, CLIP_LATER))
+    part = FOLDER.with_name("export.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(TOKENIZER, part / "tokenizer")
+    write_text_encoder(clip, part / "text_encoder")
+    write_clip(clip, part / "clip")
+    write_pipeline(part)
+    write_json(part / "generation_config.json", config["generation"])
+    for name in ("config.json", "model.safetensors") if QUALITY.exists() else ():
+        (part / "quality").mkdir(exist_ok=True)
+        shutil.copy(QUALITY / name, part / "quality" / name)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    part.rename(FOLDER)
+    size = sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file())
+    print(f"{FOLDER}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

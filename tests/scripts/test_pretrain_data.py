@@ -1,0 +1,128 @@
+"""Scenes, captions, painting and degradations of the pretraining data; nothing is fetched."""
+
+import random
+
+import pytest
+import torch
+
+from scripts.pretrain.caption import caption, quality_words, with_article
+from scripts.pretrain.catalogue import Thing, split
+from scripts.pretrain.degrade import DEGRADATIONS
+from scripts.pretrain.paint import paint
+from scripts.pretrain.scene import COLOURS, LARGE, SMALL, Placed, Scene, Shares, draw
+
+SHARES = Shares(centred=0.7, two_objects=0.1, white=0.5, degraded_silently=0.26, degraded_said=0.1)
+
+
+def scene(**changes) -> Scene:
+    plain = {
+        "style": "noto",
+        "objects": (Placed("cat", 0.5, 0.5, LARGE),),
+        "background": "blue",
+        "words": "",
+        "degradation": "",
+        "said": False,
+        "seed": 1,
+    }
+    return Scene(**plain | changes)
+
+
+def icons(side: int = 112) -> dict[tuple[str, str], torch.Tensor]:
+    """A red square without holes, and one that is empty."""
+    red = torch.zeros(4, side, side, dtype=torch.uint8)
+    red[0], red[3] = 255, 255
+    return {("noto", "cat"): red, ("noto", "air"): torch.zeros_like(red)}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("red apple", "a red apple"), ("octopus", "an octopus"), ("grapes", "grapes")]
+)
+def test_articles(name, expected):
+    assert with_article(name) == expected
+
+
+def test_shares_of_scenes_are_those_asked_for():
+    order = random.Random(0)
+    scenes = [draw("noto", "cat", ["dog"], SHARES, order) for _ in range(4000)]
+
+    def share(kind) -> float:
+        return sum(bool(kind(s)) for s in scenes) / len(scenes)
+
+    assert share(lambda s: not s.words) == pytest.approx(0.7, abs=0.03)
+    assert share(lambda s: len(s.objects) == 2) == pytest.approx(0.1, abs=0.02)
+    assert share(lambda s: s.background == "white") == pytest.approx(0.5, abs=0.03)
+    assert share(lambda s: s.degradation and not s.said) == pytest.approx(0.26, abs=0.03)
+    assert share(lambda s: s.said) == pytest.approx(0.1, abs=0.02)
+
+
+def test_without_neighbours_scenes_hold_one_object():
+    order = random.Random(0)
+    assert all(len(draw("noto", "cat", [], SHARES, order).objects) == 1 for _ in range(200))
+
+
+def test_captions_speak_of_degradations_only_when_they_are_said():
+    order = random.Random(0)
+    for degradation in DEGRADATIONS:
+        silent = [caption(scene(degradation=degradation), (), order) for _ in range(50)]
+        said = [caption(scene(degradation=degradation, said=True), (), order) for _ in range(50)]
+        assert not any(word in text for text in silent for word in DEGRADATIONS)
+        assert all(degradation in text for text in said)
+
+
+def test_quality_words_never_repeat():
+    order = random.Random(0)
+    for _ in range(200):
+        words = quality_words("noisy", order).split(", ")
+        assert len(words) == len(set(words))
+
+
+def test_the_same_generator_gives_the_same_caption():
+    texts = [caption(scene(), ("pet",), random.Random(5)) for _ in range(2)]
+    assert texts[0] == texts[1]
+
+
+def test_painting_lays_the_icon_over_the_background():
+    image = paint(scene(), icons(), 128)
+    assert image[:, 64, 64].tolist() == [255, 0, 0]
+    assert image[:, 2, 2].tolist() == list(COLOURS["blue"])
+
+
+def test_what_sticks_out_is_cut_off():
+    image = paint(scene(objects=(Placed("cat", 0.0, 1.0, SMALL),)), icons(), 128)
+    assert image.shape == (3, 128, 128)
+    assert image[:, 127, 0].tolist() == [255, 0, 0]
+    assert image[:, 64, 64].tolist() == list(COLOURS["blue"])
+
+
+@pytest.mark.parametrize("name", list(DEGRADATIONS))
+def test_degradations_change_the_image_repeatably_and_stay_in_range(name):
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, second = (DEGRADATIONS[name](image, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first.shape == image.shape
+    assert torch.equal(first, second)
+    assert (first - image).abs().mean() > 0.02
+    assert first.min() >= 0
+    assert first.max() <= 1 + 1e-5
+
+
+def test_blur_and_pixelation_keep_a_flat_image():
+    flat = torch.full((3, 64, 64), 0.3)
+    for name in ("blurry", "pixelated"):
+        assert torch.allclose(DEGRADATIONS[name](flat, torch.Generator().manual_seed(0)), flat, atol=1e-5)
+
+
+def test_splits_are_disjoint_and_repeatable():
+    drawn = {"noto": "x", "fluent": "x", "twemoji": "x", "emojione": "x"}
+    things = [Thing(f"thing {i}", (), drawn) for i in range(50)]
+    config = {"seed": 1, "objects": 30, "held_out_objects": 10, "held_out_pairs": 12}
+    chosen = split(things, config)
+    assert chosen == split(things, config)
+    assert not set(chosen.train) & set(chosen.objects)
+    assert {name for name, _ in chosen.pairs} <= set(chosen.train)
+    assert len({name for name, _ in chosen.pairs}) == 12
+
+
+def test_too_few_objects_are_refused():
+    things = [Thing("one", (), {"noto": "x", "emojione": "x"})]
+    with pytest.raises(SystemExit, match="only 0 objects"):
+        split(things, {"seed": 1, "objects": 1, "held_out_objects": 1, "held_out_pairs": 0})

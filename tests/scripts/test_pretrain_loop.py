@@ -1,0 +1,74 @@
+"""The pretraining loop: it learns, averages, stops and goes on; and the fast convolution against the plain one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.pretrain.convolution import speed_up_wide
+from scripts.pretrain.loop import Budget, Run, train
+
+BUDGET = Budget(minutes=0.02, learning_rate=0.05, ema=0.9)
+
+
+def run(folder, budget=BUDGET) -> Run:
+    layer = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return Run({"layer": layer}, folder, "cpu", budget)
+
+
+def step_of(a_run: Run):
+    def step(generator: torch.Generator, share: float) -> torch.Tensor:
+        x = torch.randn(64, 2, generator=generator)
+        return (a_run.modules["layer"](x).float()[:, 0] - x @ torch.tensor([1.0, -2.0])).square().mean()
+
+    return step
+
+
+def test_rate_warms_up_and_falls_to_its_end():
+    budget = Budget(minutes=1, learning_rate=1.0, warmup=0.1, final=0.01)
+    rates = [budget.rate(share) for share in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
+    assert rates[2] > rates[3] > rates[4] == pytest.approx(0.01)
+
+
+def test_training_converges_and_the_average_follows(tmp_path):
+    a_run = run(tmp_path)
+    train(a_run, step_of(a_run), None)
+    for module in (a_run.modules["layer"], a_run.averages["layer"]):
+        assert torch.allclose(module.weight, torch.tensor([[1.0, -2.0]]), atol=0.15)
+
+
+def test_a_stretch_ends_early_and_the_next_goes_on(tmp_path):
+    first = run(tmp_path)
+    train(first, step_of(first), BUDGET.minutes / 4)
+    assert first.spent < BUDGET.minutes
+    second = run(tmp_path)
+    assert (second.step, second.spent) == (first.step, first.spent)
+    assert torch.equal(second.averages["layer"].weight, first.averages["layer"].weight)
+    assert torch.equal(second.generator.get_state(), first.generator.get_state())
+    train(second, step_of(second), None)
+    assert second.spent >= BUDGET.minutes
+    assert second.step > first.step
+
+
+def test_wide_convolutions_give_the_same_gradients():
+    plain = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 8, 3, padding=1))
+    fast = copy.deepcopy(plain)
+    speed_up_wide(fast, channels=8)
+    x = torch.randn(2, 8, 5, 4, generator=torch.Generator().manual_seed(0))
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for model, own in zip((plain, fast), inputs, strict=True):
+        model(own).square().sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
+    for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-4)
+
+
+def test_a_copy_of_a_fast_model_uses_its_own_weights():
+    fast = nn.Conv2d(8, 2, 3, padding=1)
+    speed_up_wide(fast, channels=8)
+    other = copy.deepcopy(fast)
+    nn.init.zeros_(other.weight), nn.init.zeros_(other.bias)
+    assert other(torch.ones(1, 8, 4, 4)).abs().max() == 0
