@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from lab.embeddings.options import Layout
+
 Kind = Literal["concept", "style", "negative", "unknown"]
-Layout = Literal["diffusers", "kohya", "a1111", "sdxl"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Provenance:
         internal_name: The name or trigger token stored inside the file, which may differ from the file's.
         step: The training step at which it was saved.
         base_model: The model it was trained on, by whatever name the file gives.
+        path: The file that it was read from.
         sha256: Of the file's bytes (of the vectors' bytes for an embedding that was never in a file).
         metadata: What else the file says of itself, as text.
         notes: What the file holds that is not used.
@@ -29,6 +31,7 @@ class Provenance:
     internal_name: str | None = None
     step: int | None = None
     base_model: str | None = None
+    path: Path | None = None
     sha256: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -58,6 +58,20 @@ def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
     return [embedding]
 
 
+def read_one(source: str | Path, name: str | None = None) -> Embedding:
+    """Reads what has to be a single embedding: of a DreamArtist pair the file that is named, alone.
+
+    Raises:
+        InputError: as `read_embedding`; a folder of several.
+    """
+    if not str(source).startswith(hub.PREFIX) and not Path(source).is_dir():
+        return read_file(source, name)
+    found = read_all(source, name)
+    if len(found) > 1:
+        raise InputError(f"{source}: {len(found)} embeddings in this folder; name one of its files")
+    return found[0]
+
+
 def read_file(path: str | Path, name: str | None = None) -> Embedding:
     """Reads one file (and SDXL's second, if there is one) as one embedding.
 
@@ -80,7 +94,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         name=name or path.stem,
         vectors=vectors,
         kind=_kind(contents, path, layout),
-        provenance=_provenance(layout, draft, contents, hashlib.sha256(data).hexdigest()),
+        provenance=_provenance(path, layout, draft, contents, hashlib.sha256(data).hexdigest()),
     )
 
 
@@ -151,7 +165,7 @@ def _kind(contents: Contents, path: Path, layout: str) -> Kind:
     return "unknown"
 
 
-def _provenance(layout: str, draft: Draft, contents: Contents, sha256: str) -> Provenance:
+def _provenance(path: Path, layout: str, draft: Draft, contents: Contents, sha256: str) -> Provenance:
     """Fills what the layout has no place for from safetensors metadata: ModelSpec's and kohya's keys."""
     metadata = contents.metadata
     step = metadata.get("ss_steps", "")
@@ -162,6 +176,7 @@ def _provenance(layout: str, draft: Draft, contents: Contents, sha256: str) -> P
         or metadata.get("modelspec.title"),
         step=int(step) if draft.step is None and step.isascii() and step.isdigit() else draft.step,
         base_model=draft.base_model or metadata.get("ss_sd_model_name"),
+        path=path,
         sha256=sha256,
         metadata={**metadata, **draft.metadata},
         notes=draft.notes,

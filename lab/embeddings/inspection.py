@@ -16,6 +16,13 @@ FAMILIES = {
 }
 
 
+class Vocabulary(NamedTuple):
+    """A text encoder's token embeddings (tokens, width), and the tokens as its tokenizer writes them."""
+
+    table: Tensor
+    tokens: Sequence[str]
+
+
 class Neighbour(NamedTuple):
     """A vocabulary token near a vector, and the cosine between the two."""
 
@@ -29,34 +36,28 @@ def family(embedding: Embedding) -> str:
 
 
 def norm_quartiles(table: Tensor) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of the norms of a vocabulary (tokens, width)."""
-    low, middle, high = torch.quantile(table.float().norm(dim=1), torch.tensor([0.25, 0.5, 0.75])).tolist()
+    """Lower quartile, median and upper quartile of the norms of token embeddings (tokens, width)."""
+    low, middle, high = table.norm(dim=1).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     return low, middle, high
 
 
-def norm_percentile(norm: float, table: Tensor) -> float:
-    """The share of a vocabulary's tokens, in percent, whose norm is smaller."""
-    return 100 * (table.float().norm(dim=1) < norm).float().mean().item()
+def norm_percentiles(vectors: Tensor, table: Tensor) -> list[float]:
+    """For each vector (n, width), the percentage of token embeddings (tokens, width) whose norm is smaller."""
+    smaller = table.norm(dim=1) < vectors.norm(dim=1, keepdim=True)
+    return (100 * smaller.float().mean(dim=1)).tolist()
 
 
-def nearest_tokens(
-    vectors: Tensor, table: Tensor, tokens: Sequence[str], count: int = 10
-) -> list[list[Neighbour]]:
-    """For each vector (n, width), the `count` tokens of the vocabulary (tokens, width) of highest cosine."""
-    similarity = F.normalize(vectors.float(), dim=1) @ F.normalize(table.float(), dim=1).T
-    best = similarity.topk(min(count, len(tokens)), dim=1)
+def nearest_tokens(vectors: Tensor, vocabulary: Vocabulary, count: int = 10) -> list[list[Neighbour]]:
+    """For each vector (n, width), the `count` tokens of highest cosine, the nearest first."""
+    similarity = F.normalize(vectors, dim=1) @ F.normalize(vocabulary.table, dim=1).T
+    best = similarity.topk(min(count, len(vocabulary.table)), dim=1)
     return [
-        [Neighbour(tokens[index], value) for value, index in zip(values, indices, strict=True)]
+        [Neighbour(vocabulary.tokens[index], value) for value, index in zip(values, indices, strict=True)]
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
 def cosines(vectors: Tensor) -> Tensor:
     """(n, n) cosines between the rows of (n, width)."""
-    unit = F.normalize(vectors.float(), dim=1)
+    unit = F.normalize(vectors, dim=1)
     return unit @ unit.T
-
-
-def mean_cosines(embeddings: Sequence[Embedding], key: str) -> Tensor:
-    """(files, files) cosines between the mean vectors of embeddings for one encoder."""
-    return cosines(torch.stack([embedding.vectors[key].mean(dim=0) for embedding in embeddings]))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lab.embeddings import hub
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.formats import embedding_files, is_image, read_all, read_file
 from lab.errors import InputError
@@ -15,11 +14,11 @@ class Library(Mapping[str, Embedding]):
     Asking for a name to which two files answer is an `InputError` that names both.
     """
 
-    def __init__(self, given: dict[str, tuple[str, Embedding]], files: dict[str, list[Path]]):
-        """Takes the embeddings `given` with the source of each, and the `files` of folders, both by name."""
+    def __init__(self, given: dict[str, Embedding], files: dict[str, list[Path]]):
+        """Takes embeddings that are read already, and files of folders, both by name."""
         self._given = given
         self._files = files
-        self._names = given.keys() | files.keys()
+        self._names = dict.fromkeys([*given, *files])
         self._read: dict[str, Embedding] = {}
 
     def __getitem__(self, name: str) -> Embedding:
@@ -37,18 +36,16 @@ class Library(Mapping[str, Embedding]):
         return len(self._names)
 
     def _find(self, name: str) -> Embedding:
-        source, embedding = self._given.get(name, (None, None))
-        files = list(self._files.get(name, ()))
-        if source is not None:
-            files = [path for path in files if not _same_file(source, path)]
-        answers = ([source] if source is not None else []) + [str(path) for path in files]
-        if len(answers) > 1:
-            raise _two_files(name, answers[0], answers[1])
-        if embedding is not None:
-            return embedding
-        if not files:
+        given = self._given.get(name)
+        paths = [_path(given)] if given is not None else []
+        for path in self._files.get(name, ()):
+            if not any(_same_file(path, known) for known in paths):
+                paths.append(path)
+        if not paths:
             raise KeyError(name)
-        return read_file(files[0], name)
+        if len(paths) > 1:
+            raise _two_files(name, *paths[:2])
+        return given or read_file(paths[0], name)
 
 
 def collect(embedding: Sequence[str] = (), embeddings: Sequence[Path] = ()) -> Library:
@@ -65,19 +62,17 @@ def collect(embedding: Sequence[str] = (), embeddings: Sequence[Path] = ()) -> L
         InputError: a file that is not an embedding, a folder that does not exist, or two of `embedding` that
             answer to the same name.
     """
-    given: dict[str, tuple[str, Embedding]] = {}
+    given: dict[str, Embedding] = {}
     for text in embedding:
         source, name = _split_name(text)
         for one in read_all(source, name):
-            if one.name in given and not _same_file(given[one.name][0], Path(source)):
-                raise _two_files(one.name, given[one.name][0], source)
-            given[one.name] = (source, one)
+            known = given.setdefault(one.name, one)
+            if not _same_file(_path(known), _path(one)):
+                raise _two_files(one.name, _path(known), _path(one))
     files: dict[str, list[Path]] = {}
     for folder in embeddings:
         for name, path in _search(Path(folder)):
-            known = files.setdefault(name, [])
-            if not any(_same_file(str(other), path) for other in known):
-                known.append(path)
+            files.setdefault(name, []).append(path)
     return Library(given, files)
 
 
@@ -110,9 +105,14 @@ def _holds_embedding(image: Path) -> bool:
     return True
 
 
-def _same_file(source: str, path: Path) -> bool:
-    return not source.startswith(hub.PREFIX) and Path(source).resolve() == path.resolve()
+def _path(embedding: Embedding) -> Path:
+    assert embedding.provenance.path is not None, "what is read from a file knows its path"
+    return embedding.provenance.path
 
 
-def _two_files(name: str, first: str, second: str) -> InputError:
+def _same_file(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _two_files(name: str, first: Path, second: Path) -> InputError:
     return InputError(f"two files answer to '{name}': {first} and {second}; give one as FILE=another-name")

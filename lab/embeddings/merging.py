@@ -1,16 +1,15 @@
 """One embedding out of several."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lab.embeddings.embedding import Embedding, Provenance
+from lab.embeddings.options import Method
 from lab.embeddings.vectors import checked, vectors_sha256
 from lab.errors import InputError, did_you_mean
-
-Method = Literal["average", "concat"]
 
 
 def merge(

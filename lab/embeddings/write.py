@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lab.embeddings.embedding import Embedding, Layout
+from lab.embeddings.embedding import Embedding
 from lab.embeddings.formats import read_file
 from lab.embeddings.layouts import SD_CHECKPOINT
+from lab.embeddings.options import Layout
 from lab.embeddings.vectors import checked
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
@@ -46,17 +47,9 @@ def save(
     """
     vectors = checked(embedding.vectors)
     layout = layout or ("sdxl" if len(vectors) > 1 else "diffusers")
-    if layout not in WRITERS:
-        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITERS)}")
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".bin"):
-        raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
-    if layout == "a1111" and suffix != ".pt":
-        raise InputError(f"{path}: the a1111 layout is a .pt file; for {suffix} take diffusers or kohya")
-    if metadata and suffix != ".safetensors":
-        raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
+    _check_target(path, layout, metadata)
     content = WRITERS[layout](embedding, vectors)
-    if suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         data = _safetensors(content, describe(embedding) | dict(metadata or {}))
     else:
         buffer = BytesIO()  # torch.save puts a file's name into the file, and that is a temporary one
@@ -82,6 +75,18 @@ def describe(embedding: Embedding) -> dict[str, str]:
         "lab.kind": embedding.kind,
     }
     return {**provenance.metadata, **{key: value for key, value in known.items() if value is not None}}
+
+
+def _check_target(path: Path, layout: Layout, metadata: Mapping[str, str] | None) -> None:
+    if layout not in WRITERS:
+        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITERS)}")
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pt", ".bin"):
+        raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
+    if layout == "a1111" and suffix != ".pt":
+        raise InputError(f"{path}: the a1111 layout is a .pt file; for {suffix} take diffusers or kohya")
+    if metadata and suffix != ".safetensors":
+        raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -11,7 +11,6 @@ from lab.embeddings.embedding import Embedding
 from tests.embeddings.files import LAYOUTS, TOKEN, a1111, pixel_image, torch_file, vectors
 from tests.paths import PUBLISHED_EMBEDDINGS, needs_published_embeddings
 
-
 pytestmark = pytest.mark.filterwarnings("error")  # reading talks to nobody
 
 

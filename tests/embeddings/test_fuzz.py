@@ -35,7 +35,7 @@ def test_every_truncation_is_refused_or_read(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     changes=st.lists(
         st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8
@@ -48,7 +48,7 @@ def test_changed_bytes(name, changes):
     read(bytes(data))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     start=st.sampled_from([data[:cut] for data in SMALL.values() for cut in (2, 4, 9, 16, 64)]),
     rest=st.binary(max_size=400),

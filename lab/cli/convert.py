@@ -1,0 +1,22 @@
+"""`lab convert`: an embedding in another file layout."""
+
+from pathlib import Path
+
+from lab.embeddings.options import Layout
+
+
+def convert(source: str, out: Path, /, *, layout: Layout | None = None) -> None:
+    """Write an embedding in another file layout, typically a pickle as safetensors.
+
+    Args:
+        source: The embedding: a file of any layout, a folder that holds one, or hub:org/name.
+        out: The file to write: .safetensors, or .pt or .bin for a pickle.
+        layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
+    """
+    from lab.embeddings.formats import read_one
+
+    embedding = read_one(source, name=out.stem)
+    embedding.save(out, layout)
+    written = read_one(out)
+    vectors = " + ".join(f"{key} {written.count} x {width}" for key, width in written.widths.items())
+    print(f"{source} ({embedding.provenance.layout}) -> {out} ({written.provenance.layout}): {vectors}")

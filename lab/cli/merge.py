@@ -1,0 +1,32 @@
+"""`lab merge`: one embedding out of several."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lab.embeddings.options import Layout, Method
+
+
+def merge(
+    *files: str,
+    out: Path,
+    weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    method: Method = "average",
+    layout: Layout | None = None,
+) -> None:
+    """Mix embeddings into one: average their vectors, or put them one after another.
+
+    Args:
+        files: Two or more embeddings: files of any layout, or hub:org/name.
+        out: The file to write: .safetensors, .pt or .bin.
+        weights: One number for each file; for an average they are divided by their sum.
+        method: average, for files with equal numbers of vectors, or concat.
+        layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
+    """
+    from lab.embeddings import merging
+    from lab.embeddings.formats import read_one
+
+    merged = merging.merge([read_one(file) for file in files], weights, method, name=out.stem)
+    merged.save(out, layout)
+    print(f"{out}: {merged.count} vectors; {merged.provenance.metadata['modelspec.merged_from']}")

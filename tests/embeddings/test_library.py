@@ -1,0 +1,143 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import lab
+from lab.embeddings import library
+from lab.embeddings.library import collect
+from tests.embeddings.files import TOKEN, a1111, encoded_image, pixel_image, torch_file, vectors
+
+
+def write(path: Path, count: int = 1) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(torch_file(a1111(vectors(count, 8))))
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files that were read, in order."""
+    paths = []
+    real = library.read_file
+
+    def read_file(path, name=None):
+        paths.append(Path(path).name)
+        return real(path, name)
+
+    monkeypatch.setattr(library, "read_file", read_file)
+    return paths
+
+
+def test_single_files_answer_to_their_stem_or_the_given_name(tmp_path):
+    first, second = write(tmp_path / "first.pt", 1), write(tmp_path / "second.pt", 2)
+    found = collect([str(first), f"{second}=other"])
+    assert sorted(found) == ["first", "other"]
+    assert found["other"].name == "other"
+    assert found["other"].count == 2
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path):
+    path = write(tmp_path / "lr=5e-3.pt")
+    assert list(collect([str(path)])) == ["lr=5e-3"]
+    assert list(collect([f"{path}=x"])) == ["x"]
+
+
+def test_folders_are_read_one_name_at_a_time(tmp_path, reads):
+    for number in range(500):
+        write(tmp_path / f"e{number}.pt", number % 3 + 1)
+    found = collect([], [tmp_path])
+    assert len(found) == len(list(found)) == 500
+    assert "e41" in found
+    assert "e500" not in found
+    assert reads == []
+    assert found["e41"].count == found["e41"].count == 3
+    assert reads == ["e41.pt"]
+    assert found.get("e500") is None
+
+
+def test_subfolders_and_diffusers_folders(tmp_path):
+    write(tmp_path / "styles" / "ink.pt")
+    (tmp_path / "cat-toy").mkdir()
+    (tmp_path / "cat-toy" / "learned_embeds.bin").write_bytes(torch_file({TOKEN: vectors(2, 8)}))
+    found = collect([], [tmp_path])
+    assert sorted(found) == ["cat-toy", "ink"]
+    assert found["cat-toy"].name == "cat-toy"
+
+
+def test_only_images_with_an_embedding_count(tmp_path, reads):
+    write(tmp_path / "ink.pt")
+    picture = encoded_image(torch.full((8, 8, 3), 9).byte().numpy(), "PNG")
+    for name in ("ink.png", "ink.preview.png", "holiday.png"):
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "hidden.png").write_bytes(pixel_image(vectors(2, 8)))
+    found = collect([], [tmp_path])
+    assert sorted(found) == ["hidden", "ink"]
+    assert found["hidden"].count == 2
+
+
+def test_a_pair_answers_to_two_names(tmp_path):
+    write(tmp_path / "art.pt", 3)
+    write(tmp_path / "art-neg.pt", 6)
+    assert list(collect([str(tmp_path / "art.pt")])) == ["art", "art-neg"]
+    assert list(collect([f"{tmp_path / 'art.pt'}=x"])) == ["x", "x-neg"]
+    found = collect([str(tmp_path / name) for name in ("art.pt", "art-neg.pt")], [tmp_path])
+    assert [(name, each.count) for name, each in found.items()] == [("art", 3), ("art-neg", 6)]
+
+
+class TestClashes:
+    def both(self, first, second):
+        return f"two files answer to 'ink': {first} and {second}"
+
+    def test_two_given_files(self, tmp_path):
+        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "x.pt")
+        with pytest.raises(lab.InputError, match=self.both(first, second)):
+            collect([str(first), f"{second}=ink"])
+
+    def test_two_files_of_folders(self, tmp_path):
+        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "ink.bin")
+        found = collect([], [tmp_path / "a", tmp_path / "b"])
+        with pytest.raises(lab.InputError, match=self.both(first, second)):
+            found["ink"]
+        with pytest.raises(lab.InputError, match=self.both(first, second)):
+            found.get("ink")
+
+    def test_a_given_file_and_one_of_a_folder(self, tmp_path):
+        first, second = write(tmp_path / "x.pt"), write(tmp_path / "b" / "ink.pt")
+        found = collect([f"{first}=ink"], [tmp_path / "b"])
+        with pytest.raises(lab.InputError, match=self.both(first, second)):
+            found["ink"]
+
+    def test_the_same_file_twice_is_none(self, tmp_path, monkeypatch):
+        path = write(tmp_path / "ink.pt")
+        (tmp_path / "link").symlink_to(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        found = collect([str(path), "ink.pt"], [tmp_path, Path(), tmp_path / "link"])
+        assert len(found) == 1
+        assert found["ink"].count == 1
+
+
+class TestErrors:
+    @pytest.mark.parametrize("text", ["=x", "x.pt="])
+    def test_half_a_name(self, text):
+        with pytest.raises(lab.InputError, match="expected FILE or FILE=name"):
+            collect([text])
+
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(lab.InputError, match="no such folder"):
+            collect([], [tmp_path / "x"])
+
+    def test_a_broken_file_in_a_folder_matters_when_it_is_named(self, tmp_path):
+        (tmp_path / "x.pt").write_bytes(b"hello")
+        found = collect([], [tmp_path])
+        with pytest.raises(lab.InputError, match=r"x\.pt: not a safetensors"):
+            found["x"]
+
+    def test_a_folder_that_cannot_be_read(self, tmp_path):
+        folder = tmp_path / "closed"
+        folder.mkdir(mode=0)
+        if os.access(folder, os.R_OK):
+            pytest.skip("permissions do not bind this user")
+        with pytest.raises(lab.InputError, match="cannot read the folder"):
+            collect([], [folder])
