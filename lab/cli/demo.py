@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lab.models.bundle import Bundle
     from lab.runs.gallery import Figure, Section
 
-THINGS = ("red apple", "cat face", "rocket", "cactus", "hot air balloon", "guitar")
+THINGS = ("red apple", "cat face", "rocket", "crown", "frog", "tulip")
 STYLES = ("noto", "fluent", "twemoji")
 COLOURS = ("white", "blue", "yellow", "green", "pink", "black")
 NEGATIVE = "blurry, pixelated, noisy, washed out, low quality"

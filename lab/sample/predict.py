@@ -1,6 +1,7 @@
 """One call of the U-Net for a batch of images: gathers the prompts in force and guides the result."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -29,6 +30,7 @@ class Predictor:
         # Models distilled with guidance take the scale as an input (LCM, 2310.04378) and are not guided again.
         self._scale_input = self._embedded_scale()
         self._guided = jobs[0].guided and self._scale_input is None
+        self._prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
@@ -56,31 +58,38 @@ class Predictor:
 
     def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
         """One U-Net call over all members (each a list of one encoding an image)."""
-        unet, copies = self._bundle.unet, len(members)
-        place = {"device": self._bundle.device, "dtype": unet.dtype}
-        rows = [encoding for member in members for encoding in member]
-        extra = {}
-        if self._settings.time_ids is not None:
-            pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]).to(**place)
-            time_ids = torch.tensor([self._settings.time_ids] * len(rows), **place)
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+        copies = len(members)
+        texts, extra = self._inputs([encoding for member in members for encoding in member])
         if self._scale_input is not None:
-            extra["timestep_cond"] = self._scale_input.repeat(copies, 1)
-        output = unet(
-            noisy.to(**place).repeat(copies, 1, 1, 1),
-            timestep,
-            encoder_hidden_states=torch.stack([row.embeds for row in rows]).to(**place),
-            return_dict=False,
-            **extra,
-        )[0]
+            extra = extra | {"timestep_cond": self._scale_input.repeat(copies, 1)}
+        noisy = noisy.to(self._bundle.dtype).repeat(copies, 1, 1, 1)
+        output = self._bundle.unet(noisy, timestep, encoder_hidden_states=texts, return_dict=False, **extra)[
+            0
+        ]
         return output.float().chunk(copies)
+
+    def _inputs(self, rows: Sequence[Encoding]) -> tuple[Tensor, dict[str, Any]]:
+        """Prompt embeddings (rows, n, d) and SDXL's size conditioning, moved to the device once for many steps."""
+        key = tuple(id(row) for row in rows)
+        if key not in self._prepared:
+            device = self._bundle.device
+            extra: dict[str, Any] = {}
+            if self._settings.time_ids is not None:
+                pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]).to(device)
+                time_ids = torch.tensor(
+                    [self._settings.time_ids] * len(rows), dtype=torch.float32, device=device
+                )
+                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+            texts = torch.stack([row.embeds for row in rows]).to(device, self._bundle.dtype)
+            self._prepared[key] = texts, extra
+        return self._prepared[key]
 
     def _embedded_scale(self) -> Tensor | None:
         width = self._bundle.unet.config.time_cond_proj_dim
         if width is None:
             return None
         embedding = get_timestep_embedding((self._scale - 1) * 1000, width, downscale_freq_shift=1)
-        return embedding.to(self._bundle.unet.dtype)
+        return embedding.to(self._bundle.dtype)
 
 
 class _Side:

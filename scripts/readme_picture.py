@@ -1,0 +1,48 @@
+"""Draws the README's picture with the bundled model: `python scripts/readme_picture.py`.
+
+Eight prompts, the same noise twice: the upper row without a negative prompt, the lower row with one.
+"""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import lab
+from lab.files import atomic
+
+PICTURE = Path(__file__).parents[1] / "lab" / "assets" / "readme.png"
+NEGATIVE = "blurry, pixelated, noisy, washed out, low quality"
+PROMPTS = [
+    "a noto emoji of a red apple",
+    "a fluent emoji of a carrot",
+    "a twemoji emoji of a crown on a blue background",
+    "a noto emoji of a honeybee",
+    "a fluent emoji of a rocket on a yellow background",
+    "a twemoji emoji of a clown face",
+    "a noto emoji of a camel",
+    "a fluent emoji of a watch on a pink background",
+]
+SEED, SIDE, GAP, TEXT = 11, 96, 6, 18
+
+
+def main() -> None:
+    bundle = lab.load("emoji")
+    font = ImageFont.load_default(size=12)
+    width = GAP + len(PROMPTS) * (SIDE + GAP)
+    picture = Image.new("RGB", (width, 2 * (TEXT + SIDE + GAP)), "white")
+    pen = ImageDraw.Draw(picture)
+    for row, (label, negative) in enumerate(
+        {"no negative prompt": None, f"negative prompt “{NEGATIVE}”": NEGATIVE}.items()
+    ):
+        top = row * (TEXT + SIDE + GAP)
+        pen.text((GAP, top + 1), label, fill="black", font=font)
+        results = lab.generate(bundle, prompt=PROMPTS, negative_prompt=negative, seeds=SEED)
+        for column, result in enumerate(results):
+            cell = result.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture.paste(cell, (GAP + column * (SIDE + GAP), top + TEXT))
+    with atomic(PICTURE) as temporary:
+        picture.save(temporary, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
