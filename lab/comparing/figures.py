@@ -1,0 +1,67 @@
+"""Matplotlib figures as files, and as SVG elements for a page that is light or dark."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from lab.errors import InputError
+from lab.files import atomic
+
+INK = "#010203"
+"""The colour of text and axes; in a page it becomes the text's own colour."""
+
+_STYLE: Any = {  # matplotlib's own type lists every parameter by name
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "lab",  # the same figure gives the same bytes
+    "text.parse_math": False,  # a dollar sign in a prompt is a dollar sign
+}
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[Figure]:
+    """Yields an empty figure (inches) to draw in; the lab's style is in force inside the block."""
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def as_svg(figure: Figure) -> str:
+    """An SVG element without background that takes the colour of the text around it."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as the suffix says: .png or .svg.
+
+    Raises:
+        InputError: another suffix, or the file cannot be written.
+    """
+    form = check_suffix(path)
+    metadata = {"Date": None} if form == "svg" else None
+    with matplotlib.rc_context(_STYLE), atomic(path) as temporary:
+        figure.savefig(temporary, format=form, dpi=150, facecolor="white", metadata=metadata)
+
+
+def check_suffix(path: Path) -> str:
+    """The format that a plot's file name asks for.
+
+    Raises:
+        InputError: neither .png nor .svg.
+    """
+    form = path.suffix.lower().removeprefix(".")
+    if form not in ("png", "svg"):
+        raise InputError(f"{path}: plots are written as .png or .svg; name the file so")
+    return form
