@@ -1,10 +1,9 @@
-"""Train a small CLIP: the text encoder that conditions the U-Net, and a vision tower to score and search with.
+"""Train a small CLIP for the sake of its text encoder, which conditions the U-Net.
 
 Symmetric InfoNCE (Radford et al. 2021). Batches hold a share of near twins (one object in another style, or on
 another background), so that style, colour, place and quality count and not the object alone.
 
-Once the U-Net has begun to learn from the text tower's states, that tower is frozen and the rest may go on
-(configs/pretrain/clip_vision.yaml).
+This vision tower is there to teach the text encoder. The one that ships is trained afterwards, by vision.py.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.tokenizer import LENGTH
 
 FOLDER = WORK / "clip"
-LATER = WORK / "clip_vision"
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 SIDE = 64  # px that the vision tower sees
 
@@ -84,19 +82,11 @@ def shifted(pixels: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(padded, moves, strict=True)])
 
 
-class Objective:
-    """One contrastive step."""
+class Batches:
+    """Which training scenes stand together in a batch, and their pixels."""
 
-    def __init__(
-        self, model: CLIPModel, tokenizer: CLIPTokenizer, data: Data, config: dict[str, Any], device: str
-    ):
-        self.model, self.tokenizer, self.data, self.config, self.device = (
-            model,
-            tokenizer,
-            data,
-            config,
-            device,
-        )
+    def __init__(self, data: Data, size: int, twins: float) -> None:
+        self.size, self.twins = size, round(size * twins / 2)
         self.indices = data.indices("train")
         self.pixels = small_images(data.images, self.indices)
         self.of_object: dict[str, list[int]] = defaultdict(list)
@@ -105,31 +95,48 @@ class Objective:
 
     def rows(self, generator: torch.Generator) -> list[int]:
         """Which rows of `pixels` make up a batch: pairs of one object for the share of twins, others at random."""
-        size = self.config["batch"]
-        twins = round(size * self.config["twins"] / 2)
         names = list(self.of_object)
         chosen = []
-        for i in torch.randperm(len(names), generator=generator)[:twins].tolist():
+        for i in torch.randperm(len(names), generator=generator)[: self.twins].tolist():
             own = self.of_object[names[i]]
             first, second = torch.randperm(len(own), generator=generator)[:2].tolist()
             chosen += [own[first], own[second]]
-        rest = torch.randint(0, len(self.indices), (size - len(chosen),), generator=generator).tolist()
+        rest = torch.randint(0, len(self.indices), (self.size - len(chosen),), generator=generator).tolist()
         return chosen + rest
+
+    def images(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """(b, 3, 64, 64) in [-1, 1], moved a little."""
+        return shifted(self.pixels[rows].float() / 127.5 - 1, 3, generator)
+
+
+def contrast(model: CLIPModel, images: Tensor, words: Tensor) -> Tensor:
+    """Symmetric InfoNCE of unit vectors (b, p) that belong together row by row."""
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=4.0)
+    logits = model.logit_scale.exp() * images.float() @ words.float().T
+    target = torch.arange(len(logits), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+class Objective:
+    """One contrastive step of both towers."""
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, data: Data, config: dict[str, Any], device: str
+    ):
+        self.model, self.tokenizer, self.data, self.device = model, tokenizer, data, device
+        self.batches = Batches(data, config["batch"], config["twins"])
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
-        rows = self.rows(generator)
+        rows = self.batches.rows(generator)
         order = random.Random(int(torch.randint(0, 2**31, (), generator=generator)))
-        scenes = [self.data.scenes[self.indices[r]] for r in rows]
+        scenes = [self.data.scenes[self.batches.indices[r]] for r in rows]
         texts = [caption(s, self.data.tags[s.objects[0].name], order) for s in scenes]
-        pixels = shifted(self.pixels[rows].float() / 127.5 - 1, 3, generator).to(self.device)
-        ids = tokens(self.tokenizer, texts, None).to(self.device)
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=4.0)
-        images, words = embed_images(self.model, pixels), embed_text(self.model, ids)
-        logits = self.model.logit_scale.exp() * images.float() @ words.float().T
-        target = torch.arange(len(rows), device=logits.device)
-        return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+        images = embed_images(self.model, self.batches.images(rows, generator).to(self.device))
+        return contrast(
+            self.model, images, embed_text(self.model, tokens(self.tokenizer, texts, None).to(self.device))
+        )
 
 
 @torch.no_grad()
@@ -163,16 +170,13 @@ def main() -> None:
     config, data = read_config(args.config), load()
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
-    model, folder = build(config, tokenizer), WORK / config["folder"]
-    if config["text_frozen"]:
-        model.load_state_dict(CLIPModel.from_pretrained(FOLDER / "average").state_dict())
-        model.text_model.requires_grad_(False)
-    run = Run({"clip": model}, folder, args.device, Budget(**config["budget"]))
+    model = build(config, tokenizer)
+    run = Run({"clip": model}, FOLDER, args.device, Budget(**config["budget"]))
 
     def look(run: Run) -> None:
-        run.averages["clip"].save_pretrained(folder / "average")
+        run.averages["clip"].save_pretrained(FOLDER / "average")
         top1 = retrieval(run.averages["clip"], tokenizer, data, args.device)
-        write_json(folder / "figures.json", {"retrieval_top1": top1, "step": run.step, "minutes": run.spent})
+        write_json(FOLDER / "figures.json", {"retrieval_top1": top1, "step": run.step, "minutes": run.spent})
         print(f"unseen pairs, top-1 {top1:.3f}", flush=True)
 
     train(run, Objective(model, tokenizer, data, config, args.device), args.minutes, look)

@@ -14,24 +14,23 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.clip import FOLDER as CLIP
-from scripts.pretrain.clip import LATER as CLIP_LATER
 from scripts.pretrain.clip import embed_images, embed_text, retrieval, tokens
 from scripts.pretrain.common import WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, Icons, load
 from scripts.pretrain.export import FOLDER as EXPORT
-from scripts.pretrain.export import latest
 from scripts.pretrain.judge import FOLDER as JUDGE
-from scripts.pretrain.judge import QUALITY, Judge, quality_network
+from scripts.pretrain.judge import Judge, quality_network
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene
 from scripts.pretrain.vae import held_out_psnr, write_grid
+from scripts.pretrain.vision import FOLDER as VISION
 
 FOLDER = WORK / "evaluate"
 
@@ -92,8 +91,8 @@ def generate(
 
 
 @torch.no_grad()
-def judged(judge: Judge, data: Data, wanted: list[Case], images: Tensor) -> dict[str, float]:
-    """Shares of images whose object (among the objects asked for), style and background are recognised."""
+def judged(judge: Judge, data: Data, wanted: list[Case], images: Tensor) -> dict[str, Tensor]:
+    """Which images' object (among the objects asked for), style and background are recognised, (n,) bool each."""
     names, styles, colours = list(data.split.train), list(STYLES), list(COLOURS)
     among = sorted({names.index(c.name) for c in wanted})
     logits = [
@@ -106,8 +105,13 @@ def judged(judge: Judge, data: Data, wanted: list[Case], images: Tensor) -> dict
         ]
     ).T
     answers = (logits[0][:, among], logits[1], logits[2])
-    right = [(a.argmax(1) == t).float().mean().item() for a, t in zip(answers, truth, strict=True)]
-    return dict(zip(("object", "style", "background"), right, strict=True)) | {"among": len(among)}
+    right = [a.argmax(1) == t for a, t in zip(answers, truth, strict=True)]
+    return dict(zip(("object", "style", "background"), right, strict=True))
+
+
+def shares(right: dict[str, Tensor]) -> dict[str, float]:
+    """How many of the images are right, in [0, 1]."""
+    return {name: found.float().mean().item() for name, found in right.items()}
 
 
 @torch.no_grad()
@@ -133,18 +137,27 @@ def grid(images: Tensor, path: Path, columns: int = 16) -> None:
     write_grid(small.view(rows, columns, *small.shape[1:]), path)
 
 
+def failures(images: Tensor, real: Tensor, wrong: Tensor, columns: int = 12) -> None:
+    """A row of images whose object is not recognised, and below it what they should have shown."""
+    which = wrong.nonzero()[:, 0]
+    which = which[:: max(1, len(which) // columns)][:columns]
+    rows = torch.stack([F.avg_pool2d(images[which], 2), F.avg_pool2d(real[which], 2)])
+    if len(which):
+        write_grid(rows, FOLDER / "failures.png")
+
+
 def main() -> None:
     """Run the stage."""
     args = arguments("evaluate", __doc__)
     config, data = read_config(args.config), load()
     order, settings = random.Random(config["seed"]), read_config(EXPORT / "generation_config.json")
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
-    clip = CLIPModel.from_pretrained(latest(CLIP, CLIP_LATER)).eval()
+    clip = CLIPModel.from_pretrained(VISION / "average").eval()
     tokenizer = CLIPTokenizer.from_pretrained(EXPORT / "tokenizer")
     judge = Judge(len(data.split.train)).eval()
     judge.load_state_dict(torch.load(JUDGE / "average.pt", weights_only=True))
     quality = quality_network(read_config(EXPORT / "quality" / "config.json")["widths"])
-    quality.load_state_dict(torch.load(QUALITY / "checkpoint.pt", weights_only=True)["averages"]["quality"])
+    quality.load_state_dict(load_file(EXPORT / "quality" / "model.safetensors"))
     pipeline = StableDiffusionPipeline.from_pretrained(EXPORT, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
 
@@ -160,16 +173,19 @@ def main() -> None:
         images = generate(pipeline, wanted, "", settings)
         real = torch.stack([c.rendering(icons) for c in wanted])
         for kind, which in (("generated", images), ("rendered", real)):
-            figures[f"{title}_{kind}"] = judged(judge, data, wanted, which) | {
+            right = judged(judge, data, wanted, which)
+            figures[f"{title}_{kind}"] = shares(right) | {
                 "clip": clip_top1(clip, tokenizer, wanted, which),
                 "degraded": degraded(quality, which),
             }
+            if title == "seen" and kind == "generated":
+                failures(images, real, ~right["object"])
         print(title, figures[f"{title}_generated"], figures[f"{title}_rendered"], flush=True)
         grid(images, FOLDER / f"{title}.png")
     some = seen[:: config["negative_every"]]
     images = generate(pipeline, some, config["negative"], settings)
     grid(images, FOLDER / "negative.png")
-    figures["negative"] = judged(judge, data, some, images) | {"degraded": degraded(quality, images)}
+    figures["negative"] = shares(judged(judge, data, some, images)) | {"degraded": degraded(quality, images)}
     write_json(FOLDER / "figures.json", figures)
     for name, value in figures.items():
         print(name, value)

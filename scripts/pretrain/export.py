@@ -17,8 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from scripts.pretrain.clip import FOLDER as CLIP
-from scripts.pretrain.clip import LATER as CLIP_LATER
 from scripts.pretrain.clip import MEAN, SIDE, STD
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.judge import QUALITY
@@ -28,6 +26,7 @@ from scripts.pretrain.unet import FOLDER as UNET
 from scripts.pretrain.unet import scheduler
 from scripts.pretrain.vae import DECODER
 from scripts.pretrain.vae import FOLDER as VAE
+from scripts.pretrain.vision import FOLDER as VISION
 
 FOLDER = WORK / "export"
 PREFIX = "text_model."
@@ -100,7 +99,7 @@ def write_pipeline(folder: Path) -> None:
 def main() -> None:
     """Run the stage; what it writes replaces the folder of the last export."""
     config: dict[str, Any] = read_config(arguments("export", __doc__).config)
-    clip = CLIPModel.from_pretrained(latest(CLIP, CLIP_LATER))
+    clip = CLIPModel.from_pretrained(VISION / "average")
     part = FOLDER.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(TOKENIZER, part / "tokenizer")

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 from scripts.pretrain.caption import caption
-from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
 from scripts.pretrain.data import Data, load
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -68,7 +68,10 @@ def write(vocabulary: dict[str, int], merges: list[tuple[str, str]], folder: Pat
         model_max_length=LENGTH,
     )
     tokenizer.save_pretrained(folder)
-    write_json(folder / "vocab.json", vocabulary)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    for name, value in (("tokenizer.json", whole), ("vocab.json", vocabulary)):
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # a third of the indented size
+        write_atomically(folder / name, lambda p, text=text: p.write_text(text))
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
     write_atomically(folder / "merges.txt", lambda p: p.write_text("\n".join(lines) + "\n"))
     return CLIPTokenizer.from_pretrained(folder)
