@@ -8,12 +8,15 @@ from lab.embeddings.embedding import Embedding
 
 
 def token_spans(chunks: Sequence[Chunk], context: int, first_row: int = 0) -> tuple[TokenSpan, ...]:
-    """The spans of a text's pieces; its chunks take `context` rows each, from `first_row` on."""
+    """The spans of a text's pieces; its chunks take `context` rows each, from `first_row` on.
+
+    Rows are the first encoder's where SDXL's second one sees another number of tokens.
+    """
     spans = []
     for index, chunk in enumerate(chunks):
         row = first_row + index * context + 1  # after the start token
         for piece in chunk:
-            end = row + len(piece.ids)
+            end = row + len(piece.ids[0])
             spans.append(TokenSpan(piece.text, row, end, piece.source, piece.weight, piece.embedding))
             row = end
     return tuple(spans)

@@ -16,12 +16,14 @@ from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references
 from lab.prompt.syntax import Timeline
 
+Embeddings = Sequence[Embedding] | Mapping[str, Embedding]
+
 
 @overload
 def encode(
     bundle: Bundle,
     prompt: str,
-    embeddings: Sequence[Embedding] = (),
+    embeddings: Embeddings = (),
     dialect: Dialect = "a1111",
     weighting: Weighting | None = None,
     clip_skip: int = 0,
@@ -33,7 +35,7 @@ def encode(
 def encode(
     bundle: Bundle,
     prompt: list[str] | tuple[str, ...],
-    embeddings: Sequence[Embedding] = (),
+    embeddings: Embeddings = (),
     dialect: Dialect = "a1111",
     weighting: Weighting | None = None,
     clip_skip: int = 0,
@@ -44,7 +46,7 @@ def encode(
 def encode(
     bundle: Bundle,
     prompt: str | Sequence[str],
-    embeddings: Sequence[Embedding] = (),
+    embeddings: Embeddings = (),
     dialect: Dialect = "a1111",
     weighting: Weighting | None = None,
     clip_skip: int = 0,
@@ -55,7 +57,8 @@ def encode(
     """Turns a prompt into prompt embeddings; a list of prompts into a list.
 
     Args:
-        embeddings: What `<name>` and `embedding:name` in the prompts may refer to.
+        embeddings: What `<name>` and `embedding:name` in the prompts may refer to, by their names or a mapping
+            from names, such as `collect` makes; what no prompt names is not read.
         dialect: The prompt syntax.
         weighting: The arithmetic for weighted words; by default the dialect's own.
         clip_skip: Layers left out at the end of the text encoder (0 for none; A1111 shows one more).
@@ -83,7 +86,7 @@ def encode(
 def encode_pairs(
     bundle: Bundle,
     pairs: Sequence[tuple[str, str | None]],
-    embeddings: Sequence[Embedding],
+    embeddings: Embeddings,
     options: TextOptions,
     steps: int,
 ) -> list[tuple[Conditioning, Conditioning]]:
@@ -109,7 +112,7 @@ def encode_pairs(
 class PromptEncoder:
     """Encodes prompts for one bundle with one set of embeddings and options, over one number of steps."""
 
-    def __init__(self, bundle: Bundle, embeddings: Sequence[Embedding], options: TextOptions, steps: int):
+    def __init__(self, bundle: Bundle, embeddings: Embeddings, options: TextOptions, steps: int):
         self._embeddings = by_name(embeddings)
         self._options = options
         self._steps = steps

@@ -65,14 +65,14 @@ def lay_out(pieces: Iterable[Piece | Break], room: int, split: Split) -> list[Ch
             used = 0
             continue
         for part in _cut(piece, room):
-            while used + len(part.ids) > room:
+            while used + part.length > room:
                 stay = split(chunks[-1], part, room)
                 moved = chunks[-1][stay:]
                 del chunks[-1][stay:]
                 chunks.append(moved)
                 used = _length(moved)
             chunks[-1].append(part)
-            used += len(part.ids)
+            used += part.length
     if len(chunks) > 1 and not chunks[-1]:
         chunks.pop()  # after a closing BREAK
     return [tuple(chunk) for chunk in chunks]
@@ -83,34 +83,41 @@ def first_chunk(pieces: Iterable[Piece | Break], room: int) -> Chunk:
     chunk: list[Piece] = []
     left = room
     for piece in pieces:
-        if isinstance(piece, Break) or (piece.embedding is not None and len(piece.ids) > left):
+        if not left or isinstance(piece, Break) or (piece.embedding is not None and piece.length > left):
             break
-        chunk.append(replace(piece, ids=piece.ids[:left]))
-        left -= len(chunk[-1].ids)
-    return tuple(piece for piece in chunk if piece.ids)
+        chunk.append(replace(piece, ids=tuple(ids[:left] for ids in piece.ids)))
+        left -= chunk[-1].length
+    return tuple(chunk)
 
 
-def chunk_ids(chunk: Chunk, tower: TextTower) -> list[int]:
-    """(context_length,) token ids: start token, the chunk's tokens, end token, the encoder's own padding."""
+def chunk_ids(chunk: Chunk, tower: TextTower, index: int) -> list[int]:
+    """(context_length,) token ids: start token, the chunk's tokens, end token, the encoder's own padding.
+
+    Args:
+        index: Which of the model's text encoders `tower` is.
+    """
     ids = [tower.tokenizer.bos_token_id]
     for piece in chunk:
-        ids.extend(piece.ids)
+        ids.extend(piece.ids[index])
     ids.append(tower.tokenizer.eos_token_id)
     return ids + [tower.pad_token_id] * (tower.context_length - len(ids))
 
 
 def _cut(piece: Piece, room: int) -> list[Piece]:
-    if len(piece.ids) <= room:
+    if piece.length <= room:
         return [piece]
     if piece.embedding is not None:
         raise InputError(
-            f"embedding {piece.text}: its {len(piece.ids)} vectors do not fit in a chunk of {room} tokens"
+            f"embedding {piece.text}: its {piece.length} vectors do not fit in a chunk of {room} tokens"
         )
-    return [replace(piece, ids=piece.ids[at : at + room]) for at in range(0, len(piece.ids), room)]
+    return [
+        replace(piece, ids=tuple(ids[at : at + room] for ids in piece.ids))
+        for at in range(0, piece.length, room)
+    ]
 
 
 def _length(chunk: Sequence[Piece]) -> int:
-    return sum(len(piece.ids) for piece in chunk)
+    return sum(piece.length for piece in chunk)
 
 
 def _last(chunk: Sequence[Piece], *signs: str) -> int | None:

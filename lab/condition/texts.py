@@ -26,6 +26,17 @@ _BATCH = 64
 """Chunks encoded together."""
 
 
+class _Counts(dict[str, int]):
+    """The number of vectors of each embedding; those in folders are read when they are first asked for."""
+
+    def __init__(self, embeddings: Mapping[str, Embedding]):
+        super().__init__()
+        self._embeddings = embeddings
+
+    def __missing__(self, name: str) -> int:
+        return self.setdefault(name, self._embeddings[name].count)
+
+
 class _Rows(NamedTuple):
     """An encoded chunk: (context, d) for all text encoders side by side, and the pooled (p,) or None."""
 
@@ -44,10 +55,9 @@ class TextEncoder:
         self._context = min(tower.context_length for tower in bundle.towers)
         self._room = self._context - 2  # for the start and end tokens
         self._split = split_rule(options.dialect, options.comma_backtrack)
-        counts = {name: len(next(iter(found.vectors.values()))) for name, found in embeddings.items()}
         bare = BareNames(bundle.towers[0].tokenizer, embeddings) if options.bare_names else None
         glue = within_run if options.dialect == "comfy" else within_word
-        self._tokenizer = Tokenizer(bundle, counts, glue, bare)
+        self._tokenizer = Tokenizer(bundle, _Counts(embeddings), glue, bare)
         self._vectors: dict[str, dict[str, Tensor]] = {}
         self._rows: dict[tuple, _Rows] = {}
 

@@ -1,10 +1,11 @@
 """Text into the pieces that chunks are made of: words with their token ids, and learned embeddings."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lab.condition.bare import BareNames
-from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.prompt.syntax import Segment, Span
 
@@ -18,17 +19,23 @@ class Piece:
 
     Attributes:
         text: The word as the prompt has it, or the embedding's name.
-        ids: Token ids; `PLACEHOLDER_ID` for each vector of an embedding.
+        ids: Token ids for each of the model's text encoders; `PLACEHOLDER_ID` for each vector of an embedding.
+            They nearly always agree: only where a tokenizer pads with "!" does it see that sign differently.
         source: The characters of the prompt that it came from.
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding, or None for words.
     """
 
     text: str
-    ids: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
     source: Span
     weight: float = 1.0
     embedding: str | None = None
+
+    @property
+    def length(self) -> int:
+        """The tokens that it takes up in a chunk."""
+        return max(map(len, self.ids))
 
 
 @dataclass(frozen=True)
@@ -70,27 +77,23 @@ class Tokenizer:
         bare: BareNames | None = None,
     ):
         self._bundle = bundle
-        self._vectors = vectors or {}
+        self._vectors = {} if vectors is None else vectors
         self._glue = glue
         self._bare = bare
         self._words: dict[str, list[Piece]] = {}
 
     def read(self, texts: Sequence[str]) -> None:
-        """Tokenizes texts in one call, ahead of `pieces`.
-
-        Raises:
-            InputError: the bundle's tokenizers cut a text differently, so that its encoders' rows do not pair up.
-        """
+        """Tokenizes texts in one call, ahead of `pieces`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._words]
         if not new:
             return
-        first, *others = (tower.tokenizer for tower in self._bundle.towers)
-        encoded = first(new, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for other in others:
-            if other(new, add_special_tokens=False, verbose=False)["input_ids"] != encoded["input_ids"]:
-                raise InputError(f"{self._bundle.source}: its tokenizers give different tokens for one text")
-        for text, ids, offsets in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            self._words[text] = self._split(text, ids, offsets)
+        encoded = [
+            tower.tokenizer(new, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            for tower in self._bundle.towers
+        ]
+        for index, text in enumerate(new):
+            tokens = [Tokens(each["input_ids"][index], each["offset_mapping"][index]) for each in encoded]
+            self._words[text] = self._split(text, tokens)
 
     def pieces(self, segments: Sequence[Segment]) -> list[Piece | Break]:
         """The pieces of a text's segments, in order."""
@@ -100,7 +103,7 @@ class Tokenizer:
             if segment.kind == "break":
                 found.append(Break())
             elif segment.kind == "embedding":
-                ids = (PLACEHOLDER_ID,) * self._vectors[segment.text]
+                ids = self._placeholders(segment.text)
                 found.append(Piece(segment.text, ids, segment.span, segment.weight, segment.text))
             else:
                 for word in self._words[segment.text]:
@@ -108,21 +111,37 @@ class Tokenizer:
                     found.append(Piece(word.text, word.ids, source, segment.weight, word.embedding))
         return found
 
-    def _split(self, text: str, ids: Sequence[int], offsets: Sequence[Span]) -> list[Piece]:
-        """Groups tokens into words and bare names; `source` counts in the text itself."""
+    def _placeholders(self, name: str) -> tuple[tuple[int, ...], ...]:
+        return ((PLACEHOLDER_ID,) * self._vectors[name],) * len(self._bundle.towers)
+
+    def _split(self, text: str, tokens: Sequence["Tokens"]) -> list[Piece]:
+        """Groups the first encoder's tokens into words and bare names, and gives them the other encoders' tokens.
+
+        `source` counts in the text itself.
+        """
+        ids, offsets = tokens[0]
         bare = self._bare.find(text, ids, offsets) if self._bare else {}
-        pieces: list[Piece] = []
+        bounds: list[tuple[int, int]] = []
         first = 0
         while first < len(ids):
-            name, last = bare.get(first, (None, first + 1))
-            while name is None and last < len(ids) and last not in bare and self._joined(text, offsets, last):
+            _, last = bare.get(first, (None, first + 1))
+            while (
+                first not in bare
+                and last < len(ids)
+                and last not in bare
+                and self._joined(text, offsets, last)
+            ):
                 last += 1
-            source = offsets[first][0], offsets[last - 1][1]
-            if name is None:
-                pieces.append(Piece(text[slice(*source)], tuple(ids[first:last]), source))
-            else:
-                pieces.append(Piece(name, (PLACEHOLDER_ID,) * self._vectors[name], source, embedding=name))
+            bounds.append((first, last))
             first = last
+        pieces = []
+        for (first, last), others in zip(bounds, _shares(bounds, tokens), strict=True):
+            source = offsets[first][0], offsets[last - 1][1]
+            if first in bare:
+                name = bare[first][0]
+                pieces.append(Piece(name, self._placeholders(name), source, embedding=name))
+            else:
+                pieces.append(Piece(text[slice(*source)], (tuple(ids[first:last]), *others), source))
         return pieces
 
     def _joined(self, text: str, offsets: Sequence[Span], index: int) -> bool:
@@ -131,3 +150,26 @@ class Tokenizer:
         if start < end:  # the bytes of one character
             return True
         return start == end and self._glue(text[end - 1], text[start])
+
+
+class Tokens(NamedTuple):
+    """What one tokenizer makes of a text."""
+
+    ids: Sequence[int]
+    offsets: Sequence[Span]
+
+
+def _shares(bounds: Sequence[tuple[int, int]], tokens: Sequence[Tokens]) -> list[tuple[tuple[int, ...], ...]]:
+    """For each word, a run of the first encoder's tokens, the other encoders' tokens that stand in it."""
+    first, *others = tokens
+    shares = []
+    for other in others:
+        if other.ids == first.ids:
+            shares.append([tuple(first.ids[start:end]) for start, end in bounds])
+            continue
+        starts = [first.offsets[start][0] for start, _ in bounds]
+        words: list[list[int]] = [[] for _ in bounds]
+        for token, (start, _) in zip(other.ids, other.offsets, strict=True):
+            words[max(bisect_right(starts, start) - 1, 0)].append(token)
+        shares.append([tuple(word) for word in words])
+    return list(zip(*shares, strict=True)) if shares else [()] * len(bounds)

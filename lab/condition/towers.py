@@ -44,10 +44,10 @@ def encode_chunks(
         InputError: `clip_skip` leaves no layer.
     """
     states, pooled = [], None
-    for tower in bundle.towers:
-        ids = torch.tensor([chunk_ids(chunk, tower) for chunk in chunks], device=bundle.device)
+    for index, tower in enumerate(bundle.towers):
+        ids = torch.tensor([chunk_ids(chunk, tower, index) for chunk in chunks], device=bundle.device)
         back = layers_back(bundle.family, tower, clip_skip)
-        with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key)):
+        with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
             output = tower.encoder(ids, output_hidden_states=True)
         states.append(layer(bundle.family, tower, output, back))
         pooled = getattr(output, "text_embeds", pooled)
@@ -80,16 +80,16 @@ def _final_norm(encoder: nn.Module) -> Any:
     return getattr(encoder, "text_model", encoder).final_layer_norm
 
 
-def _placement(chunks: Sequence[Chunk], vectors: Vectors, key: str) -> Placement | None:
+def _placement(chunks: Sequence[Chunk], vectors: Vectors, key: str, index: int) -> Placement | None:
     entries, positions, rows = list[int](), list[int](), list[Tensor]()
     for entry, chunk in enumerate(chunks):
         position = 1  # after the start token
         for piece in chunk:
             if piece.embedding is not None:
                 rows.append(vectors[piece.embedding][key])
-                entries += [entry] * len(piece.ids)
-                positions += range(position, position + len(piece.ids))
-            position += len(piece.ids)
+                entries += [entry] * len(piece.ids[index])
+                positions += range(position, position + len(piece.ids[index]))
+            position += len(piece.ids[index])
     if not rows:
         return None
     return Placement(torch.tensor(entries), torch.tensor(positions), torch.cat(rows))

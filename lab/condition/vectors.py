@@ -52,12 +52,14 @@ def scattered(encoder: nn.Module, placement: Placement | None) -> Iterator[None]
         handle.remove()
 
 
-def by_name(embeddings: Iterable[Embedding]) -> dict[str, Embedding]:
-    """Embeddings by the names that prompts call them.
+def by_name(embeddings: Iterable[Embedding] | Mapping[str, Embedding]) -> Mapping[str, Embedding]:
+    """Embeddings by the names that prompts call them; a mapping is one already.
 
     Raises:
         InputError: two of them have one name.
     """
+    if isinstance(embeddings, Mapping):
+        return embeddings
     named: dict[str, Embedding] = {}
     for embedding in embeddings:
         if named.setdefault(embedding.name, embedding) is not embedding:

@@ -32,17 +32,16 @@ def weigh_chunks(
     if all(piece.weight == 1 for chunk in chunks for piece in chunk):
         return states
     context = states.shape[1]
-    weights = torch.tensor([_row_weights(chunk, context) for chunk in chunks])
     widths = [tower.width for tower in bundle.towers]
     weighted = []
-    for tower, z, e in zip(bundle.towers, states.split(widths, -1), empty.split(widths, -1), strict=True):
-        ids, rows = _with_learned_ids(chunks, tower, vectors)
+    for index, tower in enumerate(bundle.towers):
+        ids, rows = _with_learned_ids(chunks, tower, index, vectors)
         text = Weighted(
-            z=z,
-            e=e,
-            w=weights,
+            z=states.split(widths, -1)[index],
+            e=empty.split(widths, -1)[index],
+            w=torch.tensor([_row_weights(chunk, index, context) for chunk in chunks]),
             ids=torch.tensor(ids, device=bundle.device),
-            fragments=_fragments(chunks, ids),
+            fragments=_fragments(chunks, ids, index),
             special_ids=(tower.tokenizer.bos_token_id, tower.tokenizer.eos_token_id, tower.pad_token_id),
             encode=_encode(bundle, tower, rows, clip_skip),
         )
@@ -50,37 +49,39 @@ def weigh_chunks(
     return torch.cat(weighted, dim=-1)
 
 
-def _row_weights(chunk: Chunk, context: int) -> list[float]:
+def _row_weights(chunk: Chunk, index: int, context: int = 0) -> list[float]:
     weights = [1.0]  # the start token
     for piece in chunk:
-        weights += [piece.weight] * len(piece.ids)
+        weights += [piece.weight] * len(piece.ids[index])
     return weights + [1.0] * (context - len(weights))
 
 
 def _with_learned_ids(
-    chunks: Sequence[Chunk], tower: TextTower, vectors: Vectors
+    chunks: Sequence[Chunk], tower: TextTower, index: int, vectors: Vectors
 ) -> tuple[list[list[int]], list[Tensor]]:
     """The chunks' token ids, in which every learned vector has an id of its own past the vocabulary's end."""
     first = tower.encoder.config.vocab_size
     ids, rows = [], list[Tensor]()
     for chunk in chunks:
-        ids.append(chunk_ids(chunk, tower))
+        ids.append(chunk_ids(chunk, tower, index))
         position = 1
         for piece in chunk:
             if piece.embedding is not None:
-                learned = range(first + len(rows), first + len(rows) + len(piece.ids))
-                ids[-1][position : position + len(piece.ids)] = learned
+                learned = range(first + len(rows), first + len(rows) + piece.length)
+                ids[-1][position : position + piece.length] = learned
                 rows.extend(vectors[piece.embedding][tower.key])
-            position += len(piece.ids)
+            position += len(piece.ids[index])
     return ids, rows
 
 
-def _fragments(chunks: Sequence[Chunk], ids: Sequence[Sequence[int]]) -> list[tuple[list[int], float]]:
+def _fragments(
+    chunks: Sequence[Chunk], ids: Sequence[Sequence[int]], index: int
+) -> list[tuple[list[int], float]]:
     """Runs of equal weight: their token ids, and the weight."""
     tokens = [
         (token, weight)
         for chunk, row in zip(chunks, ids, strict=True)
-        for token, weight in zip(row[1:], _row_weights(chunk, 0)[1:], strict=False)
+        for token, weight in zip(row[1:], _row_weights(chunk, index)[1:], strict=False)
     ]
     return [
         ([token for token, _ in run], weight) for weight, run in groupby(tokens, key=lambda pair: pair[1])
