@@ -27,7 +27,21 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lab.models.bundle import Family
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-WHOLE_WORDS = "a photo of the red blue green apple cat dog on white background painting style blurry".split()
+WHOLE_WORDS = (
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "blue",
+    "apple",
+    "cat",
+    "dog",
+    "on",
+    "white",
+    "painting",
+    "blurry",
+)
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 

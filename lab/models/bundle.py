@@ -61,6 +61,11 @@ class GenerationDefaults(Config):
     height: int = Field(512, ge=1)
 
 
+def vae_scale(config: Mapping[str, Any]) -> int:
+    """Pixels per latent, along each side, of a VAE with this config."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A loaded model: never mutated in place.
@@ -102,7 +107,7 @@ class Bundle:
     @property
     def vae_scale(self) -> int:
         """Pixels per latent, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return vae_scale(self.vae.config)
 
     @cached_property
     def hash(self) -> str:

@@ -11,8 +11,8 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from lab.errors import InputError
 from lab.models.bundle import Family
 from lab.models.family import FAMILIES, family_of
+from lab.models.libraries import refusing
 from lab.models.parts import Parts, encoder_class, read_json
-from lab.models.quiet import quiet
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, read_header, uses_variant
 
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
@@ -98,11 +98,8 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
     Raises:
         InputError: damaged files.
     """
-    try:
-        with quiet():
-            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception for a damaged vocabulary
-        raise InputError(f"{folder}: cannot load the tokenizer: {first_line(error)}") from None
+    with refusing(f"{folder}: cannot load the tokenizer"):
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def read_module(
@@ -114,29 +111,21 @@ def read_module(
         InputError: weights that do not fit the config, or that lack a tensor.
     """
     precision = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
-    try:
-        with quiet():
-            module, report = kind.from_pretrained(
-                folder,
-                variant=variant,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **{precision: dtype},
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: cannot load it: {first_line(error)}") from None
+    with refusing(f"{folder}: cannot load it"):
+        module, report = kind.from_pretrained(
+            folder,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **{precision: dtype},
+        )
     absent = sorted(report["missing_keys"])
     if absent:
         raise InputError(
             f"{folder}: its weights lack {len(absent)} tensors of its config, among them {absent[0]}"
         )
     return module.eval()
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says first; the rest is advice for its own users."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _contents(root: Path) -> str:

@@ -1,33 +1,20 @@
 """From a name, folder or file to a `Bundle`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
-from lab.models.bundle import Bundle, GenerationDefaults, TextTower
-from lab.models.family import FAMILIES, check_channels, tower_keys
+from lab.models.bundle import Bundle, TextTower
+from lab.models.defaults import generation_defaults
+from lab.models.family import check_channels, tower_keys
 from lab.models.folder import read_folder
 from lab.models.memory import arrange, check_machine
 from lab.models.options import ModelOptions
-from lab.models.parts import Parts, read_json
+from lab.models.parts import Parts
 from lab.models.precision import pick_device, pick_dtype, speak_float32
 from lab.models.sources import locate
 from lab.models.vae import read_vae
-
-SCHEDULER_NAMES = {
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "pndm",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler-a",
-    "HeunDiscreteScheduler": "heun",
-    "DPMSolverMultistepScheduler": "dpm++2m",
-    "UniPCMultistepScheduler": "unipc",
-    "LCMScheduler": "lcm",
-}
-"""The lab's names of the scheduler classes that models are saved with."""
 
 
 def load(source: str | Path = "emoji", **options: Any) -> Bundle:
@@ -96,7 +83,7 @@ def _bundle(
         dtype=dtype,
         options=options,
         weights=tuple(path for paths in weights.values() for path in paths),
-        defaults=_defaults(parts, root, scheduler, vae),
+        defaults=generation_defaults(parts.family, parts.unet.config, vae.config, scheduler, root),
         clip_folder=root / "clip" if (root / "clip" / "config.json").is_file() else None,
         force_zeros_for_empty_prompt=parts.family == "sdxl"
         and bool(parts.settings.get("force_zeros_for_empty_prompt", True)),
@@ -109,30 +96,3 @@ def _towers(parts: Parts) -> tuple[TextTower, ...]:
         TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)
         for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.encoders, strict=True)
     )
-
-
-def _defaults(
-    parts: Parts, root: Path, scheduler: Mapping[str, Any], vae: AutoencoderKL
-) -> GenerationDefaults:
-    """The family's, the model's own size and scheduler, and over them what its generation config says."""
-    sample = parts.unet.config.sample_size or 64
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    settings = {
-        "guidance": FAMILIES[parts.family].guidance,
-        "scheduler": _scheduler_name(scheduler),
-        "width": width * scale,
-        "height": height * scale,
-    }
-    path = root / "generation_config.json"
-    if path.is_file():
-        settings |= read_json(path)
-    return GenerationDefaults.build(settings, where=str(path))
-
-
-def _scheduler_name(config: Mapping[str, Any]) -> str:
-    """The lab's name for the scheduler that a model was saved with; `ddim` where the lab does not offer it."""
-    name = SCHEDULER_NAMES.get(config.get("_class_name", ""), "ddim")
-    if name == "dpm++2m" and config.get("algorithm_type") == "sde-dpmsolver++":
-        return "dpm++2m-sde"
-    return name

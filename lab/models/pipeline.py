@@ -7,7 +7,7 @@ import diffusers
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.family import FAMILIES
-from lab.models.quiet import quiet
+from lab.models.libraries import quiet
 
 
 def build_pipeline(bundle: Bundle) -> diffusers.DiffusionPipeline:
@@ -41,7 +41,8 @@ def model_scheduler(bundle: Bundle) -> diffusers.SchedulerMixin:
     """
     name = str(bundle.scheduler_config.get("_class_name", "DDIMScheduler"))
     kind: Any = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not known:
         raise InputError(
             f"{bundle.source}: its scheduler '{name}' is none that diffusers has; fix its scheduler_config.json"
         )

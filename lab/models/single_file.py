@@ -17,9 +17,9 @@ import torch
 from lab.errors import InputError
 from lab.models.bundle import Family
 from lab.models.family import FAMILIES, check_channels
-from lab.models.folder import VOCABULARIES, first_line, read_tokenizer
+from lab.models.folder import VOCABULARIES, read_tokenizer
+from lab.models.libraries import refusing
 from lab.models.parts import Parts, read_json
-from lab.models.quiet import quiet
 from lab.models.weights import TensorInfo, read_header
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -51,7 +51,7 @@ def read_file(
     family = file_family(header, path)
     with tempfile.TemporaryDirectory() as folder:
         configs = Path(folder)
-        _gather_configs(configs, family, config_folder)
+        gather_configs(configs, family, config_folder)
         scheduler = read_json(configs / "scheduler" / "scheduler_config.json") | file_marks(header)
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
         modules = _convert(path, configs, family, tokenizers)
@@ -104,7 +104,7 @@ def file_marks(header: Mapping[str, TensorInfo]) -> dict[str, Any]:
     return marks
 
 
-def _gather_configs(into: Path, family: Family, given: Path | None) -> None:
+def gather_configs(into: Path, family: Family, given: Path | None) -> None:
     """Lays the given configs over the lab's own, and a vocabulary beside each tokenizer's config."""
     shutil.copytree(CONFIGS / family, into, dirs_exist_ok=True)
     if given is not None:
@@ -137,16 +137,13 @@ def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -
     """Diffusers' own conversion, from local configs alone."""
     suffixes = FAMILIES[family].suffixes
     given = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, tokenizers, strict=True)}
-    try:
-        with quiet():
-            pipeline = getattr(diffusers, FAMILIES[family].pipeline).from_single_file(
-                str(path), config=str(configs), local_files_only=True, **given
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{path}: does not fit the configs of {FAMILIES[family].label}: {first_line(error)}; "
-            f"give the model's own by --config-folder"
-        ) from None
+    label = FAMILIES[family].label
+    with refusing(
+        f"{path}: does not fit the configs of {label}", "; give the model's own by --config-folder"
+    ):
+        pipeline = getattr(diffusers, FAMILIES[family].pipeline).from_single_file(
+            str(path), config=str(configs), local_files_only=True, **given
+        )
     names = ("unet", "vae", *(f"text_encoder{suffix}" for suffix in suffixes))
     modules = {name: getattr(pipeline, name) for name in names}
     for name, module in modules.items():

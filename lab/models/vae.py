@@ -7,8 +7,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from lab.errors import InputError
-from lab.models.folder import first_line, read_module
-from lab.models.quiet import quiet
+from lab.models.folder import read_module
+from lab.models.libraries import refusing
 from lab.models.sources import locate
 from lab.models.weights import pick_weights, read_header
 
@@ -44,14 +44,11 @@ def read_vae(source: str, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Pat
 
 
 def _read_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:
-    with tempfile.TemporaryDirectory() as config, quiet():
+    with tempfile.TemporaryDirectory() as config, refusing(f"{path}: no VAE like the model's"):
         like.save_config(config)
-        try:
-            vae = AutoencoderKL.from_single_file(
-                str(path), config=config, local_files_only=True, torch_dtype=torch.float32
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: no VAE like the model's: {first_line(error)}") from None
+        vae = AutoencoderKL.from_single_file(
+            str(path), config=config, local_files_only=True, torch_dtype=torch.float32
+        )
     if any(tensor.is_meta for tensor in vae.parameters()):
         raise InputError(f"{path}: no VAE like the model's: it lacks tensors")
     return vae.eval()

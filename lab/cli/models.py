@@ -1,0 +1,55 @@
+"""`lab models`: what is bundled, and what a folder or file is."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lab.models.describe import Description
+
+
+def models(source: str | None = None) -> None:
+    """List what is bundled, or say what a folder or file is.
+
+    Parameters
+    ----------
+    source
+        A bundled model's name, a diffusers folder, `file:x.safetensors` or `hub:org/name`; without one, everything
+        that is bundled.
+    """
+    from rich.console import Console
+
+    from lab.models.describe import describe
+    from lab.models.sources import bundled
+
+    console = Console()
+    for name in [source] if source else bundled():
+        console.print(_table(describe(name)))
+    if not source:
+        console.print("More: lab models FOLDER, file:x.safetensors, or hub:org/name.")
+
+
+def _table(model: "Description") -> "Table":
+    from rich.table import Table
+
+    from lab.models.family import FAMILIES
+
+    defaults = model.defaults
+    rows = {
+        "family": FAMILIES[model.family].label,
+        "predicts": model.prediction_type,
+        "text encoders": ", ".join(f"{key} ({width} wide)" for key, width in model.encoders),
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in model.parameters.items()),
+        "stored as": ", ".join(model.dtypes),
+        "hash": model.hash[:10],
+        "default size": f"{defaults.width} x {defaults.height} px",
+        "defaults": f"{defaults.scheduler}, {defaults.steps} steps, guidance {defaults.guidance:g}, "
+        f"guidance rescale {defaults.guidance_rescale:g}",
+        "where": str(model.root),
+    }
+    table = Table(title=model.source, title_justify="left", show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

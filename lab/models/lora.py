@@ -1,0 +1,55 @@
+"""LoRA files, read by diffusers and fused into the weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.models.family import FAMILIES
+from lab.models.libraries import refusing
+from lab.models.pipeline import build_pipeline
+from lab.models.weights import read_header
+
+
+def fuse_all(bundle: Bundle) -> Bundle:
+    """Adds every LoRA of the bundle's options to the weights, which then cost no more time than before.
+
+    Returns:
+        The bundle with the files among its weights, so that its hash tells.
+
+    Raises:
+        InputError: an unreadable file, or one that fits no part of the model.
+    """
+    files = [parse_lora(text) for text in bundle.options.lora]
+    for path, scale in files:
+        _fuse(bundle, path, scale)
+    return replace(bundle, weights=(*bundle.weights, *(path for path, _ in files)))
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """Splits `FILE` or `FILE=scale`; without a scale it is 1.
+
+    Raises:
+        InputError: the scale is not a number.
+    """
+    name, equals, scale = text.rpartition("=")
+    if not equals:
+        return Path(text).expanduser(), 1.0
+    try:
+        return Path(name).expanduser(), float(scale)
+    except ValueError:
+        raise InputError(f"--lora {text}: '{scale}' is not a scale; write FILE or FILE=0.8") from None
+
+
+def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
+    read_header(path)
+    pipeline = build_pipeline(bundle)
+    with refusing(f"{path}: no LoRA for this {FAMILIES[bundle.family].label} model"):
+        pipeline.load_lora_weights(
+            path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
+        )
+        parts = [part for part, adapters in pipeline.get_list_adapters().items() if adapters]
+        pipeline.fuse_lora(components=parts, lora_scale=scale)
+        pipeline.unload_lora_weights()
+    if not parts:
+        raise InputError(f"{path}: this LoRA fits no part of the model")

@@ -1,0 +1,21 @@
+from lab.cli.main import main
+
+
+def test_without_a_source_it_lists_what_is_bundled(capsys):
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "emoji" in said
+    assert "v_prediction" in said
+
+
+def test_it_says_what_a_folder_is(sdxl_folder, capsys):
+    assert main(["models", str(sdxl_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "Stable Diffusion XL" in said
+    assert "clip_g (64 wide)" in said
+    assert "unet 381,620" in said
+
+
+def test_what_is_no_model_is_one_line(tmp_path, capsys):
+    assert main(["models", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

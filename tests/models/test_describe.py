@@ -1,0 +1,34 @@
+import pytest
+
+from lab.models.describe import describe
+from tests.ldm import write_checkpoint
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_folders_are_described_as_they_load(family, request):
+    bundle = request.getfixturevalue(family)
+    told = describe(str(bundle.root))
+    assert (told.family, told.prediction_type, told.hash) == (
+        bundle.family,
+        bundle.prediction_type,
+        bundle.hash,
+    )
+    assert told.encoders == tuple((tower.key, tower.width) for tower in bundle.towers)
+    assert told.parameters["unet"] == sum(parameter.numel() for parameter in bundle.unet.parameters())
+    assert told.parameters["vae"] == sum(parameter.numel() for parameter in bundle.vae.parameters())
+    assert told.dtypes == ("F32",)
+    assert told.defaults == bundle.defaults
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_files_are_described_by_their_tensors(family, request, tmp_path):
+    bundle = request.getfixturevalue(family)
+    path = write_checkpoint(bundle, tmp_path / "x.safetensors")
+    told, folder = describe(f"file:{path}"), describe(str(bundle.root))
+    assert (told.family, told.encoders, told.prediction_type) == (
+        folder.family,
+        folder.encoders,
+        folder.prediction_type,
+    )
+    assert told.parameters["unet"] == folder.parameters["unet"]
+    assert told.parameters["vae"] == folder.parameters["vae"]

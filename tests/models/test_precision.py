@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from lab.errors import InputError
+from lab.models.load import load
+from lab.models.precision import pick_device, pick_dtype
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_only_the_unet_computes_in_lower_precision_and_pipelines_still_work(family, request):
+    exact = request.getfixturevalue(family)
+    bundle = load(exact.root, device="cpu", dtype="bfloat16")
+    assert bundle.dtype == bundle.unet.dtype == torch.bfloat16
+    assert {bundle.vae.dtype, *(tower.encoder.dtype for tower in bundle.towers)} == {torch.float32}
+
+    def picture(bundle):
+        generator = torch.Generator().manual_seed(3)
+        return bundle.pipeline()("a cat", num_inference_steps=3, generator=generator, output_type="np").images
+
+    difference = abs(picture(bundle) - picture(exact)).max()
+    assert 0 < difference < 0.05  # bfloat16 has 8 bits: a few hundredths of the range after three steps
+
+
+def test_timesteps_keep_their_precision(sd1_folder):
+    unet = load(sd1_folder, device="cpu", dtype="bfloat16").unet
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
+    near, far = (unet(noise, torch.tensor(step), text).sample for step in (998.0, 1000.0))
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, far)  # bfloat16 knows neither: both would round to 1000
+    named = unet(sample=noise, timestep=torch.tensor(998.0), encoder_hidden_states=text, return_dict=False)[0]
+    assert torch.equal(named, near)
+
+
+def test_auto_is_a_rule_that_gives_the_same_answer_every_time():
+    assert pick_dtype("auto", torch.device("mps")) == torch.float16
+    assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("cuda:99", "not on this machine"), ("gpu", "unknown device"), ("meta", "not on this machine")],
+)
+def test_devices_that_are_not_there_are_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        pick_device(name)

@@ -1,0 +1,148 @@
+import hashlib
+import shutil
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
+
+from lab.errors import InputError
+from lab.models.family import FAMILIES as FAMILY_TRAITS
+from lab.models.folder import read_tokenizer
+from lab.models.load import load
+from lab.models.parts import encoder_class
+from lab.models.single_file import CONFIGS, gather_configs
+from tests.ldm import write_checkpoint
+from tests.paths import CLIP_TOKENIZER, needs_clip_tokenizer
+
+FAMILIES = ["sd1", "sd2", "sdxl"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {f: write_checkpoint(request.getfixturevalue(f), folder / f"{f}.safetensors") for f in FAMILIES}
+
+
+def states(bundle):
+    modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
+    return [module.state_dict() for module in modules]
+
+
+def picture(bundle):
+    return bundle.pipeline()(
+        "a red apple, 3 cats",
+        num_inference_steps=3,
+        generator=torch.Generator().manual_seed(1),
+        output_type="np",
+    ).images
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_model_as_one_file_is_the_same_model(family, checkpoints, request):
+    original = request.getfixturevalue(family)
+    loaded = load(f"file:{checkpoints[family]}", config_folder=original.root, device="cpu")
+    assert loaded.family == family
+    assert loaded.prediction_type == original.prediction_type
+    assert [tower.key for tower in loaded.towers] == [tower.key for tower in original.towers]
+    assert [tower.pad_token_id for tower in loaded.towers] == [
+        tower.pad_token_id for tower in original.towers
+    ]
+    for ours, theirs in zip(states(loaded), states(original), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (picture(loaded) == picture(original)).all()
+
+
+def test_the_hash_of_a_file_is_the_files_own(checkpoints, sd1):
+    loaded = load(f"file:{checkpoints['sd1']}", config_folder=sd1.root, device="cpu")
+    assert loaded.hash == hashlib.sha256(checkpoints["sd1"].read_bytes()).hexdigest()
+
+
+def test_prediction_type_comes_from_override_then_file_then_configs(sdxl, sd2, checkpoints, tmp_path):
+    marked = write_checkpoint(sdxl, tmp_path / "v.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+    bundle = load(f"file:{marked}", config_folder=sdxl.root, device="cpu")
+    assert bundle.prediction_type == "v_prediction"
+    assert bundle.scheduler_config["rescale_betas_zero_snr"]
+    bundle = load(f"file:{marked}", config_folder=sdxl.root, device="cpu", prediction_type="epsilon")
+    assert bundle.prediction_type == "epsilon"
+    bundle = load(
+        f"file:{checkpoints['sd2']}", config_folder=sd2.root, device="cpu", prediction_type="epsilon"
+    )
+    assert bundle.prediction_type == "epsilon"
+
+
+def test_a_vocabulary_alone_is_taken_for_every_tokenizer_with_the_familys_padding(sdxl, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(sdxl.root / "tokenizer" / name, tmp_path / name)
+    gather_configs(tmp_path / "configs", "sdxl", tmp_path)
+    first, second = (read_tokenizer(tmp_path / "configs" / name) for name in ("tokenizer", "tokenizer_2"))
+    assert first.get_vocab() == second.get_vocab() == sdxl.towers[0].tokenizer.get_vocab()
+    assert (first.pad_token_id, second.pad_token_id) == (first.eos_token_id, 0)
+
+
+@needs_clip_tokenizer
+def test_clips_own_vocabulary_gives_its_published_tokens(tmp_path):
+    gather_configs(tmp_path, "sd1", CLIP_TOKENIZER)
+    tokenizer = read_tokenizer(tmp_path / "tokenizer")
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer.model_max_length == 77
+
+
+def test_without_a_vocabulary_offline_the_way_out_is_named(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="--config-folder a folder with CLIP's vocab"):
+        load(f"file:{checkpoints['sd1']}", device="cpu")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shipped_configs_have_the_published_shapes(family):
+    """Parameter counts of the published models, in millions: U-Net, VAE, text encoders."""
+    published = {"sd1": (859.5, 83.7, 123.1), "sd2": (865.9, 83.7, 340.4), "sdxl": (2567.5, 83.7, 817.7)}
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / family / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / family / "vae"))
+        text = [
+            encoder_class(suffix)(CLIPTextConfig.from_pretrained(CONFIGS / family / f"text_encoder{suffix}"))
+            for suffix in FAMILY_TRAITS[family].suffixes
+        ]
+    counts = [
+        sum(p.numel() for module in part for p in module.parameters()) / 1e6 for part in ([unet], [vae], text)
+    ]
+    assert counts == pytest.approx(published[family], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("model.diffusion_model.", "no U-Net"),
+        ("first_stage_model.", "no VAE"),
+        ("cond_stage_model.", "no text encoder"),
+    ],
+)
+def test_files_that_lack_a_part_say_which(part, said, checkpoints, tmp_path):
+    tensors = {name: t for name, t in load_file(checkpoints["sd1"]).items() if not name.startswith(part)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=said):
+        load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
+
+
+def test_files_that_lack_a_tensor_or_have_other_shapes_are_refused(checkpoints, sd1, sd2, tmp_path):
+    tensors = load_file(checkpoints["sd1"])
+    path = tmp_path / "x.safetensors"
+    save_file({name: t for name, t in tensors.items() if "middle_block.1.proj_in" not in name}, path)
+    with pytest.raises(InputError, match=r"lacks|does not fit"):
+        load(f"file:{path}", config_folder=sd1.root, device="cpu")
+    with pytest.raises(InputError, match="--config-folder"):
+        load(f"file:{checkpoints['sd1']}", config_folder=sd2.root, device="cpu")
+
+
+def test_inpainting_models_are_refused(checkpoints, tmp_path):
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    tensors = load_file(checkpoints["sd1"])
+    save_file(tensors | {name: torch.zeros(16, 9, 3, 3)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="takes 9 channels"):
+        load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
