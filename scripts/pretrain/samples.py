@@ -71,6 +71,7 @@ def main() -> None:
             kind = "samples" if i < 5 else "samples_test"
             write(paint(scene, icons, 128), ASSETS / kind / folder / f"{i % 5 + 1}.png")
         lines.append(f"- `{folder}/`: {SOURCES[style]}")
+    lines += ["", "The licences: `lab/assets/emoji/ATTRIBUTION.md`."]
     text = "\n".join(lines) + "\n"
     for kind in ("samples", "samples_test"):
         write_atomically(ASSETS / kind / "ATTRIBUTION.md", lambda p: p.write_text(text))
