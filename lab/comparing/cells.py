@@ -1,0 +1,113 @@
+"""Makes the images of an experiment: streamed to disk, resumed, shared by processes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from accelerate import PartialState
+
+from lab.comparing.experiment import Cell, Experiment
+from lab.condition.encode import encode_pairs
+from lab.models.bundle import Bundle
+from lab.models.load import load_options
+from lab.models.options import ModelOptions
+from lab.runs.folder import RunFolder
+from lab.sample.config import GenerateConfig
+from lab.sample.engine import Note, Progress, run_jobs
+from lab.sample.jobs import Job
+from lab.sample.record import make_record
+from lab.sample.settings import resolve
+
+SLAB = 256
+"""Images whose prompts are encoded together; more would only take memory."""
+
+
+def make_cells(
+    bundle: Bundle,
+    experiment: Experiment,
+    folder: RunFolder,
+    state: PartialState,
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+) -> None:
+    """Makes this process' share of the images that the folder lacks.
+
+    Raises:
+        InputError: settings that a model cannot serve, or a folder that cannot be written.
+    """
+    missing = [cell for cell in experiment.pictures if cell.index not in folder.finished()]
+    state.wait_for_everyone()  # everybody looks before anybody writes
+    mine = missing[state.process_index :: state.num_processes]
+    done = 0
+    for source, of_model in groupby(sorted(mine, key=_model), key=_model):
+        model = model_for(bundle, experiment, source)
+        for cells in _slabs(list(of_model)):
+            _make(model, experiment, cells, folder, _moved(on_progress, done, len(mine)), on_note)
+            done += len(cells)
+
+
+def plan_cells(bundle: Bundle, cells: Sequence[Cell]) -> list[Job]:
+    """Jobs for cells of one model: each distinct text is encoded once for each way of reading it."""
+    settings = {id(cell.options): resolve(bundle, cell.options) for cell in _distinct(cells)}
+    jobs: dict[int, Job] = {}
+    ways: dict[str, list[Cell]] = {}
+    for cell in cells:
+        ways.setdefault(_way(cell.options), []).append(cell)
+    for alike in ways.values():
+        options = alike[0].options
+        texts = [(cell.prompt, cell.options.negative_prompt) for cell in alike]
+        used = {each.name: each for cell in alike for each in cell.used}
+        pairs = encode_pairs(bundle, texts, list(used.values()), options, settings[id(options)].steps)
+        for cell, (positive, negative) in zip(alike, pairs, strict=True):
+            jobs[cell.index] = Job(cell.index, positive, negative, cell.seed, settings[id(cell.options)])
+    return [jobs[cell.index] for cell in cells]
+
+
+def _distinct(cells: Sequence[Cell]) -> Iterable[Cell]:
+    """One cell for each of their options, which the seeds of a variant and prompt share."""
+    return {id(cell.options): cell for cell in cells}.values()
+
+
+def model_for(bundle: Bundle, experiment: Experiment, source: str) -> Bundle:
+    """The bundle itself, or for another model that one, loaded with the experiment's options."""
+    if source in (bundle.source, ""):
+        return bundle
+    options = {name: getattr(experiment.config, name) for name in ModelOptions.model_fields}
+    return load_options(ModelOptions.build(options | {"model": source, "device": str(bundle.device)}))
+
+
+def _make(
+    bundle: Bundle,
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    folder: RunFolder,
+    on_progress: Progress | None,
+    on_note: Note | None,
+) -> None:
+    options = {cell.index: cell.options for cell in cells}
+    jobs = plan_cells(bundle, cells)
+    for sample in run_jobs(bundle, jobs, experiment.config.batch_size, on_progress, on_note):
+        index = sample.job.index
+        folder.save(index, sample.image, make_record(bundle, options[index], sample.job))
+
+
+def _model(cell: Cell) -> str:
+    return cell.options.model if "model" in cell.options.model_fields_set else ""
+
+
+def _slabs(cells: Sequence[Cell]) -> Iterator[Sequence[Cell]]:
+    """Pairs come together with all their variants, so that what an interrupted run leaves can be compared."""
+    ordered = sorted(cells, key=lambda cell: (cell.pair, cell.index))
+    for start in range(0, len(ordered), SLAB):
+        yield ordered[start : start + SLAB]
+
+
+def _way(options: GenerateConfig) -> str:
+    """What decides how a text is read and encoded."""
+    names = {"dialect", "weighting", "clip_skip", "embedding", "bare_names", "comma_backtrack", "steps"}
+    return options.model_dump_json(include=names)
+
+
+def _moved(on_progress: Progress | None, done: int, total: int) -> Progress | None:
+    if on_progress is None:
+        return None
+    return lambda some, _: on_progress(done + some, total)

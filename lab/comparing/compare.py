@@ -1,0 +1,160 @@
+"""`lab.compare`: what variants change, how much, and how sure that is."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+
+from lab.comparing.cells import make_cells
+from lab.comparing.config import CompareConfig
+from lab.comparing.effects import EFFECT_COLUMNS, find_effects, image_rows, write_table
+from lab.comparing.experiment import Experiment
+from lab.comparing.report import write_report
+from lab.comparing.scoring import score_cells
+from lab.comparing.sentences import answers
+from lab.embeddings.embedding import Embedding
+from lab.errors import InputError
+from lab.files import atomic
+from lab.models.bundle import Bundle
+from lab.models.sources import locate
+from lab.runs.folder import RunFolder
+from lab.sample.engine import Note, Progress
+from lab.sample.settings import resolve
+from lab.score.metrics import METRICS, choose_metrics
+from lab.score.tools import ScoreOptions, open_tools
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a comparison found.
+
+    Attributes:
+        folder: Holds config.yaml, results.csv, effects.csv, cells/ and report.html.
+        effects: The rows of effects.csv: variant, metric, difference, low, high, p, win_rate, n.
+        answers: The effects in a sentence each.
+    """
+
+    folder: Path
+    effects: list[dict[str, Any]]
+    answers: list[str]
+
+    @property
+    def page(self) -> Path:
+        """The report, to be opened in a browser."""
+        return self.folder / "report.html"
+
+
+def compare(
+    bundle: Bundle,
+    config: CompareConfig,
+    *,
+    embeddings: Sequence[Embedding] = (),
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+) -> Report:
+    """Makes every variant with every prompt and seed, measures what differs, and writes a report.
+
+    The same config again goes on where it was interrupted. Under torchrun or `accelerate launch`, each process makes
+    its share of the images; they all need the same `out` folder, and the first one writes tables and report.
+
+    Args:
+        embeddings: Learned embeddings that prompts and axes may name.
+        on_progress: Hears of images made.
+        on_note: Hears what a person should know, a line at a time.
+
+    Raises:
+        InputError: axes that are unknown, clash or vary nothing; a metric without what it needs; a folder of
+            another run. Nothing is generated then.
+    """
+    note = on_note or (lambda line: None)
+    experiment = Experiment(config, embeddings)
+    tools = open_tools(bundle, config)
+    metrics, left_out = _choose_metrics(experiment, tools)
+    _check(bundle, experiment)
+    state = PartialState(cpu=bundle.device.type == "cpu")
+    out = _open(bundle, experiment, state)
+    cells = RunFolder(out / "cells")
+    finished = len(cells.finished())
+    if finished:
+        note(f"{out}: {finished} images are there already; going on with the rest.")
+    make_cells(bundle, experiment, cells, state, on_progress, on_note)
+    state.wait_for_everyone()
+    files = cells.finished()
+    scores = score_cells(experiment, files, metrics, tools, state)
+    effects = find_effects(experiment, scores)
+    if state.is_main_process:
+        write_table(out / "results.csv", image_rows(experiment, scores, files))
+        write_table(out / "effects.csv", effects, EFFECT_COLUMNS)
+        write_report(out, bundle, experiment, scores, effects, files, left_out)
+    state.wait_for_everyone()
+    return Report(out, effects, [answer.text for answer in answers(experiment, effects)])
+
+
+def _choose_metrics(experiment: Experiment, tools: Any) -> tuple[list[str], Mapping[str, str]]:
+    asked = experiment.config.metrics
+    metrics, reasons = choose_metrics(asked, tools)
+    if len(experiment.seeds) < 2:
+        reason = "it compares the images of several seeds, and there is one seed"
+        alone = [name for name in metrics if METRICS[name].over == "prompt"]
+        for name in set(alone) & set(asked):
+            raise InputError(f"metrics: '{name}' cannot run here: {reason}; give more --seeds")
+        metrics = [name for name in metrics if name not in alone]
+        reasons = reasons | dict.fromkeys(alone, reason)
+    return metrics, reasons
+
+
+def _check(bundle: Bundle, experiment: Experiment) -> None:
+    """Finds what would fail later: settings that the model cannot serve, models that are not there."""
+    for options in {id(cell.options): cell.options for cell in experiment.pictures}.values():
+        if "model" in options.model_fields_set and options.model != bundle.source:
+            locate(options.model)
+        else:
+            resolve(bundle, options)
+
+
+def _open(bundle: Bundle, experiment: Experiment, state: PartialState) -> Path:
+    """Begins the run's folder or goes on in it; metrics may differ from those of the run that it holds."""
+    text = _identity(bundle, experiment)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    out = experiment.config.out or Path("outputs", f"compare-{digest}")
+    if state.is_main_process:
+        stored = out / "config.yaml"
+        if stored.is_file() and _same_images(stored.read_text(encoding="utf-8"), text):
+            with atomic(stored) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        RunFolder.open(out, text)
+    state.wait_for_everyone()
+    return out
+
+
+def _identity(bundle: Bundle, experiment: Experiment) -> str:
+    """The config with what else decides the images: the weights and the embeddings."""
+    used = {(each.name, each.provenance.sha256[:10]) for cell in experiment.pictures for each in cell.used}
+    lines = [
+        f"# model {bundle.hash[:10]}",
+        *(f"# embedding {name} {digest}" for name, digest in sorted(used)),
+    ]
+    stored = experiment.config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+    return "\n".join([*lines, stored])
+
+
+def _same_images(before: str, now: str) -> bool:
+    """Whether two configs differ in nothing but how images are judged."""
+
+    def comments(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("#")]
+
+    try:
+        one, other = yaml.safe_load(before), yaml.safe_load(now)
+    except yaml.YAMLError:
+        return False
+    judging = {*ScoreOptions.model_fields, "heat_map"}
+    kept = [
+        {key: value for key, value in each.items() if key not in judging} if isinstance(each, dict) else None
+        for each in (one, other)
+    ]
+    return kept[0] is not None and kept[0] == kept[1] and comments(before) == comments(now)

@@ -1,0 +1,179 @@
+"""The report: one page that opens from disk, with everything in it; more pages where the images are many."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lab.comparing.experiment import Cell, Experiment
+from lab.comparing.pages import Pictures, image_uri, paged, rows_of
+from lab.comparing.panels import Panel
+from lab.comparing.plots import effect_plot
+from lab.comparing.scoring import Scores
+from lab.comparing.sentences import answers, caveats, number, question
+from lab.files import atomic
+from lab.models.bundle import Bundle
+from lab.score.metrics import METRICS
+
+PAIRS_SHOWN = 3
+"""Pairs with the largest change that are shown of each metric, in each direction."""
+
+SENTENCES = 4
+"""Variants up to which every one gets its sentence; of more, the clear effects that are largest."""
+
+_HIDDEN = {"versions", "applied", "model_hash", "prompt_file", "embedding", "embeddings"}
+
+
+def write_report(
+    folder: Path,
+    bundle: Bundle,
+    experiment: Experiment,
+    scores: Scores,
+    effects: Sequence[dict[str, Any]],
+    files: Mapping[int, Path],
+    left_out: Mapping[str, str],
+    panels: Sequence[Panel] = (),
+) -> list[Path]:
+    """Writes report.html, and report-2.html and so on if the images do not fit in one page.
+
+    Args:
+        left_out: Metrics that were not measured, and why.
+        panels: What else to show.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("lab.comparing"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    template = environment.get_template("report.html")
+    records = {index: _read(files[index]) for index in {cell.picture for cell in experiment.cells}}
+    largest = [
+        {"metric": METRICS[name], "pairs": _largest(experiment, scores, name)}
+        for name in scores.values
+        if METRICS[name].over == "image"
+    ]
+    shown = [pair["cell"] for each in largest for pair in each["pairs"]]
+    shown += [experiment.counterpart(cell) for cell in shown]
+    pages = paged(experiment, files, shown)
+    written = []
+    for place, pairs in enumerate(pages, start=1):
+        first = place == 1
+        cells = [experiment.cell(variant, *pair) for pair in pairs for variant in experiment.variants]
+        html = template.render(
+            experiment=experiment,
+            question=question(experiment),
+            groups=_groups(experiment, effects) if first else [],
+            caveats=caveats(experiment),
+            left_out=left_out,
+            effects=effects,
+            number=number,
+            largest=largest if first else [],
+            panels=[_panel(panel) for panel in panels] if first else [],
+            pictures=Pictures(files),
+            rows_of=rows_of,
+            data_uri=image_uri,
+            pairs=pairs,
+            page=place,
+            names=[_name(number) for number in range(1, len(pages) + 1)],
+            data=_data(experiment, scores, records, cells + (shown if first else [])),
+            made=_made(bundle, experiment, records),
+            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        )
+        with atomic(folder / _name(place)) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+        written.append(folder / _name(place))
+    return written
+
+
+def _name(page: int) -> str:
+    return "report.html" if page == 1 else f"report-{page}.html"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def _groups(experiment: Experiment, effects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each metric its sentences and its plot."""
+    said = answers(experiment, effects)
+    groups = []
+    for name in dict.fromkeys(row["metric"] for row in effects):
+        rows = [(row, answer) for row, answer in zip(effects, said, strict=True) if row["metric"] == name]
+        told = rows
+        if len(rows) > SENTENCES:
+            ranked = sorted(rows, key=lambda each: (not each[1].clear, -abs(each[0]["difference"])))
+            told = [each for each in rows if each in ranked[:SENTENCES]]
+        groups.append(
+            {
+                "name": name,
+                "metric": METRICS[name],
+                "answers": [answer for _, answer in told],
+                "hidden": len(rows) - len(told),
+                "plot": Markup(effect_plot(name, [row for row, _ in rows])),  # our own SVG
+            }
+        )
+    return groups
+
+
+def _largest(experiment: Experiment, scores: Scores, name: str) -> list[dict[str, Any]]:
+    """The pairs that a metric says have changed most, the largest first, upwards and downwards in turn."""
+    table, base = scores.values[name], scores.values[name][experiment.baseline.index]
+    pairs = [
+        {"cell": cell, "change": float(table[cell.variant.index][cell.pair] - base[cell.pair])}
+        for cell in experiment.cells
+        if cell.variant is not experiment.baseline and cell.picture != experiment.counterpart(cell).picture
+    ]
+    up = sorted((pair for pair in pairs if pair["change"] > 0), key=lambda pair: -pair["change"])
+    down = sorted((pair for pair in pairs if pair["change"] < 0), key=lambda pair: pair["change"])
+    chosen = up[:PAIRS_SHOWN] + down[:PAIRS_SHOWN]
+    return sorted(chosen, key=lambda pair: -abs(pair["change"]))
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    pictures = [
+        asdict(picture) | {"svg": Markup(picture.data) if isinstance(picture.data, str) else None}
+        for picture in panel.pictures
+    ]
+    return {"title": panel.title, "text": panel.text, "pictures": pictures}
+
+
+def _data(
+    experiment: Experiment, scores: Scores, records: Mapping[int, dict[str, Any]], cells: Sequence[Cell]
+) -> Markup:
+    """What the page's script knows of its cells, as JSON that cannot end the script element."""
+    found = {}
+    for cell in cells:
+        record = records[cell.picture]
+        settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
+        uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
+        place = (cell.variant.index, *cell.pair)
+        found[cell.index] = {
+            "variant": cell.variant.name,
+            "base": experiment.counterpart(cell).index,
+            "picture": cell.picture,
+            "settings": settings | ({"embeddings": ", ".join(uses)} if uses else {}),
+            "scores": {
+                METRICS[name].label: number(float(table[place]), signed=False)
+                for name, table in scores.values.items()
+            },
+        }
+    return Markup(json.dumps(found, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _made(
+    bundle: Bundle, experiment: Experiment, records: Mapping[int, dict[str, Any]]
+) -> list[tuple[str, str]]:
+    """What made the images: models, embeddings and versions with their hashes."""
+    models = {(record["model"], record["model_hash"]) for record in records.values()}
+    uses = {(use["name"], use["sha256"]) for record in records.values() for use in record["applied"]}
+    first = next(iter(records.values()))
+    lines = [("model", f"{model}, SHA-256 {digest}") for model, digest in sorted(models)]
+    lines += [("embedding", f"<{name}>, SHA-256 {digest}") for name, digest in sorted(uses)]
+    lines.append(("computed on", f"{first['device']}, {first['dtype']}"))
+    lines += [(name, number) for name, number in first["versions"].items()]
+    return lines

@@ -1,0 +1,104 @@
+"""What metrics draw on: CLIP, reward models, reference images; opened once, or the reason why not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab.config import Config
+from lab.models.bundle import Bundle
+from lab.models.clip import load_clip
+from lab.score.clip import Clip
+from lab.score.judges import Quality, read_aesthetic
+from lab.score.pixels import images_in, read_pixels
+
+
+class ScoreOptions(Config):
+    """How images are judged."""
+
+    metrics: list[str] = Field(default_factory=list)
+    """Which metrics; by default all that can run with what is given. Repeatable."""
+
+    references: Path | None = None
+    """Folder of images to compare with (clip_reference, cmmd)."""
+
+    clip: Path | None = None
+    """Folder with a CLIPModel to judge with; by default the model's own."""
+
+    pickscore: Path | None = None
+    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
+
+    aesthetic: Path | None = None
+    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """Opened judges; a judge that cannot be had is None, and `missing` says why.
+
+    Attributes:
+        references: (m, p) CLIP features of the reference images.
+        missing: By the names of the other attributes.
+    """
+
+    clip: Clip | None = None
+    references: Tensor | None = None
+    pickscore: Clip | None = None
+    aesthetic: nn.Module | None = None
+    quality: Quality | None = None
+    missing: Mapping[str, str] | None = None
+
+    def why_not(self, needs: tuple[str, ...]) -> str | None:
+        """The reason why a metric with these needs cannot run, or None if it can."""
+        return next((self.missing[need] for need in needs if self.missing and need in self.missing), None)
+
+
+def open_tools(bundle: Bundle, options: ScoreOptions) -> Tools:
+    """Opens what the options name and what the bundle brings.
+
+    Raises:
+        InputError: something that was asked for by name is not there or damaged.
+    """
+    missing: dict[str, str] = {}
+    clip = references = pickscore = aesthetic = quality = None
+    if options.clip is not None:
+        clip = Clip(load_clip(options.clip, bundle.device))
+    elif bundle.clip_folder is not None:
+        clip = Clip(load_clip(bundle))
+    else:
+        missing["clip"] = (
+            f"{bundle.source} comes without CLIP's vision half; give a CLIPModel folder with --clip"
+        )
+    if options.references is None:
+        missing["references"] = "it compares with images that you choose; give a folder with --references"
+    elif clip is not None:
+        references = reference_features(clip, options.references)
+    if options.pickscore is None:
+        missing["pickscore"] = "it needs the PickScore model; give its folder with --pickscore"
+    else:
+        pickscore = Clip(load_clip(options.pickscore, bundle.device))
+    if options.aesthetic is None:
+        missing["aesthetic"] = "it needs an aesthetic head; give its file with --aesthetic"
+    elif clip is not None:
+        aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
+    folder = bundle.root / "quality"
+    if (folder / "config.json").is_file():
+        quality = Quality(folder, bundle.device)
+    else:
+        missing["quality"] = (
+            f"{bundle.source} comes without a quality classifier; the bundled emoji model has one"
+        )
+    return Tools(clip, references, pickscore, aesthetic, quality, missing)
+
+
+@torch.no_grad()
+def reference_features(clip: Clip, folder: Path) -> Tensor:
+    """CLIP features (m, p) of all images of a folder, read one at a time.
+
+    Raises:
+        InputError: no folder, no images, or a file that is no image.
+    """
+    return torch.cat([clip.images(read_pixels(path)[None]) for path in images_in(folder)])

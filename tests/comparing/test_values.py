@@ -1,0 +1,52 @@
+import pytest
+
+from lab.comparing.values import floats, integers, texts
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("1-10 [5]", [1, 3.25, 5.5, 7.75, 10]),
+        ("0.2-1.2 (+0.2)", [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]),
+        ("3-1 (-1)", [3, 2, 1]),
+        ("1-4", [1, 2, 3, 4]),
+        ("4, 7, 0.5", [4, 7, 0.5]),
+        ([4, "7-8"], [4, 7, 8]),
+        ("-1", [-1]),
+        (3, [3]),
+        ("5-9 [1]", [5]),
+    ],
+)
+def test_numbers(written, expected):
+    assert floats(written) == expected
+
+
+def test_counted_integers_are_the_nearest():
+    assert integers("1-10 [5]") == [1, 3, 6, 8, 10]
+    assert integers([4, 8.0]) == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("a", "1-10"),
+        ("1-3 (-1)", "never"),
+        ("1-3 (+0)", "never"),
+        ("0-1 (+0.00001)", "more than"),
+        ("1-3 [0]", "no values"),
+    ],
+)
+def test_bad_numbers_say_what_to_write(written, words):
+    with pytest.raises(ValueError, match=words):
+        floats(written)
+
+
+def test_fractions_are_no_integers():
+    with pytest.raises(ValueError, match="whole"):
+        integers("1.5")
+
+
+def test_texts():
+    assert texts('"", "blurry, noisy", plain') == ["", "blurry, noisy", "plain"]
+    assert texts(["a, b", ""]) == ["a, b", ""]
+    assert texts(True) == ["True"]
