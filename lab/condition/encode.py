@@ -7,6 +7,7 @@ from typing import overload
 import torch
 
 from lab.condition.conditioning import Conditioning, Encoding, Part
+from lab.condition.layout import Chunk
 from lab.condition.options import Dialect, TextOptions, Weighting
 from lab.condition.texts import TextEncoder, pad
 from lab.condition.vectors import by_name
@@ -14,7 +15,7 @@ from lab.embeddings.embedding import Embedding
 from lab.models.bundle import Bundle
 from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references
-from lab.prompt.syntax import Timeline
+from lab.prompt.syntax import Timeline, Variant
 
 Embeddings = Sequence[Embedding] | Mapping[str, Embedding]
 
@@ -85,7 +86,7 @@ def encode(
 
 def encode_pairs(
     bundle: Bundle,
-    pairs: Sequence[tuple[str, str | None]],
+    pairs: Sequence[tuple[str | Conditioning, str | None]],
     embeddings: Embeddings,
     options: TextOptions,
     steps: int,
@@ -94,13 +95,15 @@ def encode_pairs(
 
     Each distinct text is encoded once. Padding is chunks of the encoded empty text, as in the A1111 web UI, and
     depends on the pair alone. A negative of None is SDXL's convention: zeros where the model says so
-    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded.
+    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A positive side that is
+    encoded already (`read_embeds`) is taken as it is.
     """
     encoder = PromptEncoder(bundle, embeddings, options, steps)
-    made = encoder.encode([text or "" for pair in pairs for text in pair])
+    texts = [text or "" for pair in pairs for text in pair if not isinstance(text, Conditioning)]
+    made = encoder.encode(texts)
     result = []
     for positive, negative in pairs:
-        sides = made[positive], made[negative or ""]
+        sides = positive if isinstance(positive, Conditioning) else made[positive], made[negative or ""]
         rows = max(len(entry.embeds) for side in sides for part in side.parts for _, entry in part.entries)
         first, second = (_mapped(side, encoder.padding(rows)) for side in sides)
         if negative is None and bundle.force_zeros_for_empty_prompt:
@@ -122,6 +125,10 @@ class PromptEncoder:
         """Parses a prompt and resolves its schedules."""
         references = find_references(prompt, self._embeddings)
         return resolve(parse(prompt, self._options.dialect, references), self._steps)
+
+    def chunks(self, variant: Variant) -> list[list[Chunk]]:
+        """The chunks of what a prompt says at a time: one list for each of its texts (compel blends several)."""
+        return [member for term in self._texts.lay_out(variant).terms for member in term.members]
 
     def encode(self, prompts: Sequence[str]) -> Mapping[str, Conditioning]:
         """Encodes prompts, each distinct one once and without padding."""

@@ -1,5 +1,6 @@
-"""One vector for a whole text."""
+"""One vector for a prompt, and how near prompts are to each other."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,29 +8,27 @@ from torch import Tensor
 
 from lab.condition.conditioning import Encoding
 
-Pooling = Literal["eos", "mean", "first"]
+Pool = Literal["eos", "mean", "first"]
 
 
-def pool(encoding: Encoding, context: int, pooling: Pooling = "eos") -> Tensor:
-    """(d,) of an encoding's rows (n, d).
-
-    `eos` is the end token's row, which alone has seen the whole chunk and which CLIP pools by; of several chunks,
-    the mean. `mean` is that of the rows of all words and embeddings. `first` is the row of the first of them: the
-    start token's row is the same for every text. A text without words is its end token's row in every mode.
+def pool(encoding: Encoding, how: Pool, context: int) -> Tensor:
+    """(d,): a prompt's vector.
 
     Args:
-        context: The text encoder's context length, of which `n` is a multiple.
+        how: `eos`, the row of the first chunk's end token; `mean` over the rows of words and embeddings; `first`,
+            the row of the first of them (the start token's is the same for every prompt). A text without words has
+            its end token in all three.
+        context: Rows of a chunk.
     """
-    rows = [row for span in encoding.spans for row in range(span.start, span.end)]
-    if pooling == "eos" or not rows:
-        return encoding.embeds[_end_rows(rows, context)].mean(dim=0)
-    return encoding.embeds[rows[:1] if pooling == "first" else rows].mean(dim=0)
+    rows = sorted({row for span in encoding.spans for row in range(span.start, span.end)})
+    end = max((row + 1 for row in rows if row < context), default=1)
+    if how == "eos" or not rows:
+        return encoding.embeds[end]
+    return encoding.embeds[rows[0]] if how == "first" else encoding.embeds[rows].mean(dim=0)
 
 
-def _end_rows(rows: list[int], context: int) -> Tensor:
-    """The row after the last word of every chunk that has words; the first chunk's where none has."""
-    last: dict[int, int] = {}
-    for row in rows:
-        chunk = row // context
-        last[chunk] = max(row, last.get(chunk, row))
-    return torch.tensor([row + 1 for row in last.values()] or [1])
+def similarities(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines and dot products of vectors (d,) each, as two (n, n) matrices."""
+    stacked = torch.stack(list(vectors))
+    directions = torch.nn.functional.normalize(stacked, dim=1)
+    return directions @ directions.T, stacked @ stacked.T

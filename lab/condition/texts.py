@@ -72,29 +72,34 @@ class TextEncoder:
         self._tokenizer.read(
             [segment.text for variant in variants for segment in variant.segments if segment.kind == "text"]
         )
-        laid_out = [self._lay_out(variant) for variant in variants]
-        self._run([chunk for text in laid_out for chunk in text.chunks()])
-        return [self._encoding(variant, text) for variant, text in zip(variants, laid_out, strict=True)]
+        distinct = {
+            (variant.text, variant.reading): variant for variant in variants
+        }  # alternations come back
+        laid_out = {key: self.lay_out(variant) for key, variant in distinct.items()}
+        self._run([chunk for text in laid_out.values() for chunk in text.chunks()])
+        made = {key: self._encoding(key[0], text) for key, text in laid_out.items()}
+        return [made[variant.text, variant.reading] for variant in variants]
 
     @torch.no_grad()
     def empty(self) -> Encoding:
         """The encoded empty text, with which shorter texts are padded."""
         return Encoding("", *self._rows_of(()))
 
-    def _lay_out(self, variant: Variant) -> "_LaidOut":
+    def lay_out(self, variant: Variant) -> "LaidOut":
+        """Lays a text out in chunks without encoding it."""
         reading = variant.reading
         if reading.problems:
             raise InputError(reading.problems[0])
         blends = reading.blends or (Blend(1.0, ((1.0, reading.segments),)),)
         terms = [
-            _Term(
+            Term(
                 blend,
                 [lay_out(self._pieces(segments), self._room, self._split) for _, segments in blend.members],
             )
             for blend in blends
         ]
         pooled = None if reading.pooled is None else first_chunk(self._pieces(reading.pooled), self._room)
-        return _LaidOut(terms, pooled)
+        return LaidOut(terms, pooled)
 
     def _pieces(self, segments: Sequence[Segment]) -> list[Piece | Break]:
         pieces = self._tokenizer.pieces(segments)
@@ -128,7 +133,7 @@ class TextEncoder:
         self._run([chunk])
         return self._rows[_key(chunk)]
 
-    def _encoding(self, variant: Variant, text: "_LaidOut") -> Encoding:
+    def _encoding(self, source: str, text: "LaidOut") -> Encoding:
         embeds, spans, rows = [], list[TokenSpan](), 0
         for term in text.terms:
             states = self._blended(term)
@@ -138,19 +143,17 @@ class TextEncoder:
             rows += len(states)
         joined = torch.cat(embeds)
         if not torch.isfinite(joined).all():
-            raise InputError(
-                f"'{variant.text}': its weights leave no finite embeddings; use weights nearer to 1"
-            )
+            raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
         first = text.terms[0].members[0][0] if text.pooled is None else text.pooled
         return Encoding(
-            variant.text,
+            source,
             joined,
             self._rows_of(first).pooled,
             tuple(spans),
             applied_embeddings(spans, self._embeddings),
         )
 
-    def _blended(self, term: "_Term") -> Tensor:
+    def _blended(self, term: "Term") -> Tensor:
         """(chunks * context, d): a compel blend under its weight, or the one text that there is."""
         members = [self._weighted(chunks) for chunks in term.members]
         states = members[0]
@@ -184,20 +187,21 @@ def _key(chunk: Chunk) -> tuple:
     return tuple((piece.ids, piece.embedding) for piece in chunk)
 
 
-class _Term(NamedTuple):
+class Term(NamedTuple):
     """A term of a text: how its members blend, and each member in chunks."""
 
     blend: Blend
     members: list[list[Chunk]]
 
 
-class _LaidOut(NamedTuple):
+class LaidOut(NamedTuple):
     """A text in chunks; `pooled` is the chunk to pool where that is not the first."""
 
-    terms: list[_Term]
+    terms: list[Term]
     pooled: Chunk | None
 
     def chunks(self) -> Iterator[Chunk]:
+        """All chunks that have to be encoded."""
         for term in self.terms:
             for member in term.members:
                 yield from member

@@ -1,5 +1,6 @@
 """From prompt text to data: `parse` in a dialect, then `resolve` over a number of steps."""
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -72,8 +73,20 @@ def _variants(prompt: Prompt, part: Part, masked: str, steps: int) -> tuple[Vari
             variants[-1] = replace(variants[-1], until=until)
             continue
         reading = _READERS[prompt.dialect]("".join(masked[start:end] for start, end in slices))
+        reading = replace(reading, notes=(*reading.notes, *_foreign(text, prompt.dialect)))
         variants.append(Variant(until, text, _place(reading, prompt, slices)))
     return tuple(variants)
+
+
+def _foreign(text: str, dialect: Dialect) -> tuple[str, ...]:
+    """Says so where words that steer the a1111 dialect are text."""
+    if dialect == "a1111":
+        return ()
+    return tuple(
+        f"{word} is a plain word in the {dialect} dialect; in a1111 it is syntax"
+        for word in ("AND", "BREAK")
+        if re.search(rf"\b{word}\b", text)
+    )
 
 
 def _mask(text: str, references: Sequence[Reference]) -> str:

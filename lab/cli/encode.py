@@ -1,0 +1,67 @@
+"""`lab encode`: what a prompt becomes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from lab.cli.flags import ModelFlags, TextFlags
+from lab.condition.options import TextOptions
+from lab.errors import InputError
+from lab.models.options import ModelOptions
+
+if TYPE_CHECKING:
+    from lab.condition.conditioning import Conditioning, Encoding
+
+
+def encode(
+    *prompts: str,
+    text: TextFlags = TextOptions(),
+    model: ModelFlags = ModelOptions(),
+    steps: Annotated[int, Parameter(group="Text")] = 20,
+    out: Path | None = None,
+    pool: Literal["eos", "mean", "first"] = "eos",
+) -> None:
+    """Show what prompts become: chunks, tokens, weights, embeddings, schedule, layer.
+
+    Args:
+        prompts: One prompt or several; several are compared.
+        steps: Denoising steps, over which schedules are laid out.
+        out: A .safetensors file for the prompt embeddings, to give to lab generate --embeds; several prompts are
+            numbered.
+        pool: What stands for a prompt as one vector: its end token's row, the mean of its words' rows, or its first
+            word's row.
+    """
+    if not prompts:
+        raise InputError("lab encode: give at least one prompt")
+    if steps < 1:
+        raise InputError(f"--steps {steps}: at least 1")
+    from lab.cli.prompt_table import show_prompt, show_similarities, show_vector
+    from lab.condition.encode import PromptEncoder
+    from lab.condition.files import write_embeds
+    from lab.condition.pooling import pool as pooled
+    from lab.embeddings.library import collect
+    from lab.models.load import load_options
+
+    bundle = load_options(model)
+    library = collect(text.embedding, text.embeddings)
+    encoder = PromptEncoder(bundle, library, text, steps)
+    made = encoder.encode(prompts)
+    console = Console()
+    context = min(tower.context_length for tower in bundle.towers)
+    vectors = [pooled(_first(made[prompt]), pool, context) for prompt in prompts]
+    for number, prompt in enumerate(prompts):
+        show_prompt(console, bundle, encoder, made[prompt], text)
+        show_vector(console, pool, vectors[number])
+        if out is not None:
+            path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
+            about = {"model": model.model, "steps": steps, "pool": pool, **text.model_dump(mode="json")}
+            write_embeds(path, made[prompt], about, {"vector": vectors[number].clone()})
+            console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)
+    if len(prompts) > 1:
+        show_similarities(console, vectors, pool)
+
+
+def _first(conditioning: "Conditioning") -> "Encoding":
+    return conditioning.parts[0].entries[0][1]

@@ -1,0 +1,139 @@
+"""Prompt embeddings in a file: `lab encode --out` writes them, `lab generate --embeds` takes them for a prompt.
+
+A .safetensors file with `embeds` and, for SDXL, `pooled`; a scheduled or composed prompt has further ones, numbered
+`embeds.1` and on. The metadata says what was encoded and how, under the key `lab` as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lab.condition.conditioning import AppliedEmbedding, Conditioning, Encoding, Part, TokenSpan
+from lab.errors import InputError
+from lab.files import atomic
+from lab.models.bundle import Bundle
+
+_KEY = "lab"
+
+
+def write_embeds(
+    path: Path,
+    conditioning: Conditioning,
+    about: Mapping[str, Any],
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes a conditioning, whole or not at all.
+
+    Args:
+        about: What else to keep: the model, the options, as JSON can hold them.
+        extra: Further tensors, which `read_embeds` leaves alone.
+
+    Raises:
+        InputError: the file cannot be written, or is no .safetensors file by its name.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: prompt embeddings go into a .safetensors file")
+    entries = list({id(entry): entry for part in conditioning.parts for _, entry in part.entries}.values())
+    tensors = dict(extra or {})
+    for number, entry in enumerate(entries):
+        tensors[_name("embeds", number)] = entry.embeds.contiguous().clone()
+        if entry.pooled is not None:
+            tensors[_name("pooled", number)] = entry.pooled.contiguous().clone()
+    numbers = {id(entry): number for number, entry in enumerate(entries)}
+    content = {
+        "prompt": conditioning.prompt,
+        "parts": [
+            {"weight": part.weight, "entries": [(until, numbers[id(entry)]) for until, entry in part.entries]}
+            for part in conditioning.parts
+        ],
+        "texts": [_described(entry) for entry in entries],
+        "about": dict(about),
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
+
+
+def read_embeds(path: Path, bundle: Bundle, steps: int) -> Conditioning:
+    """Reads a conditioning for a model and a number of denoising steps.
+
+    Raises:
+        InputError: not a file that `write_embeds` made, embeddings of another width than the model's, or a schedule
+            over another number of steps.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            content = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        conditioning = _conditioning(content, tensors)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read prompt embeddings: {error.strerror or error}") from None
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError):
+        raise InputError(f"{path}: no prompt embeddings; write them with lab encode --out") from None
+    _check(path, conditioning, bundle, steps)
+    return conditioning
+
+
+def _check(path: Path, conditioning: Conditioning, bundle: Bundle, steps: int) -> None:
+    width = sum(tower.width for tower in bundle.towers)
+    context = min(tower.context_length for tower in bundle.towers)
+    for part in conditioning.parts:
+        for _, entry in part.entries:
+            if entry.embeds.shape[-1] != width or entry.embeds.shape[0] % context:
+                shape = " x ".join(map(str, entry.embeds.shape))
+                raise InputError(
+                    f"{path}: embeddings of {shape}; the model {bundle.source} takes {context} x {width}"
+                )
+            if (entry.pooled is None) == (bundle.family == "sdxl"):
+                raise InputError(
+                    f"{path}: pooled embeddings are for SDXL, and only for it; use the model they are for"
+                )
+        last = part.entries[-1][0]
+        if len(part.entries) > 1 and last != steps:
+            raise InputError(f"{path}: its schedule is over {last} steps; give --steps {last}")
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{kind}.{number}" if number else kind
+
+
+def _described(entry: Encoding) -> dict[str, Any]:
+    return {
+        "text": entry.text,
+        "spans": [asdict(span) for span in entry.spans],
+        "applied": [asdict(use) for use in entry.applied],
+    }
+
+
+def _conditioning(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conditioning:
+    entries = [
+        Encoding(
+            text["text"],
+            _matrix(tensors[_name("embeds", number)]),
+            tensors.get(_name("pooled", number)),
+            tuple(TokenSpan(**span | {"source": tuple(span["source"])}) for span in text["spans"]),
+            tuple(
+                AppliedEmbedding(**use | {"positions": tuple(use["positions"])}) for use in text["applied"]
+            ),
+        )
+        for number, text in enumerate(content["texts"])
+    ]
+    parts = [
+        Part(float(part["weight"]), tuple((int(until), entries[number]) for until, number in part["entries"]))
+        for part in content["parts"]
+    ]
+    if not parts or not all(part.entries for part in parts):
+        raise ValueError("no part")
+    return Conditioning(content["prompt"], tuple(parts))
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 2 or not torch.isfinite(tensor).all():
+        raise ValueError("no matrix of finite numbers")
+    return tensor.float()
