@@ -16,6 +16,10 @@ _PUBLIC = {
     "encode": "lab.condition.encode",
     "GenerateConfig": "lab.sample.config",
     "generate": "lab.sample.generate",
+    "CompareConfig": "lab.comparing.config",
+    "compare": "lab.comparing.compare",
+    "TrainConfig": "lab.training.config",
+    "train": "lab.training.run",
 }
 
 __all__ = list(_PUBLIC)

@@ -1,0 +1,65 @@
+"""`lab train`: embeddings learned from a folder of images."""
+
+import os
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lab.cli.flags import ConfigFlag, ModelFlags, given
+from lab.cli.progress import step_progress
+from lab.models.options import ModelOptions
+from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
+
+DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
+LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
+StopFlags = Annotated[StopOptions, Parameter(name="*", group="When it stops")]
+RunFlags = Annotated[RunOptions, Parameter(name="*", group="What is written")]
+
+
+def train(
+    *,
+    data: DataFlags = DataOptions(),
+    learning: LearningFlags = LearningOptions(),
+    stop: StopFlags = StopOptions(),
+    run: RunFlags = RunOptions(),
+    model: ModelFlags = ModelOptions(),
+    config: ConfigFlag = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Prints captions, buckets, initial tokens, memory and time; no step.")
+    ] = False,
+) -> None:
+    """Learn an embedding from a folder of images. `--resume RUN` goes on with an interrupted run."""
+    settings = TrainConfig.read(config, given(data, learning, stop, run, model))
+    from lab.models.load import load_options
+    from lab.training.plan import describe_initial, describe_plan
+    from lab.training.run import prepare, settled
+    from lab.training.run import run as start
+
+    settings = settled(settings)
+    bundle = load_options(settings.model_copy(update={"device": _own_device(settings.device)}))
+    prepared = prepare(bundle, settings)
+    if dry_run:
+        print("\n".join(describe_plan(bundle, prepared)))
+        return
+    if int(os.environ.get("RANK", "0")) > 0:
+        start(bundle, prepared)
+        return
+    for name, initial in prepared.initial.items():
+        print("\n".join(describe_initial(name, initial.origins)))
+    with step_progress() as bar:
+        made = start(
+            bundle,
+            prepared,
+            on_step=lambda report, last: bar.step(report.step, last, report.loss),
+            on_note=bar.note,
+        )
+    for embedding in made if isinstance(made, list) else [made]:
+        print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")
+
+
+def _own_device(device: str) -> str:
+    """Under torchrun or accelerate launch, each process takes the GPU of its number."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank and device in ("auto", "cuda") and torch.cuda.is_available() else device

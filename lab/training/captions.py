@@ -1,0 +1,119 @@
+"""Captions: where they come from, how they vary, and where the placeholders stand in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from lab.errors import InputError, did_you_mean
+from lab.training.config import TrainConfig
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def placeholder(name: str) -> str:
+    """How a caption names an embedding."""
+    return f"<{name}>"
+
+
+def read_templates(chosen: Sequence[str]) -> list[str]:
+    """The lines of template sets, of YAML files and those given as they are.
+
+    Raises:
+        InputError: no such set or file, or one that is not a list of lines.
+    """
+    lines: list[str] = []
+    for each in chosen:
+        lines += [each] if "{" in each else _read_set(each)
+    return lines
+
+
+def _read_set(name: str) -> list[str]:
+    sets = {path.stem: path for path in sorted(TEMPLATES.glob("*.yaml"))}
+    path = sets.get(name, Path(name))
+    try:
+        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise InputError(
+            f"templates: '{name}' is no set, no YAML file and has no {{name}}{did_you_mean(name, sets)}"
+        ) from None
+    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+        raise InputError(f"{path}: expected a YAML list of caption templates, one a line")
+    return lines
+
+
+def file_words(path: Path) -> str:
+    """The words of a file's name, without the numbers that tell copies apart: `red_apple-02.png` is `red apple`."""
+    words = re.split(r"[\s_\-.,()\[\]]+", path.stem)
+    return " ".join(word for word in words if word and not word.isdigit())
+
+
+def alternatives(
+    path: Path, config: TrainConfig, templates: Sequence[str], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The captions of one image, of which each example takes one.
+
+    Raises:
+        InputError: a sidecar file that is asked for and missing, empty, or not text.
+    """
+    source, sidecar = config.captions, path.with_suffix(".txt")
+    if source == "sidecar" or (source == "auto" and sidecar.is_file()):
+        return _read_sidecar(sidecar)
+    words = file_words(path)
+    if source == "filename":
+        return (" ".join([*map(placeholder, names), words]).strip(),)
+    filled = (_fill(line, words, names) for line in templates)
+    return tuple(dict.fromkeys(filled))
+
+
+def _fill(template: str, words: str, names: Sequence[str]) -> str:
+    """Puts names and words in; `{name}` is the first embedding, `{name2}` the second, and so on."""
+    text = template.replace("{words}", words).replace("{name}", placeholder(names[0]))
+    for position, name in enumerate(names[1:], start=2):
+        mark = f"{{name{position}}}"
+        text = text.replace(mark, placeholder(name)) if mark in text else f"{text}, {placeholder(name)}"
+    return " ".join(text.split())
+
+
+def _read_sidecar(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the caption: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: the caption is not UTF-8 text") from None
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise InputError(f"{path}: holds no caption; write one a line, or remove the file")
+    return lines
+
+
+def vary(caption: str, config: TrainConfig, marks: Sequence[str], generator: torch.Generator) -> str:
+    """Shuffles and drops tags; the first `keep_tags` and those with a placeholder in `marks` always stay."""
+    if not (config.shuffle_tags or config.tag_dropout):
+        return caption
+    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
+    kept, rest = tags[: config.keep_tags], tags[config.keep_tags :]
+    if config.tag_dropout:
+        chances = torch.rand(len(rest), generator=generator).tolist()
+        rest = [
+            tag
+            for tag, chance in zip(rest, chances, strict=True)
+            if chance >= config.tag_dropout or any(mark in tag for mark in marks)
+        ]
+    if config.shuffle_tags:
+        rest = [rest[place] for place in torch.randperm(len(rest), generator=generator).tolist()]
+    return ", ".join([*kept, *rest])
+
+
+def split_at_placeholders(caption: str, marks: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Cuts a caption into (text, None) and (placeholder, name) in order; everything else in it is plain text.
+
+    Args:
+        marks: The names by their placeholders.
+    """
+    pattern = "|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))
+    pieces = re.split(f"({pattern})", caption)
+    return [(piece, marks.get(piece)) for piece in pieces if piece]

@@ -1,0 +1,262 @@
+"""The options of training, each defined once: YAML keys, flags and keyword arguments come from here."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from lab.config import Config
+from lab.embeddings.embedding import Layout
+from lab.models.options import ModelOptions
+from lab.sample.config import Seeds
+
+MAX_VECTORS = 64
+"""The most vectors an embedding may have; what is left of the text encoder's context is for words."""
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
+        )
+    return name
+
+
+def _checked_stop(value: str) -> str:
+    if value not in ("auto", "never") and not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise ValueError(f"'{value}' is not auto, never or a number of steps")
+    return value
+
+
+def _checked_init(value: str) -> str:
+    if value not in ("auto", "random") and not re.match(r"(text|file):.", value):
+        raise ValueError(f"'{value}' is not auto, random, text:WORDS or file:EMBEDDING; write text:{value}")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Init = Annotated[str, AfterValidator(_checked_init)]
+Stop = Annotated[
+    str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), AfterValidator(_checked_stop)
+]
+Lines = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+
+
+class Subject(Config):
+    """One embedding that a run learns."""
+
+    name: Name
+    objective: str = "style"
+    vectors: int = Field(1, ge=1, le=MAX_VECTORS)
+    init: Init = "auto"
+
+
+class DataOptions(Config):
+    """What is learned, and from which images and captions."""
+
+    images: Path | None = None
+    """Folder of images: PNG, JPEG or WebP. `NAME.txt` beside one holds its captions, `NAME.mask.png` its mask."""
+
+    name: Name | None = None
+    """What prompts will call the embedding: `<name>`."""
+
+    objective: str = "concept"
+    """What is learned: `concept` (a thing) or `style`."""
+
+    more: list[Subject] = Field(default_factory=list)
+    """Further embeddings learned in the same run from the same images; every caption names all of them (YAML)."""
+
+    captions: Literal["auto", "sidecar", "filename", "template"] = "auto"
+    """Where captions come from; `auto` takes sidecar files where there are any, else templates."""
+
+    templates: Lines = Field(default_factory=list)
+    """Caption templates: sets (`object`, `style`), YAML files, or lines with {name} and {words}; repeatable."""
+
+    shuffle_tags: bool = False
+    """Puts a caption's comma-separated tags in another order each time."""
+
+    keep_tags: int = Field(0, ge=0)
+    """The first tags that shuffling and dropout leave alone."""
+
+    tag_dropout: float = Field(0.0, ge=0, lt=1)
+    """The share of tags left out each time; one with a placeholder always stays."""
+
+    resolution: int | None = Field(None, ge=8, le=8192)
+    """Pixels: images are scaled to about its square in area; by default the model's own size."""
+
+    buckets: bool = True
+    """Keeps images near their own aspect ratio; otherwise all are cut square."""
+
+    crop: Literal["centre", "random"] = "centre"
+    """Where an image is cut that does not fit its bucket."""
+
+    crops: int = Field(4, ge=1, le=64)
+    """With random crops: how many are made of each image, once."""
+
+    flip: bool = False
+    """Also learns from mirrored images."""
+
+    alpha: Literal["composite", "weight"] = "composite"
+    """What transparency does: shows the background, or also weights the loss."""
+
+    background: str = "white"
+    """The colour behind transparent images, by name or as #rrggbb."""
+
+    skip_broken: bool = False
+    """Leaves out images that cannot be read instead of stopping."""
+
+    overwrite_token: bool = False
+    """Allows a name that is a word of the model's vocabulary."""
+
+
+class LearningOptions(Config):
+    """How it is learned."""
+
+    vectors: int = Field(1, ge=1, le=MAX_VECTORS)
+    """How many vectors the embedding has."""
+
+    init: Init = "auto"
+    """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), or `auto`:
+    the words whose CLIP text features lie nearest the images' CLIP image features."""
+
+    clip: Path | None = None
+    """Folder of a CLIPModel for `auto` and for the similarity curve; by default the model's own, if it has one."""
+
+    steps: int = Field(400, ge=1, le=1_000_000)
+    """The most optimizer steps."""
+
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    """Decides the order of images, captions, crops, timesteps and noise."""
+
+    batch_size: int = Field(4, ge=1, le=1024)
+    """Examples in a step, over all processes."""
+
+    accumulation: int = Field(1, ge=1, le=1024)
+    """Pieces that a step is computed in, one after the other, to save memory."""
+
+    gradient_checkpointing: bool = False
+    """Computes the U-Net's activations twice to save memory."""
+
+    learning_rate: float | None = Field(None, ge=0)
+    """AdamW's learning rate; by default one that suits the size of the vocabulary's vectors."""
+
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up."""
+
+    warmup: int = Field(10, ge=0)
+    """Steps over which the learning rate rises from 0."""
+
+    clip_gradient: float = Field(1.0, gt=0)
+    """The largest norm of the gradient over all vectors; a longer one is cut to it."""
+
+    loss: Literal["mse", "huber"] = "mse"
+    """How the error of a prediction counts."""
+
+    weighting: Literal["none", "min-snr"] = "none"
+    """How timesteps count: alike, or with gamma = 5 of Hang et al. (2303.09556)."""
+
+    timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    """Learns from timesteps LOW to HIGH (HIGH not included); by default all."""
+
+    norm: Literal["free", "clamp", "rescale"] = "free"
+    """Vector norms: left alone, kept within the vocabulary's range, or kept at its median."""
+
+    clip_skip: int = Field(0, ge=0, le=11)
+    """Leaves out this many of the text encoder's last layers."""
+
+    @field_validator("timesteps")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value and not value[0] < value[1]:
+            raise ValueError(f"from {value[0]} to {value[1]} is empty; give LOW before HIGH")
+        return value
+
+
+class StopOptions(Config):
+    """When it stops."""
+
+    stop: Stop = "auto"
+    """`auto` when the objective on fixed examples has settled, `never` before the last step, or after N steps."""
+
+    evaluate_every: int = Field(10, ge=1)
+    """Steps between evaluations on the fixed examples."""
+
+    evaluate_on: int = Field(8, ge=1, le=1024)
+    """How many fixed examples there are."""
+
+    stop_window: int = Field(8, ge=2)
+    """Evaluations in the window whose variance `auto` watches."""
+
+    stop_ratio: float = Field(0.1, gt=0, lt=1)
+    """`auto` stops when the window's variance falls below this share of that of all evaluations."""
+
+
+class RunOptions(Config):
+    """What is written where."""
+
+    out: Path | None = None
+    """Folder for the run; by default one under outputs/ that the embedding names."""
+
+    resume: Path | None = None
+    """Goes on with the run in this folder, with its own settings."""
+
+    save_every: int = Field(50, ge=1)
+    """Steps between checkpoints; no more than these are ever lost."""
+
+    layout: Layout | None = None
+    """File layout of the embedding; by default diffusers', or the one for SDXL."""
+
+    latents: Path | None = None
+    """Folder that keeps encoded images for other runs; by default they stay in memory."""
+
+    preview_every: int = Field(100, ge=0)
+    """Steps between previews; 0 for none."""
+
+    preview_prompt: Lines = Field(default_factory=list)
+    """What previews show; by default the embedding alone. Repeatable."""
+
+    preview_seeds: Seeds = "1-4"
+    """Seeds of the previews' noise."""
+
+    preview_steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps of a preview; by default the model's own."""
+
+    preview_negative: str = ""
+    """Negative prompt of the previews."""
+
+    track: list[str] = Field(default_factory=list)
+    """Trackers that Accelerate knows and that are installed, such as `tensorboard`; repeatable."""
+
+
+class TrainConfig(DataOptions, LearningOptions, StopOptions, RunOptions, ModelOptions):
+    """One training run."""
+
+    def subjects(self) -> list[Subject]:
+        """Everything that the run learns: what `name` calls, then `more`."""
+        first = {name: getattr(self, name) for name in Subject.model_fields}
+        return [Subject(**first), *self.more]
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is learned, and so must stay the same when a run is resumed."""
+        return self.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+
+
+FREE_TO_CHANGE = {
+    *(
+        "out",
+        "resume",
+        "steps",
+        "stop",
+        "save_every",
+        "layout",
+        "latents",
+        "track",
+        "images",
+        "model",
+        "device",
+        "clip",
+    ),
+    *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
+}
+"""Settings that a resumed run may have otherwise: its images and model are compared by content instead."""

@@ -1,0 +1,64 @@
+"""Previews: what the vectors do, with the same seeds every time, made by the code that generates for everyone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from lab.embeddings.embedding import Embedding
+from lab.models.bundle import Bundle
+from lab.runs.images import save_image
+from lab.sample.generate import Result, generate
+from lab.sample.seeds import parse_seeds
+from lab.training.captions import placeholder
+from lab.training.clip import MOST_IMAGES, Clip
+from lab.training.config import TrainConfig
+
+
+class Previews:
+    """Generates with the vectors as they are, and says how like the training images the results are."""
+
+    def __init__(
+        self, bundle: Bundle, config: TrainConfig, folder: Path, images: Sequence[Path], clip: Clip | None
+    ):
+        self._bundle = bundle
+        self._config = config
+        self._folder = folder
+        self._images = images
+        self._clip = clip
+        self._shown: Tensor | None = None
+        self._prompts = config.preview_prompt or [
+            ", ".join(placeholder(subject.name) for subject in config.subjects())
+        ]
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether previews are made after this step."""
+        every = self._config.preview_every
+        return every > 0 and (step % every == 0 or step == last)
+
+    def make(self, step: int, embeddings: Sequence[Embedding]) -> float | None:
+        """Writes the previews of a step; returns their mean CLIP cosine to the training images, if there is a CLIP."""
+        results = generate(
+            self._bundle,
+            prompt=self._prompts,
+            negative_prompt=self._config.preview_negative or None,
+            seeds=self._config.preview_seeds,
+            steps=self._config.preview_steps,
+            embeddings=embeddings,
+        )
+        per_prompt = len(parse_seeds(self._config.preview_seeds))
+        for result in results:
+            number, seed = result.index // per_prompt + 1, result.record["seed"]
+            save_image(
+                self._folder / f"{step:06d}-prompt{number}-seed{seed}.png", result.image, result.record
+            )
+        return self._similarity(results)
+
+    def _similarity(self, results: Sequence[Result]) -> float | None:
+        if self._clip is None:
+            return None
+        if self._shown is None:
+            self._shown = self._clip.images(map(Image.open, self._images[:MOST_IMAGES]))
+        made = self._clip.images(result.image for result in results)
+        return float((made @ self._shown.T).mean())

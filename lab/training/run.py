@@ -1,0 +1,259 @@
+"""`lab.train`: from a config to learned embeddings, with everything on disk that resumes and explains the run."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
+
+from lab.embeddings.embedding import Embedding, Provenance
+from lab.embeddings.formats import read_file
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.training.checkpoint import load_checkpoint
+from lab.training.clip import Clip, nearest_words
+from lab.training.config import FREE_TO_CHANGE, TrainConfig
+from lab.training.data import Data, read_data
+from lab.training.estimate import what_would_fit
+from lab.training.folder import TrainingFolder, fresh_folder, resumed
+from lab.training.frozen import frozen, interruptible
+from lab.training.initial import Initial, initial_vectors
+from lab.training.learned import Learned, vocabulary_scale
+from lab.training.loop import Ending, Loop, Report
+from lab.training.objectives import find_objective
+from lab.training.previews import Previews
+from lab.training.recording import Note, Recorder
+from lab.training.streams import stream
+
+RELATIVE_RATE = 0.1
+"""The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
+
+Watch = Callable[[Report, int], None]
+"""Called after each step with what happened and with the number of steps there are at most."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is checked and ready: nothing is encoded or written yet."""
+
+    config: TrainConfig
+    data: Data
+    initial: Mapping[str, Initial]
+    rate: float
+    clip: Clip | None
+
+
+def settled(config: TrainConfig) -> TrainConfig:
+    """The config to run with: of the run that is resumed, or as given, with its folder chosen.
+
+    Raises:
+        InputError: no name or no images, or settings that the resumed run does not have.
+    """
+    if config.resume is not None:
+        return resumed(config, FREE_TO_CHANGE)
+    if config.name is None:
+        raise InputError("name: there is none; say with --name what prompts will call the embedding")
+    if config.images is None:
+        raise InputError("images: there are none; give a folder with --images")
+    return config if config.out else config.model_copy(update={"out": fresh_folder(config.name)})
+
+
+def prepare(bundle: Bundle, config: TrainConfig) -> Prepared:
+    """Reads and checks what a settled config names, and finds the first vectors.
+
+    Raises:
+        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, trackers.
+    """
+    for subject in config.subjects():
+        find_objective(subject.objective)
+    for tracker in config.track:
+        if find_spec(tracker) is None:
+            raise InputError(f"track: '{tracker}' is not installed; pip install {tracker}")
+    data = read_data(bundle, config, find_objective(config.objective).templates)
+    folder = config.clip or bundle.clip_folder
+    clip = Clip(bundle, folder) if folder else None
+    nearest = nearest_words(clip, [picture.path for picture in data.pictures]) if clip else None
+    initial = {}
+    for subject in config.subjects():
+        generator = stream(config.seed, "init", subject.name)
+        word = find_objective(subject.objective).word
+        initial[subject.name] = initial_vectors(
+            bundle, subject.init, subject.vectors, generator, nearest, word
+        )
+    scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
+    rate = RELATIVE_RATE * sum(scales) / len(scales) if config.learning_rate is None else config.learning_rate
+    return Prepared(config, data, initial, rate, clip)
+
+
+def train(
+    bundle: Bundle, config: TrainConfig, *, on_step: Watch | None = None, on_note: Note | None = None
+) -> Embedding | list[Embedding]:
+    """Learns embeddings from images (textual inversion, 2208.01618).
+
+    The bundle is the same afterwards, to the bit: only the (n, width) vectors are parameters.
+
+    Args:
+        config: With `resume`, the run in that folder goes on, to the same bits on a CPU as if never interrupted.
+        on_step, on_note: Hear how it goes.
+
+    Returns:
+        The embedding, or a list if the config names several: the vectors of the best evaluation on the fixed
+        examples, as NAME.safetensors in the run's folder holds them.
+
+    Raises:
+        InputError: bad settings or data, a folder in use, a loss that is no number (the last good vectors are
+            saved), vectors that never moved, or too little memory (with options that would need less).
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
+    """
+    return run(bundle, prepare(bundle, settled(config)), on_step, on_note)
+
+
+def run(
+    bundle: Bundle, prepared: Prepared, on_step: Watch | None = None, on_note: Note | None = None
+) -> Embedding | list[Embedding]:
+    """`train`, with what `prepare` made."""
+    out = prepared.config.out
+    assert out is not None
+    accelerator = Accelerator(
+        cpu=bundle.device.type == "cpu", log_with=list(prepared.config.track) or None, project_dir=str(out)
+    )
+    note = on_note if on_note and accelerator.is_main_process else lambda line: None
+    folder = TrainingFolder(out)
+    with folder.locked() if accelerator.is_main_process else nullcontext():
+        return _Run(bundle, prepared, folder, accelerator, note).go(on_step)
+
+
+class _Run:
+    """One run in its folder. Only the main process writes."""
+
+    def __init__(
+        self, bundle: Bundle, prepared: Prepared, folder: TrainingFolder, accelerator: Accelerator, note: Note
+    ):
+        self._bundle = bundle
+        self._prepared = prepared
+        self._config = config = prepared.config
+        self._folder = folder
+        self._accelerator = accelerator
+        self._note = note
+        kinds = {each.name: find_objective(each.objective).kind for each in config.subjects()}
+        vectors = {name: initial.vectors for name, initial in prepared.initial.items()}
+        learned = Learned(bundle, vectors, kinds)
+        self._first = learned.snapshot()
+        task = find_objective(config.objective).task(bundle, config, prepared.data, learned)
+        self._loop = Loop(task, learned, config, prepared.rate, accelerator)
+        images = [picture.path for picture in prepared.data.pictures]
+        previews = Previews(bundle, config, folder.previews, images, prepared.clip)
+        self._recorder = Recorder(self._loop, config, folder, previews, accelerator, images, note, self._save)
+
+    def go(self, on_step: Watch | None) -> Embedding | list[Embedding]:
+        self._open()
+        for line in self._prepared.data.skipped:
+            self._note(line)
+        try:
+            with frozen(self._bundle, self._config.gradient_checkpointing), interruptible() as interrupted:
+                self._prepared.data.latents.encode_all()
+                ending = self._steps(on_step, interrupted)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+                raise InputError(what_would_fit(self._bundle, self._config)) from None
+            raise
+        if ending.interrupted:
+            self._note(f"Stopped at step {self._loop.state.step}; --resume {self._folder.path} goes on.")
+            raise KeyboardInterrupt
+        return self._finish(ending)
+
+    def _open(self) -> None:
+        """Begins the folder, or goes on from its checkpoint."""
+        main, state = self._accelerator.is_main_process, self._loop.state
+        fingerprint = self._prepared.data.fingerprint() | {"model": self._bundle.hash}
+        if self._config.resume is None:
+            if main:
+                self._folder.begin(self._config, fingerprint)
+            return
+        self._folder.check_same(fingerprint)
+        load_checkpoint(self._folder.state, self._loop)
+        state, last = self._loop.state, self._loop.last_step
+        if state.step >= last:
+            raise InputError(
+                f"{self._folder.path}: no steps left, {state.step} of {last} are done; give more --steps"
+            )
+        if main:
+            self._folder.rewind(state.step)
+        self._note(
+            f"Going on at step {state.step} of {last}, with vectors, optimizer, schedule, random numbers and the order "
+            f"of images as they were; best so far: step {state.best_step}."
+        )
+
+    def _steps(self, on_step: Watch | None, interrupted: Callable[[], bool]) -> Ending:
+        """Runs the loop; the main process writes as it goes."""
+        if not self._accelerator.is_main_process:
+            return self._loop.run(lambda report: None, interrupted)
+        if self._config.track:
+            self._accelerator.init_trackers("lab", {"rate": self._prepared.rate, "seed": self._config.seed})
+        self._recorder.begin()
+        with self._folder.progress_file() as progress:
+
+            def after(report: Report) -> None:
+                self._recorder.step(report, progress)
+                if on_step:
+                    on_step(report, self._loop.last_step)
+
+            ending = self._loop.run(after, interrupted)
+        if not ending.failed:
+            self._recorder.checkpoint()
+        self._accelerator.end_training()
+        return ending
+
+    def _finish(self, ending: Ending) -> Embedding | list[Embedding]:
+        """Saves the vectors to keep, and says why the run stopped."""
+        state, learned = self._loop.state, self._loop.learned
+        kept = state.best or learned.snapshot()
+        made = learned.embeddings(kept)
+        step = state.best_step if state.best else state.step
+        moved = any(not torch.equal(kept[name], rows) for name, rows in self._first.items())
+        files = [self._folder.path / each.name for each in made]
+        if self._accelerator.is_main_process and (moved or ending.failed):
+            for embedding, file in zip(made, files, strict=True):
+                self._save(embedding, file, step)
+            self._recorder.page(
+                f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}.", ended=True
+            )
+        self._accelerator.wait_for_everyone()
+        if ending.failed:
+            raise InputError(
+                f"learning_rate: {self._prepared.rate:g} is too high, {ending.reason}; the vectors of step {step} are "
+                f"kept in {self._folder.path}"
+            )
+        if not moved:
+            raise InputError(
+                f"the vectors never moved: learning_rate is {self._prepared.rate:g}; nothing was learned"
+            )
+        self._note(
+            f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
+        )
+        read = [read_file(_with_suffix(file, self._config.layout)) for file in files]
+        return read[0] if len(read) == 1 else read
+
+    def _save(self, embedding: Embedding, stem: Path, step: int | None = None) -> None:
+        """Writes an embedding, with what made it where the layout has room."""
+        config, layout = self._config, self._config.layout
+        step = self._loop.state.step if step is None else step
+        path = _with_suffix(stem, layout)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        provenance = Provenance(step=step, base_model=self._bundle.source)
+        metadata = {
+            "lab.base_model_hash": self._bundle.hash,
+            "lab.images": str(len(self._prepared.data.pictures)),
+            "lab.initial_text": self._prepared.initial[embedding.name].text,
+            "lab.config": json.dumps(config.model_dump(mode="json")),
+        }
+        replace(embedding, provenance=provenance).save(path, layout, None if layout == "a1111" else metadata)
+
+
+def _with_suffix(stem: Path, layout: str | None) -> Path:
+    return stem.with_name(stem.name + (".pt" if layout == "a1111" else ".safetensors"))

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.errors import InputError
+from lab.training.captions import alternatives, file_words, read_templates, split_at_placeholders, vary
+
+
+def generator(seed=0):
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def test_sets_name_what_is_learned():
+    for name in ("object", "style"):
+        assert all("{name}" in line for line in read_templates([name]))
+
+
+def test_templates_may_be_lines_and_files(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text('- "a drawing of {name}"\n- "{name}, {words}"\n')
+    assert read_templates(["{name} alone", str(file)]) == [
+        "{name} alone",
+        "a drawing of {name}",
+        "{name}, {words}",
+    ]
+    file.write_text("name: 1\n")
+    with pytest.raises(InputError, match="YAML list"):
+        read_templates([str(file)])
+    with pytest.raises(InputError, match="nearest: object"):
+        read_templates(["objekt"])
+
+
+def test_sidecar_lines_are_alternatives_and_templates_stand_in(tmp_path, changed):
+    image = tmp_path / "red_apple-02.png"
+    assert alternatives(image, changed(), ["{name} as {words}"], ["x"]) == ("<x> as red apple",)
+    image.with_suffix(".txt").write_text("a <x>\n\nthe <x> at night\n", encoding="utf-8")
+    assert alternatives(image, changed(), ["{name}"], ["x"]) == ("a <x>", "the <x> at night")
+    assert alternatives(image, changed(captions="template"), ["{name}"], ["x"]) == ("<x>",)
+    assert alternatives(image, changed(captions="filename"), [], ["x", "y"]) == ("<x> <y> red apple",)
+    image.with_suffix(".txt").write_text("\n")
+    with pytest.raises(InputError, match="no caption"):
+        alternatives(image, changed(), [], ["x"])
+    with pytest.raises(InputError, match=r"other\.txt"):
+        alternatives(tmp_path / "other.png", changed(captions="sidecar"), [], ["x"])
+
+
+def test_several_embeddings_are_all_named(tmp_path, changed):
+    lines = ["a {name}", "{name} in {name2} style"]
+    assert alternatives(tmp_path / "a.png", changed(), lines, ["x", "y"]) == (
+        "a <x>, <y>",
+        "<x> in <y> style",
+    )
+
+
+def test_file_words_leave_out_numbers(tmp_path):
+    assert file_words(tmp_path / "big_red.apple (3)-07.png") == "big red apple"
+
+
+def test_shuffle_and_dropout_keep_the_first_tags_and_the_placeholder(changed):
+    config = changed(shuffle_tags=True, tag_dropout=0.5, keep_tags=1)
+    caption = "first, a, b, c, the <x>, d"
+    seen = {vary(caption, config, ["<x>"], generator(seed)) for seed in range(50)}
+    assert len(seen) > 20
+    for text in seen:
+        tags = text.split(", ")
+        assert tags[0] == "first" and "the <x>" in tags and set(tags) <= set(caption.split(", "))
+    assert vary(caption, config, ["<x>"], generator(1)) == vary(caption, config, ["<x>"], generator(1))
+
+
+def test_without_options_a_caption_stays_as_it_is(changed):
+    assert vary("a,  b ,<x>", changed(), ["<x>"], generator()) == "a,  b ,<x>"
+
+
+@given(st.lists(st.sampled_from(["<x>", "<x-2>", "<y>", "(a:1.2)", "[b|c]", " AND ", "text", "<", ">"])))
+def test_only_placeholders_mean_anything(pieces):
+    caption = "".join(pieces)
+    marks = {"<x>": "x", "<x-2>": "x-2"}
+    split = split_at_placeholders(caption, marks)
+    assert "".join(text for text, _ in split) == caption
+    assert [name for _, name in split if name] == [marks[piece] for piece in pieces if piece in marks]

@@ -1,0 +1,143 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+
+from lab.errors import InputError
+from lab.training.data import read_data
+from lab.training.denoising import Denoising, alphas_cumprod, corrupt, huber, min_snr, squared
+from lab.training.frozen import frozen
+from lab.training.initial import from_text
+from lab.training.learned import Learned
+
+
+def make(bundle, config, words="red apple"):
+    data = read_data(bundle, config, "object")
+    data.latents.encode_all()
+    learned = Learned(bundle, {"cat-toy": from_text(bundle, words, 2).vectors}, {"cat-toy": "concept"})
+    return Denoising(bundle, config, data, learned), learned, data
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "emoji"])
+def test_noisy_latents_and_targets_are_the_schedulers(family, request):
+    bundle = request.getfixturevalue(family)
+    scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
+    latents, noise = torch.randn(2, 3, 4, 8, 8).unbind()
+    timesteps = torch.tensor([0, 500, 999])
+    noisy, target = corrupt(latents, noise, alphas_cumprod(bundle)[timesteps], bundle.prediction_type)
+    torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, timesteps))
+    expected = (
+        noise if bundle.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
+    )
+    torch.testing.assert_close(target, expected)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_weights_are_those_of_diffusers_scripts(sd1, kind, extra):
+    scheduler = DDPMScheduler.from_config(dict(sd1.scheduler_config))
+    timesteps = torch.arange(0, 1000, 37)
+    snr = compute_snr(scheduler, timesteps)
+    # examples/text_to_image/train_text_to_image.py
+    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / (snr + extra)
+    torch.testing.assert_close(min_snr(snr, kind), expected)
+
+
+def test_huber_is_squared_for_small_errors_and_straight_for_large_ones():
+    small, large = torch.tensor([0.01, -0.05]), torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(huber(small, torch.zeros(2)), squared(small, torch.zeros(2)))
+    steps = huber(large, torch.zeros(3)).diff()
+    torch.testing.assert_close(steps[0], steps[1])
+    assert huber(large, torch.zeros(3))[2] < squared(large, torch.zeros(3))[2]
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_losses_equal_those_of_a_stock_loop(family, config, request):
+    """Against the U-Net fed as diffusers' textual_inversion scripts feed it, with resized tables and all."""
+    bundle = request.getfixturevalue(family)
+    task, learned, data = make(bundle, config)
+    examples = task.batch(0)
+    with torch.no_grad():
+        actual = task.losses(examples)
+        expected = torch.stack([stock_loss(bundle, learned, data, example) for example in examples])
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def stock_loss(bundle, learned, data, example):
+    scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
+    states, pooled = [], None
+    for tower in bundle.towers:
+        before, after = example.caption.split("<cat-toy>")
+        words = [tower.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)]
+        ids = [tower.tokenizer.bos_token_id, *words[0], 0, 0, *words[1], tower.tokenizer.eos_token_id]
+        ids += [tower.pad_token_id] * (77 - len(ids))
+        table = tower.encoder.get_input_embeddings()
+        embedded = table(torch.tensor([ids]))
+        start = 1 + len(words[0])
+        embedded[0, start : start + 2] = learned.rows["cat-toy"][tower.key]
+        handle = table.register_forward_hook(lambda *_, embedded=embedded: embedded)
+        output = tower.encoder(torch.tensor([ids]), output_hidden_states=True)
+        handle.remove()
+        states.append(output.hidden_states[-2] if bundle.family == "sdxl" else output.last_hidden_state)
+        pooled = getattr(output, "text_embeds", None)
+    entry = data.latents.get(example.view)
+    sample, noise = data.examples.noise(example, (2, *entry["mean"].shape)).unbind()
+    latents = (entry["mean"] + entry["std"] * sample)[None]
+    timestep = torch.tensor([example.timestep])
+    noisy = scheduler.add_noise(latents, noise[None], timestep)
+    target = noise[None]
+    if bundle.prediction_type == "v_prediction":
+        target = scheduler.get_velocity(latents, noise[None], timestep)
+    extra = None
+    if bundle.family == "sdxl":  # original size, crop, target size: height before width
+        extra = {"text_embeds": pooled, "time_ids": torch.tensor([[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]])}
+    prediction = bundle.unet(noisy, timestep, torch.cat(states, dim=-1), added_cond_kwargs=extra).sample
+    return torch.nn.functional.mse_loss(prediction, target)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_every_vector_of_every_encoder_gets_a_gradient_and_nothing_else_does(family, config, request):
+    bundle = request.getfixturevalue(family)
+    task, learned, _ = make(bundle, config)
+    with frozen(bundle):
+        task.losses(task.batch(0)).mean().backward()
+    assert len(learned.parameters()) == len(bundle.towers)
+    for rows in learned.parameters():
+        assert (rows.grad.norm(dim=1) > 0).all()
+    modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
+    assert all(weight.grad is None for module in modules for weight in module.parameters())
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(sd1, config):
+    task, learned, _ = make(sd1, config)
+    gradients = []
+    for checkpointing in (False, True):
+        with frozen(sd1, checkpointing):
+            assert sd1.unet.is_gradient_checkpointing == checkpointing
+            task.losses(task.batch(0)).mean().backward()
+        gradients.append(learned.parameters()[0].grad.clone())
+        learned.parameters()[0].grad = None
+    torch.testing.assert_close(*gradients)
+    assert not sd1.unet.is_gradient_checkpointing
+
+
+def test_masked_parts_of_an_image_have_no_say(sd1, changed, images):
+    from PIL import Image
+
+    for path in list(images.glob("*.png")):
+        mask = Image.new("L", (32, 32), 255)
+        mask.paste(0, (0, 0, 16, 32))
+        mask.save(path.with_suffix(".mask.png"))
+    task, _, data = make(sd1, changed())
+    with torch.no_grad():
+        losses = task.losses(task.batch(0))
+        real, left_half_nine_times = task._error, torch.tensor([9.0, 1.0]).repeat_interleave(4)
+        task._error = lambda prediction, target: real(prediction, target) * left_half_nine_times
+        torch.testing.assert_close(task.losses(task.batch(0)), losses)
+    assert data.latents.get(0)["weight"].mean() == 0.5
+
+
+def test_models_for_inpainting_are_refused(sd1, config, monkeypatch):
+    monkeypatch.setitem(sd1.unet.config, "in_channels", 9)
+    monkeypatch.setattr(sd1.unet.config, "in_channels", 9, raising=False)
+    with pytest.raises(InputError, match="inpainting"):
+        make(sd1, config)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from lab.errors import InputError
+from lab.training.initial import from_text, initial_vectors
+from lab.training.learned import Learned, vocabulary_norms
+from lab.training.streams import stream
+
+
+def rows(bundle, *ids):
+    table = bundle.towers[0].encoder.get_input_embeddings().weight.detach()
+    return torch.stack(
+        [
+            table[list(each) if isinstance(each, tuple) else each].reshape(-1, table.shape[1]).mean(0)
+            for each in ids
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "mapping"),
+    [
+        (1, ["a + red + apple"]),
+        (2, ["a", "red + apple"]),
+        (3, ["a", "red", "apple"]),
+        (7, ["a", "a", "a", "red", "red", "apple", "apple"]),
+    ],
+)
+def test_text_of_any_length_is_spread_over_any_number_of_vectors(sd1, count, mapping):
+    initial = from_text(sd1, "a red apple", count)
+    assert list(initial.origins) == mapping and initial.text == "a red apple"
+    ids = dict(
+        zip(
+            ("a", "red", "apple"),
+            sd1.towers[0].tokenizer("a red apple", add_special_tokens=False)["input_ids"],
+            strict=True,
+        )
+    )
+    expected = rows(sd1, *(tuple(ids[word] for word in origin.split(" + ")) for origin in mapping))
+    torch.testing.assert_close(initial.vectors["clip"], expected)
+
+
+def test_sdxl_begins_at_both_encoders_tokens(sdxl):
+    initial = from_text(sdxl, "red", 1)
+    for tower in sdxl.towers:
+        (number,) = tower.tokenizer("red", add_special_tokens=False)["input_ids"]
+        assert torch.equal(initial.vectors[tower.key][0], tower.encoder.get_input_embeddings().weight[number])
+
+
+def test_random_has_the_vocabularys_median_norm(sd1):
+    made = [initial_vectors(sd1, "random", 3, stream(seed), None, "") for seed in (1, 1, 2)]
+    one, same, other = (each.vectors["clip"] for each in made)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    median = vocabulary_norms(sd1.towers[0].encoder)[1]
+    torch.testing.assert_close(one.norm(dim=1), torch.full((3,), median))
+
+
+def test_an_embedding_can_be_the_beginning(sd1, sdxl, tmp_path):
+    learned = Learned(sd1, {"old": from_text(sd1, "red apple", 2).vectors}, {"old": "concept"})
+    (embedding,) = learned.embeddings()
+    file = tmp_path / "old.safetensors"
+    embedding.save(file)
+    initial = initial_vectors(sd1, f"file:{file}", 2, stream(0), None, "")
+    assert torch.equal(initial.vectors["clip"], embedding.vectors["clip"])
+    assert initial.origins == ("old[0]", "old[1]")
+    with pytest.raises(InputError, match="--vectors 2"):
+        initial_vectors(sd1, f"file:{file}", 3, stream(0), None, "")
+    with pytest.raises(InputError, match="widths"):
+        initial_vectors(sdxl, f"file:{file}", 2, stream(0), None, "")
+
+
+def test_auto_takes_the_words_it_is_given_or_the_objectives_own(sd1):
+    found = initial_vectors(sd1, "auto", 2, stream(0), lambda count: ["cat", "dog"][:count], "apple")
+    assert found.origins == ("cat", "dog")
+    assert initial_vectors(sd1, "auto", 1, stream(0), None, "apple").origins == ("apple",)
+
+
+def test_text_without_tokens_is_refused(sd1):
+    with pytest.raises(InputError, match="no token"):
+        from_text(sd1, " ", 1)
+
+
+@pytest.mark.parametrize("how", ["free", "clamp", "rescale"])
+def test_norms_are_held(sd1, how):
+    low, median, high = vocabulary_norms(sd1.towers[0].encoder)
+    vectors = torch.nn.functional.normalize(torch.randn(2, 32), dim=1) * torch.tensor([[0.01], [50.0]])
+    learned = Learned(sd1, {"x": {"clip": vectors}}, {"x": "concept"})
+    assert "x/clip" in learned.outside()
+    learned.hold(how)
+    wanted = {"free": [0.01, 50.0], "clamp": [low, high], "rescale": [median, median]}[how]
+    assert learned.norms()["x/clip"] == pytest.approx(wanted, rel=1e-4)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(learned.rows["x"]["clip"], dim=1),
+        torch.nn.functional.normalize(vectors, dim=1),
+    )

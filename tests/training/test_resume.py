@@ -1,0 +1,149 @@
+"""Killed, interrupted, disk full: what was learned is kept, and goes on to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import lab
+from lab.errors import InputError
+from lab.training.config import TrainConfig
+from lab.training.folder import TrainingFolder
+from lab.training.run import train
+from tests.paths import REPOSITORY
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
+
+
+@contextmanager
+def started(config, model):
+    """`lab train` as a process of its own, gone when the block ends."""
+    yaml = config.out.with_suffix(".yaml")
+    yaml.write_text(
+        config.model_copy(update={"model": str(model), "device": "cpu"}).to_yaml(), encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "lab", "train", "--config", str(yaml)]
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_step(config, step, process):
+    progress = config.out / "progress.jsonl"
+    for _ in range(6000):
+        if progress.is_file() and progress.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("the run never came that far")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_died_is_resumed_to_the_bit(number, sd1, sd1_folder, changed, tmp_path):
+    settings = {"steps": 40, "save_every": 4, "warmup": 3, "shuffle_tags": True}
+    whole = train(sd1, changed(**settings, out=tmp_path / "whole"))
+    config = changed(**settings)
+    with started(config.model_copy(update={"steps": 39}), sd1_folder) as process:
+        wait_for_step(config, 9, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), errors
+    done = len((config.out / "progress.jsonl").read_text().splitlines())
+    notes = []
+    resumed = train(sd1, TrainConfig(resume=config.out, steps=40), on_note=notes.append)
+    at = int(notes[0].split("step ")[1].split()[0])
+    assert done - 4 <= at <= done and (number == signal.SIGKILL or at == done)
+    assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
+    lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
+    expected = [json.loads(line) for line in (tmp_path / "whole" / "progress.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [
+        (line["step"], line["loss"]) for line in expected
+    ]
+
+
+def stopped(bundle, changed, **settings):
+    """A run of 6 steps that has done 4."""
+    config = changed(stop="4", **settings)
+    train(bundle, config)
+    return config
+
+
+def test_stopping_and_resuming_in_one_process(sd1, changed, tmp_path):
+    whole = train(sd1, changed(out=tmp_path / "whole"))
+    config = stopped(sd1, changed)
+    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
+
+
+def test_changed_data_and_models_are_refused_by_name(sd1, sd2, changed, images):
+    config = stopped(sd1, changed)
+    with pytest.raises(InputError, match="model changed"):
+        train(sd2, TrainConfig(resume=config.out, stop="never"))
+    (images / "toy-1.txt").write_text("another <cat-toy>")
+    (images / "toy-2.png").rename(images / "toy-3.png")
+    with pytest.raises(InputError, match=r"toy-1\.png changed, toy-2\.png is missing, toy-3\.png is new"):
+        train(sd1, TrainConfig(resume=config.out, stop="never"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"seed": 3}, "seed: the run .* has 0"), ({}, "no steps left, 4 of 4"), ({"vectors": 3}, "vectors")],
+)
+def test_what_would_make_it_another_run_is_refused(sd1, changed, settings, words):
+    config = stopped(sd1, changed)
+    with pytest.raises(InputError, match=words):
+        train(sd1, TrainConfig(resume=config.out, **settings))
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one(sd1, changed, tmp_path):
+    config = stopped(sd1, changed)
+    other = stopped(sd1, changed, vectors=3, out=tmp_path / "other")
+    state = TrainingFolder(config.out).state
+    state.write_bytes(TrainingFolder(other.out).state.read_bytes())
+    with pytest.raises(InputError, match="checkpoint of another run"):
+        train(sd1, TrainConfig(resume=config.out, stop="never"))
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged"):
+        train(sd1, TrainConfig(resume=config.out, stop="never"))
+    with pytest.raises(InputError, match="no training run"):
+        train(sd1, TrainConfig(resume=tmp_path))
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_lock_is_not(sd1, config):
+    folder = TrainingFolder(config.out)
+    with folder.locked(), pytest.raises(InputError, match=f"running process {os.getpid()}"):
+        train(sd1, config)
+    train(sd1, config)
+
+
+def test_a_full_disk_is_one_line_and_loses_little(sd1, changed, monkeypatch):
+    from lab.training import checkpoint
+
+    save = checkpoint.safetensors.torch.save_file
+    written = []
+
+    def full(tensors, path, metadata=None):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
+    with pytest.raises(InputError, match="disk is full"):
+        train(sd1, changed())
+    monkeypatch.undo()
+    notes = []
+    train(sd1, TrainConfig(resume=changed().out), on_note=notes.append)
+    assert "Going on at step 2" in notes[0]
+    assert lab.read_embedding(changed().out / "cat-toy.safetensors").count == 2
