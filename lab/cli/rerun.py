@@ -5,6 +5,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+MAKERS = {
+    "model_hash": "the model's weights",
+    "applied": "the learned embeddings",
+    "init_image_sha256": "the init image's contents",
+    "embeds_sha256": "the prompt embeddings",
+}
+
 
 def rerun(
     image: Path,
@@ -33,7 +40,6 @@ def rerun(
     path = out or image.with_stem(f"{image.stem}-again")
     save_image(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
-    if result.record["model_hash"] != record["model_hash"]:
-        print(f"the weights of {bundle.source} are not those that made {image}")
-    if result.record["applied"] != record["applied"]:
-        print(f"the learned embeddings are not those that made {image}")
+    for key, what in MAKERS.items():
+        if result.record.get(key) != record.get(key):
+            print(f"{what} are not those that made {image}")

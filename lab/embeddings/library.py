@@ -48,7 +48,9 @@ class Library(Mapping[str, Embedding]):
         return given or read_file(paths[0], name)
 
 
-def collect(embedding: Sequence[str] = (), embeddings: Sequence[Path] = ()) -> Library:
+def collect(
+    embedding: Sequence[str] = (), embeddings: Sequence[Path] = (), loaded: Sequence[Embedding] = ()
+) -> Library:
     """Gathers what `--embedding FILE[=name]` and `--embeddings DIR` offer, both repeatable.
 
     Single files are read at once. Folders are searched with their subfolders, and their files answer to their

@@ -1,6 +1,5 @@
 """`lab.generate`: prompts x seeds to images with their records."""
 
-from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from lab.condition.conditioning import Conditioning
 from lab.condition.encode import encode_pairs
+from lab.condition.files import read_embeds
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
@@ -80,8 +81,11 @@ def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding]
         InputError: see `generate`.
     """
     settings = resolve(bundle, config)
-    library = ChainMap({each.name: each for each in embeddings}, collect(config.embedding, config.embeddings))
-    texts = [(prompt, config.negative_prompt) for prompt in read_prompts(config)]
+    library = collect(config.embedding, config.embeddings, embeddings)
+    prompts: list[str | Conditioning] = [*read_prompts(config)]
+    if config.embeds is not None:
+        prompts = [read_embeds(config.embeds, bundle, settings.steps)]
+    texts = [(prompt, config.negative_prompt) for prompt in prompts]
     pairs = encode_pairs(bundle, texts, library, config, settings.steps)
     init = None
     if config.init_image is not None:

@@ -8,11 +8,14 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     """The prompts in the order given, those of the file last.
 
     Raises:
-        InputError: no prompt at all, or a prompt file that is missing, empty or not text.
+        InputError: no prompt at all, prompts beside prompt embeddings, or a prompt file that is missing, empty or
+            not text.
     """
     prompts = list(config.prompt)
     if config.prompt_file is not None:
         prompts += _read_lines(config)
+    if prompts and config.embeds is not None:
+        raise InputError("embeds: take the place of prompts; give prompts or --embeds, not both")
     if not prompts and config.embeds is None:
         raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
     return prompts

@@ -35,14 +35,18 @@ def make_record(bundle: Bundle, config: GenerateConfig, job: Job) -> dict[str, A
         "applied": _applied(job),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    if config.init_image is not None:
-        used["init_image_sha256"] = sha256_of(config.init_image)
+    for name in ("init_image", "embeds"):
+        path = getattr(config, name)
+        if path is not None:
+            used[f"{name}_sha256"] = sha256_of(path)
     return given | used
 
 
 def config_of(record: dict[str, Any]) -> GenerateConfig:
     """The config that makes the image of a record again."""
     settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
+    if "embeds" in settings:
+        del settings["prompt"]  # the text that they were encoded from
     return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")
 
 

@@ -98,6 +98,21 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
     assert np.abs(first - second).max() <= 1
 
 
+def test_prompt_embeddings_from_a_file_stand_for_the_prompt(cli, sd1_folder, tmp_path):
+    prompt = "a (red:1.3) [cat:dog:2], AND an apple"
+    file = tmp_path / "x.safetensors"
+    assert cli("encode", prompt, "--model", sd1_folder, "--steps", 4, "--out", file)[0] == 0
+    command = ("generate", "--model", sd1_folder, "--negative-prompt", "blurry", "--steps", 4)
+    assert cli(*command, "--prompt", prompt, "--out", tmp_path / "text")[0] == 0
+    assert cli(*command, "--embeds", file, "--out", tmp_path / "file")[0] == 0
+    (first,), (second,) = images(tmp_path / "text"), images(tmp_path / "file")
+    assert np.abs(np.asarray(Image.open(first), dtype=int) - np.asarray(Image.open(second))).max() <= 1
+    code, said, _ = cli("rerun", second)
+    assert code == 0 and "the same" in said
+    code, _, err = cli(*command, "--embeds", file, "--prompt", "a cat", "--out", tmp_path / "both")
+    assert code == 2 and "not both" in err
+
+
 def test_image_to_image(cli, sd1_folder, tmp_path):
     Image.new("RGB", (50, 40), "orange").save(tmp_path / "start.png")
     command = (

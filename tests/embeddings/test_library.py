@@ -141,3 +141,13 @@ class TestErrors:
             pytest.skip("permissions do not bind this user")
         with pytest.raises(lab.InputError, match="cannot read the folder"):
             collect([], [folder])
+
+
+def test_embeddings_in_memory_and_files_that_answer_to_one_name_are_refused(tmp_path):
+    path = write(tmp_path / "toy.pt")
+    loaded = lab.read_embedding(path)
+    assert collect(loaded=[loaded])["toy"] is loaded
+    with pytest.raises(lab.InputError, match="two embeddings are called 'toy'"):
+        collect(loaded=[loaded, lab.read_embedding(path)])
+    with pytest.raises(lab.InputError, match=r"in memory and .*toy\.pt"):
+        collect([str(path)], [], [loaded])

@@ -12,7 +12,7 @@ from lab.sample.schedulers import SCHEDULERS
 
 PROMPT, NEGATIVE = "a red apple on a white background", "blurry dog"
 TOLERANCE = 1e-4
-"""Of the latents' standard deviation, or of 1 if that is larger; float32 sums in another order cost about 1e-6 a step."""
+"""Of the latents' standard deviation, or of 1 if that is larger; float32 sums in another order cost about 1e-6."""
 
 
 def assert_same(actual, expected):
