@@ -59,12 +59,16 @@ def collect(
     Args:
         embedding: Whatever `read_embedding` takes, with `=name` behind it if prompts shall use another name.
         embeddings: Folders.
+        loaded: Embeddings that are read already.
 
     Raises:
-        InputError: a file that is not an embedding, a folder that does not exist, or two of `embedding` that
-            answer to the same name.
+        InputError: a file that is not an embedding, a folder that does not exist, or two of `embedding` and
+            `loaded` that answer to the same name.
     """
     given: dict[str, Embedding] = {}
+    for one in loaded:
+        if given.setdefault(one.name, one) is not one:
+            raise InputError(f"two embeddings are called '{one.name}'; read one by another name")
     for text in embedding:
         source, name = _split_name(text)
         for one in read_all(source, name):
@@ -108,8 +112,7 @@ def _holds_embedding(image: Path) -> bool:
 
 
 def _path(embedding: Embedding) -> Path:
-    assert embedding.provenance.path is not None, "what is read from a file knows its path"
-    return embedding.provenance.path
+    return embedding.provenance.path or Path("(in memory)")
 
 
 def _same_file(one: Path, other: Path) -> bool:

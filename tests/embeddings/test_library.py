@@ -6,6 +6,7 @@ import torch
 
 import lab
 from lab.embeddings import library
+from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from tests.embeddings.files import TOKEN, a1111, encoded_image, pixel_image, torch_file, vectors
 
@@ -145,9 +146,11 @@ class TestErrors:
 
 def test_embeddings_in_memory_and_files_that_answer_to_one_name_are_refused(tmp_path):
     path = write(tmp_path / "toy.pt")
-    loaded = lab.read_embedding(path)
-    assert collect(loaded=[loaded])["toy"] is loaded
+    made = Embedding("toy", {"clip": vectors(2, 8)})
+    assert collect(loaded=[made])["toy"] is made
+    read = lab.read_embedding(path)
+    assert collect([str(path)], [tmp_path], [read])["toy"] is read  # the same file
     with pytest.raises(lab.InputError, match="two embeddings are called 'toy'"):
-        collect(loaded=[loaded, lab.read_embedding(path)])
-    with pytest.raises(lab.InputError, match=r"in memory and .*toy\.pt"):
-        collect([str(path)], [], [loaded])
+        collect(loaded=[made, read])
+    with pytest.raises(lab.InputError, match=r"in memory.*toy\.pt"):
+        collect([str(path)], [], [made])
