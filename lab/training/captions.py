@@ -64,8 +64,10 @@ def alternatives(
     words = file_words(path)
     if source == "filename":
         return (" ".join([*map(placeholder, names), words]).strip(),)
-    filled = (_fill(line, words, names) for line in templates)
-    return tuple(dict.fromkeys(filled))
+    fitting = [line for line in templates if words or "{words}" not in line]
+    if not fitting:
+        raise InputError(f"{path}: its name holds no words, and every caption template asks for {{words}}")
+    return tuple(dict.fromkeys(_fill(line, words, names) for line in fitting))
 
 
 def _fill(template: str, words: str, names: Sequence[str]) -> str:

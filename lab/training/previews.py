@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import torch
 from torch import Tensor
 
 from lab.embeddings.embedding import Embedding
@@ -11,9 +11,11 @@ from lab.models.bundle import Bundle
 from lab.runs.images import save_image
 from lab.sample.generate import Result, generate
 from lab.sample.seeds import parse_seeds
+from lab.score.clip import Clip
+from lab.score.pixels import to_tensor
 from lab.training.captions import placeholder
-from lab.training.clip import MOST_IMAGES, Clip
 from lab.training.config import TrainConfig
+from lab.training.words import image_features
 
 
 class Previews:
@@ -59,6 +61,7 @@ class Previews:
         if self._clip is None:
             return None
         if self._shown is None:
-            self._shown = self._clip.images(map(Image.open, self._images[:MOST_IMAGES]))
-        made = self._clip.images(result.image for result in results)
+            self._shown = image_features(self._clip, self._images)
+        with torch.no_grad():
+            made = self._clip.images(to_tensor([result.image for result in results]))
         return float((made @ self._shown.T).mean())

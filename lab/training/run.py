@@ -15,8 +15,8 @@ from lab.embeddings.embedding import Embedding, Provenance
 from lab.embeddings.formats import read_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.score.clip import Clip
 from lab.training.checkpoint import load_checkpoint
-from lab.training.clip import Clip, nearest_words
 from lab.training.config import FREE_TO_CHANGE, TrainConfig
 from lab.training.data import Data, read_data
 from lab.training.estimate import what_would_fit
@@ -29,6 +29,7 @@ from lab.training.objectives import find_objective
 from lab.training.previews import Previews
 from lab.training.recording import Note, Recorder
 from lab.training.streams import stream
+from lab.training.words import nearest_words, open_clip
 
 RELATIVE_RATE = 0.1
 """The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
@@ -75,9 +76,8 @@ def prepare(bundle: Bundle, config: TrainConfig) -> Prepared:
         if find_spec(tracker) is None:
             raise InputError(f"track: '{tracker}' is not installed; pip install {tracker}")
     data = read_data(bundle, config, find_objective(config.objective).templates)
-    folder = config.clip or bundle.clip_folder
-    clip = Clip(bundle, folder) if folder else None
-    nearest = nearest_words(clip, [picture.path for picture in data.pictures]) if clip else None
+    clip = open_clip(bundle, config.clip)
+    nearest = nearest_words(bundle, clip, [picture.path for picture in data.pictures]) if clip else None
     initial = {}
     for subject in config.subjects():
         generator = stream(config.seed, "init", subject.name)
@@ -206,7 +206,8 @@ class _Run:
             ending = self._loop.run(after, interrupted)
         if not ending.failed:
             self._recorder.checkpoint()
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
         return ending
 
     def _finish(self, ending: Ending) -> Embedding | list[Embedding]:
