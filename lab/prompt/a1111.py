@@ -9,7 +9,9 @@ import re
 from lab.prompt.segments import SegmentBuilder
 from lab.prompt.syntax import Reading, Span
 
-_TOKEN = re.compile(r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
+_TOKEN = re.compile(
+    r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|:"
+)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
@@ -57,17 +59,9 @@ def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict
             continue
         closing[index] = kind
         opening = opened[kind].pop()
-        weight = _number(token["weight"])
-        if weight is not None:
-            factors[opening] = weight
+        if token["weight"] is not None:
+            factors[opening] = float(token["weight"])
     return factors, closing
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:  # such as 1.2.3
-        return None
 
 
 def _add_text(builder: SegmentBuilder, text: str, span: Span, weight: float) -> None:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 _WEIGHT = re.compile(r"""[)"]*(?:\.attend\()?[-+.\d]*""")
 _MOST_SIGNS = 1000
 """Brackets and quotes; the library needs time quadratic in the number of quotes."""
+_LONGEST = 4000
+"""Characters; the library needs a millisecond for each."""
 
 
 def read(text: str) -> Reading:
     """Reads a prompt as compel does; what the library cannot parse is plain text, and a note says so."""
     if sum(map(text.count, '()"')) > _MOST_SIGNS:
         return _plain(text, f"more than {_MOST_SIGNS} brackets and quotes")
+    if len(text) > _LONGEST:
+        return _plain(text, f"longer than {_LONGEST} characters")
     try:
         conjunction = _parser().parse_conjunction(text)
     except Exception as error:  # any text must parse, and the library raises errors of many kinds

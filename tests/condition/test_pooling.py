@@ -1,30 +1,37 @@
-"""Pooling against CLIP's own, and against the rows that it says it takes."""
+"""One vector a prompt."""
 
 import pytest
 import torch
 
-import lab
-from lab.condition.pooling import pool
+from lab.condition.encode import encode
+from lab.condition.pooling import pool, similarities
 
 
-def test_end_token_is_what_clip_pools(sd1):
-    tower = sd1.towers[0]
-    text = "a red apple on the white background"
-    tokens = tower.tokenizer(text, padding="max_length", return_tensors="pt")
-    with torch.no_grad():
-        expected = tower.encoder(**tokens).pooler_output[0]
-    encoding = lab.encode(sd1, text, dialect="plain").parts[0].entries[0][1]
-    torch.testing.assert_close(pool(encoding, "eos", 77), expected)
+def vector(bundle, prompt, how):
+    return pool(encode(bundle, prompt).parts[0].entries[0][1], how, 77)
 
 
-def test_mean_and_first_are_of_the_words_alone(sd1):
-    cond = lab.encode(sd1, "a red apple", dialect="plain")
-    encoding = cond.parts[0].entries[0][1]
-    torch.testing.assert_close(pool(encoding, "mean", 77), cond.embeds[1:4].mean(dim=0))
-    torch.testing.assert_close(pool(encoding, "first", 77), cond.embeds[1])
+def test_rows_of_the_end_token_the_words_and_the_first_word(sd1):
+    rows = encode(sd1, "the red apple").embeds
+    assert torch.equal(vector(sd1, "the red apple", "eos"), rows[4])
+    assert torch.allclose(vector(sd1, "the red apple", "mean"), rows[1:4].mean(dim=0))
+    assert torch.equal(vector(sd1, "the red apple", "first"), rows[1])
+
+
+def test_the_end_token_of_the_first_chunk_counts(sd1):
+    made = encode(sd1, "the red apple BREAK cat")
+    assert torch.equal(vector(sd1, "the red apple BREAK cat", "eos"), made.embeds[4])
+    assert torch.allclose(
+        vector(sd1, "the red apple BREAK cat", "mean"), made.embeds[[1, 2, 3, 78]].mean(dim=0)
+    )
 
 
 @pytest.mark.parametrize("how", ["eos", "mean", "first"])
-def test_no_words_at_all(sd1, how):
-    encoding = lab.encode(sd1, "").parts[0].entries[0][1]
-    assert torch.equal(pool(encoding, how, 77), encoding.embeds[1])
+def test_an_empty_prompt_has_its_end_token(sd1, how):
+    assert torch.equal(vector(sd1, "", how), encode(sd1, "").embeds[1])
+
+
+def test_similarities():
+    cosines, products = similarities([torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0])])
+    assert torch.allclose(cosines, torch.tensor([[1.0, 0.96], [0.96, 1.0]]))
+    assert torch.allclose(products, torch.tensor([[25.0, 24.0], [24.0, 25.0]]))

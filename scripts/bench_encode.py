@@ -1,0 +1,91 @@
+"""How much faster prompts are encoded together than one at a time, and what parsing costs.
+
+    python scripts/bench_encode.py --model emoji --prompts 1000
+
+Both sides encode the same distinct prompts and their negative prompt with the same modules: `encode_pairs`, which
+encodes each distinct text once and in batches, and the diffusers pipeline's `encode_prompt`, called once a prompt
+as its own `__call__` does. Turns alternate, so that a busy machine slows both; medians are compared.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+
+import torch
+
+from lab.condition.encode import encode_pairs
+from lab.condition.options import TextOptions
+from lab.models.load import load
+from lab.prompt.parse import parse, resolve
+
+COLOURS = "red green blue white black golden silver pink brown orange".split()
+THINGS = "apple cat house bicycle tree robot castle fish violin lantern".split()
+PLACES = "on a beach|in the snow|at night|under water|in a garden|on the moon|in fog|at dawn|indoors|by a lake".split(
+    "|"
+)
+NEGATIVE = "blurry, low quality"
+
+
+def main() -> None:
+    """Runs the benchmark and prints medians and ratios."""
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--model", default="emoji")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--prompts", type=int, default=1000)
+    options.add_argument("--turns", type=int, default=5)
+    arguments = options.parse_args()
+    bundle = load(arguments.model, device=arguments.device)
+    pipeline = bundle.pipeline()
+    prompts = make_prompts(arguments.prompts)
+    text = TextOptions()
+
+    def together() -> None:
+        encode_pairs(bundle, [(prompt, NEGATIVE) for prompt in prompts], (), text, 20)
+
+    def one_at_a_time() -> None:
+        for prompt in prompts:
+            pipeline.encode_prompt(
+                prompt,
+                device=bundle.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=NEGATIVE,
+            )
+
+    def parsing() -> None:
+        for prompt in prompts:
+            resolve(parse(prompt), 20)
+
+    with torch.inference_mode():
+        times = {work: [] for work in (together, one_at_a_time, parsing)}
+        for turn, work in itertools.product(range(arguments.turns + 1), times):
+            seconds = timed(work)
+            if turn:  # the first turn warms up
+                times[work].append(seconds)
+    medians = {work.__name__: statistics.median(seconds) for work, seconds in times.items()}
+    for name, seconds in medians.items():
+        print(f"{name:<14} {seconds:8.3f} s, {1000 * seconds / len(prompts):.3f} ms a prompt")
+    print(f"together is {medians['one_at_a_time'] / medians['together']:.1f} times as fast as one at a time")
+    print(f"parsing takes {100 * medians['parsing'] / medians['together']:.1f} % of encoding together")
+
+
+def make_prompts(count: int) -> list[str]:
+    """Distinct prompts with weights in them, up to 10,000."""
+    products = itertools.product(COLOURS, THINGS, PLACES, COLOURS)
+    return [f"a ({one}:1.2) {thing} {place}, {other} frame" for one, thing, place, other in products][:count]
+
+
+def timed(work) -> float:
+    """Seconds that a call takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

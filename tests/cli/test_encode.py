@@ -1,0 +1,25 @@
+"""`lab encode` on the bundled model."""
+
+from lab.condition.files import read_embeds
+
+
+def test_a_prompt_is_shown_and_written(cli, tmp_path, emoji):
+    out = tmp_path / "x.safetensors"
+    code, shown, _ = cli("encode", "a (red:1.3) [apple|cat] AND a dog", "--steps", "4", "--out", out)
+    assert code == 0
+    for words in ("red", "1.3", "steps 1, 3: a (red:1.3) apple", "part 2 of 2", "hidden_states[-1]", "A1111 shows 1",
+                  "nothing is truncated", "weighting a1111"):  # fmt: skip
+        assert words in shown
+    assert read_embeds(out, emoji, 4).prompt == "a (red:1.3) [apple|cat] AND a dog"
+
+
+def test_prompts_are_compared_and_numbered(cli, tmp_path):
+    code, shown, _ = cli("encode", "a cat", "a dog", "--pool", "mean", "--out", tmp_path / "x.safetensors")
+    assert code == 0 and "Cosines" in shown and "Dot products" in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.safetensors", "x-2.safetensors"]
+
+
+def test_bad_input_is_one_line(cli):
+    for arguments in (["a <nobody>"], [], ["cat", "--steps", "0"], ["cat", "--clip-skip", "9"]):
+        code, _, err = cli("encode", *arguments)
+        assert code == 2 and len(err.strip().splitlines()) == 1

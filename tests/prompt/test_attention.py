@@ -1,0 +1,97 @@
+"""Attention in the a1111 and comfy dialects: the reference's known cases, and cases recorded from the tools."""
+
+import pytest
+
+from lab.prompt import a1111, comfy
+
+
+def said(reading):
+    return [("BREAK" if each.kind == "break" else each.text, each.weight) for each in reading.segments]
+
+
+A1111 = {
+    "normal text": [("normal text", 1.0)],
+    "an (important) word": [("an ", 1.0), ("important", 1.1), (" word", 1.0)],
+    "(unbalanced": [("unbalanced", 1.1)],
+    r"\(literal\]": [("(literal]", 1.0)],
+    "(unnecessary)(parens)": [("unnecessaryparens", 1.1)],
+    "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).": [
+        ("a ", 1.0),
+        ("house", 1.573),
+        (" ", 1.1),
+        ("on", 1.0),
+        (" a ", 1.1),
+        ("hill", 0.55),
+        (", sun, ", 1.1),
+        ("sky", 1.4641),
+        (".", 1.1),
+    ],
+    "[less] (more:2)": [("less", 1 / 1.1), (" ", 1.0), ("more", 2.0)],
+    "(spaced : 1.5 )": [("spaced ", 1.5)],
+    "(a:1.2.3)": [("a:1.2.3", 1.1)],
+    "crossed (a [b) c] d": [
+        ("crossed ", 1.0),
+        ("a ", 1.1),
+        ("b", 1.0),
+        (" c", 1 / 1.1),
+        (" d", 1.0),
+    ],
+    "stray ) and ] and :1.3)": [("stray ) and ] and :1.3)", 1.0)],
+    "a\\b": [("ab", 1.0)],
+    "\\\\": [("\\", 1.0)],
+    "one BREAK two": [("one", 1.0), ("BREAK", 1.0), ("two", 1.0)],
+    "BREAKFAST": [("BREAKFAST", 1.0)],
+    "": [],
+}
+
+COMFY = {
+    "a (b) c": [("a ", 1.0), ("b", 1.1), (" c", 1.0)],
+    "((b))": [("b", 1.21)],
+    "(a (b:1.5) c:0.5)": [("a ", 0.5), ("b", 1.5), (" c", 0.5)],
+    "(a (b) c:2)": [("a ", 2.0), ("b", 2.2), (" c", 2.0)],
+    "[a] {b}": [("[a] {b}", 1.0)],
+    r"\(a\) (b\):1.3)": [("(a) ", 1.0), ("b)", 1.3)],
+    "(open": [("(open", 1.0)],
+    "(open (closed) end": [("(open (closed) end", 1.0)],
+    "((odd)": [("(odd", 1.1)],
+    "a) (b) c": [("a) (b) c", 1.0)],
+    "a) ((b)) c": [("a) (", 1.0), ("b", 1.1), (") c", 1.0)],
+    "(a:b)": [("a:b", 1.1)],
+    "(:1.5)": [(":1.5", 1.1)],
+    "()": [],
+    "": [],
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), A1111.items())
+def test_a1111_reads_as_the_web_ui(text, expected):
+    found = said(a1111.read(text))
+    assert [word for word, _ in found] == [word for word, _ in expected]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
+
+
+@pytest.mark.parametrize(("text", "expected"), COMFY.items())
+def test_comfy_reads_as_comfyui(text, expected):
+    found = said(comfy.read(text))
+    assert [word for word, _ in found] == [word for word, _ in expected]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
+
+
+def test_break_inside_brackets_breaks():
+    assert said(a1111.read("(a BREAK b:2)")) == [("a", 2.0), ("BREAK", 1.0), ("b", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a cat", [(1.0, "a cat")]),
+        ("a cat AND a dog", [(1.0, "a cat"), (1.0, " a dog")]),
+        ("a cat :1.2 AND a dog: -0.5 AND fog:.5", [(1.2, "a cat"), (-0.5, " a dog"), (0.5, " fog")]),
+        ("SAND AND LAND", [(1.0, "SAND"), (1.0, " LAND")]),
+        ("a cat:1.5", [(1.5, "a cat")]),
+        ("(a cat:1.5)", [(1.0, "(a cat:1.5)")]),
+        ("AND", [(1.0, ""), (1.0, "")]),
+    ],
+)
+def test_and_composes(text, parts):
+    assert [(weight, text[slice(*span)]) for weight, span in a1111.compose(text)] == parts
