@@ -10,11 +10,13 @@ from lab.errors import InputError
 COMMANDS = {
     "demo": "Make pictures with the bundled model and look at them: start here.",
     "generate": "Make images from prompts.",
+    "compare": "Say what embeddings and settings change, how much, and how sure that is.",
     "train": "Learn an embedding from a folder of images.",
     "encode": "Show what a prompt becomes: chunks, tokens, weights, embeddings, schedule.",
     "inspect": "Show what embedding files hold.",
     "convert": "Write an embedding in another file layout.",
     "merge": "Mix embeddings into one.",
+    "search": "Find the nearest prompts, images, embeddings or vocabulary tokens.",
     "rerun": "Make an image again from its own metadata.",
     "models": "List what is bundled, or say what a folder or file is.",
 }

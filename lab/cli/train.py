@@ -1,11 +1,11 @@
 """`lab train`: embeddings learned from a folder of images."""
 
-import os
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
+from lab.cli.processes import is_first, own_device
 from lab.cli.progress import step_progress
 from lab.models.options import ModelOptions
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
@@ -36,12 +36,12 @@ def train(
     from lab.training.run import run as start
 
     settings = settled(settings)
-    bundle = load_options(settings.model_copy(update={"device": _own_device(settings.device)}))
+    bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
     prepared = prepare(bundle, settings)
     if dry_run:
         print("\n".join(describe_plan(bundle, prepared)))
         return
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not is_first():
         start(bundle, prepared)
         return
     for name, initial in prepared.initial.items():
@@ -55,11 +55,3 @@ def train(
         )
     for embedding in made if isinstance(made, list) else [made]:
         print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")
-
-
-def _own_device(device: str) -> str:
-    """Under torchrun or accelerate launch, each process takes the GPU of its number."""
-    import torch
-
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank and device in ("auto", "cuda") and torch.cuda.is_available() else device

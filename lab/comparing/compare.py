@@ -13,6 +13,7 @@ from lab.comparing.cells import make_cells
 from lab.comparing.config import CompareConfig
 from lab.comparing.effects import EFFECT_COLUMNS, find_effects, image_rows, write_table
 from lab.comparing.experiment import Experiment
+from lab.comparing.extras import check_panels, make_panels
 from lab.comparing.report import write_report
 from lab.comparing.scoring import score_cells
 from lab.comparing.sentences import answers
@@ -25,7 +26,7 @@ from lab.runs.folder import RunFolder
 from lab.sample.engine import Note, Progress
 from lab.sample.settings import resolve
 from lab.score.metrics import METRICS, choose_metrics
-from lab.score.tools import ScoreOptions, open_tools
+from lab.score.tools import ScoreOptions, Tools, open_tools
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def compare(
     tools = open_tools(bundle, config)
     metrics, left_out = _choose_metrics(experiment, tools)
     _check(bundle, experiment)
+    check_panels(bundle, experiment)
     state = PartialState(cpu=bundle.device.type == "cpu")
     out = _open(bundle, experiment, state)
     cells = RunFolder(out / "cells")
@@ -89,12 +91,13 @@ def compare(
     if state.is_main_process:
         write_table(out / "results.csv", image_rows(experiment, scores, files))
         write_table(out / "effects.csv", effects, EFFECT_COLUMNS)
-        write_report(out, bundle, experiment, scores, effects, files, left_out)
+        panels = make_panels(bundle, experiment, out)
+        write_report(out, experiment, scores, effects, files, left_out, panels)
     state.wait_for_everyone()
     return Report(out, effects, [answer.text for answer in answers(experiment, effects)])
 
 
-def _choose_metrics(experiment: Experiment, tools: Any) -> tuple[list[str], Mapping[str, str]]:
+def _choose_metrics(experiment: Experiment, tools: Tools) -> tuple[list[str], Mapping[str, str]]:
     asked = experiment.config.metrics
     metrics, reasons = choose_metrics(asked, tools)
     if len(experiment.seeds) < 2:
@@ -152,7 +155,7 @@ def _same_images(before: str, now: str) -> bool:
         one, other = yaml.safe_load(before), yaml.safe_load(now)
     except yaml.YAMLError:
         return False
-    judging = {*ScoreOptions.model_fields, "heat_map"}
+    judging = {*ScoreOptions.model_fields, "heat_map", "guidance_curve"}
     kept = [
         {key: value for key, value in each.items() if key not in judging} if isinstance(each, dict) else None
         for each in (one, other)

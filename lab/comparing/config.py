@@ -27,6 +27,9 @@ class ExperimentOptions(Config):
     heat_map: list[str] = Field(default_factory=list)
     """A word or embedding whose attention the report maps; `negative:WORD` for the negative prompt. Repeatable."""
 
+    guidance_curve: bool = False
+    """Also measures at which steps the variants' guidance differs from the baseline's (a few more images' time)."""
+
     out: Path | None = None
     """Folder for the run; by default one under outputs/ that the settings name."""
 

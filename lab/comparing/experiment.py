@@ -112,7 +112,7 @@ class Experiment:
         """The embeddings that a variant's prompts may name."""
         files = tuple(options.embedding)
         if files not in self._libraries:
-            self._libraries[files] = ChainMap(self._given, collect(files, options.embeddings))
+            self._libraries[files] = ChainMap(self._given, collect(files, options.embeddings))  # type: ignore[arg-type]  # only read
         return self._libraries[files]
 
     def _lay_out(self) -> list[Cell]:

@@ -52,7 +52,7 @@ def plain_text(prompt: str, dialect: Dialect, library: Mapping[str, Embedding], 
     """What a prompt says in words: without embeddings, weight syntax and schedules (its last stage counts)."""
     parsed = parse(prompt, dialect, find_references(prompt, library))
     parts = (
-        "".join(segment.text for segment in timeline.variants[-1].segments if segment.kind == "text")
+        "".join(each.text if each.kind == "text" else " " for each in timeline.variants[-1].segments)
         for timeline in resolve(parsed, steps)
         if timeline.variants
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -16,7 +17,6 @@ from lab.comparing.plots import effect_plot
 from lab.comparing.scoring import Scores
 from lab.comparing.sentences import answers, caveats, number, question
 from lab.files import atomic
-from lab.models.bundle import Bundle
 from lab.score.metrics import METRICS
 
 PAIRS_SHOWN = 3
@@ -30,7 +30,6 @@ _HIDDEN = {"versions", "applied", "model_hash", "prompt_file", "embedding", "emb
 
 def write_report(
     folder: Path,
-    bundle: Bundle,
     experiment: Experiment,
     scores: Scores,
     effects: Sequence[dict[str, Any]],
@@ -52,12 +51,12 @@ def write_report(
     )
     template = environment.get_template("report.html")
     records = {index: _read(files[index]) for index in {cell.picture for cell in experiment.cells}}
-    largest = [
-        {"metric": METRICS[name], "pairs": _largest(experiment, scores, name)}
+    largest = {
+        METRICS[name]: _largest(experiment, scores, name)
         for name in scores.values
         if METRICS[name].over == "image"
-    ]
-    shown = [pair["cell"] for each in largest for pair in each["pairs"]]
+    }
+    shown = [cell for pairs in largest.values() for cell, _ in pairs]
     shown += [experiment.counterpart(cell) for cell in shown]
     pages = paged(experiment, files, shown)
     written = []
@@ -72,7 +71,7 @@ def write_report(
             left_out=left_out,
             effects=effects,
             number=number,
-            largest=largest if first else [],
+            largest=largest if first else {},
             panels=[_panel(panel) for panel in panels] if first else [],
             pictures=Pictures(files),
             rows_of=rows_of,
@@ -81,8 +80,8 @@ def write_report(
             page=place,
             names=[_name(number) for number in range(1, len(pages) + 1)],
             data=_data(experiment, scores, records, cells + (shown if first else [])),
-            made=_made(bundle, experiment, records),
-            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+            made=_made(records),
+            config=_given(experiment),
         )
         with atomic(folder / _name(place)) as temporary:
             temporary.write_text(html, encoding="utf-8")
@@ -120,18 +119,18 @@ def _groups(experiment: Experiment, effects: Sequence[dict[str, Any]]) -> list[d
     return groups
 
 
-def _largest(experiment: Experiment, scores: Scores, name: str) -> list[dict[str, Any]]:
+def _largest(experiment: Experiment, scores: Scores, name: str) -> list[tuple[Cell, float]]:
     """The pairs that a metric says have changed most, the largest first, upwards and downwards in turn."""
     table, base = scores.values[name], scores.values[name][experiment.baseline.index]
     pairs = [
-        {"cell": cell, "change": float(table[cell.variant.index][cell.pair] - base[cell.pair])}
+        (cell, float(table[cell.variant.index][cell.pair] - base[cell.pair]))
         for cell in experiment.cells
         if cell.variant is not experiment.baseline and cell.picture != experiment.counterpart(cell).picture
     ]
-    up = sorted((pair for pair in pairs if pair["change"] > 0), key=lambda pair: -pair["change"])
-    down = sorted((pair for pair in pairs if pair["change"] < 0), key=lambda pair: pair["change"])
+    up = sorted((pair for pair in pairs if pair[1] > 0), key=lambda pair: -pair[1])
+    down = sorted((pair for pair in pairs if pair[1] < 0), key=lambda pair: pair[1])
     chosen = up[:PAIRS_SHOWN] + down[:PAIRS_SHOWN]
-    return sorted(chosen, key=lambda pair: -abs(pair["change"]))
+    return sorted(chosen, key=lambda pair: -abs(pair[1]))
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -165,9 +164,14 @@ def _data(
     return Markup(json.dumps(found, ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def _made(
-    bundle: Bundle, experiment: Experiment, records: Mapping[int, dict[str, Any]]
-) -> list[tuple[str, str]]:
+def _given(experiment: Experiment) -> str:
+    """The settings that somebody chose, as YAML; config.yaml has the defaults as well."""
+    chosen = experiment.config.model_fields_set - {"out"}
+    settings = experiment.config.model_dump(mode="json", include=chosen)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def _made(records: Mapping[int, dict[str, Any]]) -> list[tuple[str, str]]:
     """What made the images: models, embeddings and versions with their hashes."""
     models = {(record["model"], record["model_hash"]) for record in records.values()}
     uses = {(use["name"], use["sha256"]) for record in records.values() for use in record["applied"]}

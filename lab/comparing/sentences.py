@@ -13,7 +13,7 @@ class Answer:
     """One effect in a sentence.
 
     Attributes:
-        clear: Whether the interval leaves out the value of no change.
+        clear: Whether the interval leaves out the value of no change (which similarities to the baseline always do).
     """
 
     metric: str
@@ -37,7 +37,7 @@ def question(experiment: Experiment) -> str:
 def answers(experiment: Experiment, effects: Sequence[dict[str, Any]]) -> list[Answer]:
     """A sentence for each row of the effects, in their order."""
     return [
-        Answer(row["metric"], row["variant"], _sentence(experiment, row), is_clear(row)) for row in effects
+        Answer(row["metric"], row["variant"], _sentence(experiment, row), _is_news(row)) for row in effects
     ]
 
 
@@ -49,6 +49,10 @@ def caveats(experiment: Experiment) -> list[str]:
     elif len(experiment.prompts) < 2:
         found.append("There is one prompt: the intervals speak of it alone, not of prompts like it.")
     return found
+
+
+def _is_news(row: dict[str, Any]) -> bool:
+    return is_clear(row) and not METRICS[row["metric"]].paired
 
 
 def is_clear(row: dict[str, Any]) -> bool:

@@ -113,14 +113,10 @@ def sign_flip(pairs: Array, generator: np.random.Generator) -> float:
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """The p-values corrected for their number (Holm 1979); None stays None and does not count."""
-    places = sorted(
-        (place for place, p in enumerate(values) if p is not None), key=lambda place: values[place]
-    )
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)
     largest = 0.0
-    for rank, place in enumerate(places):
-        value = values[place]
-        assert value is not None
-        largest = max(largest, min(value * (len(places) - rank), 1.0))
+    for rank, (value, place) in enumerate(known):
+        largest = max(largest, min(value * (len(known) - rank), 1.0))
         corrected[place] = largest
     return corrected

@@ -69,11 +69,11 @@ def read_aesthetic(path: Path, clip: Clip) -> nn.Module:
         raise InputError(
             f"{path}: reads CLIP features {width} wide, and this CLIP's are {clip.width}; give its own --clip"
         )
-    head = nn.Sequential(*(nn.Linear(*shape[::-1]) for shape in shapes))
-    with torch.no_grad():
-        for layer, weight, bias in zip(head, weights, biases, strict=True):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
+    head = nn.Sequential()
+    for weight, bias in zip(weights, biases, strict=True):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        head.append(layer)
     return head.requires_grad_(False).eval()
 
 

@@ -1,0 +1,143 @@
+"""The report's panels: where words act, when variants act, and how the embeddings lie to each other."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lab.comparing.attention import HeatMaps, heat_maps
+from lab.comparing.cells import plan_cells
+from lab.comparing.curve import curve_svg, guidance_difference
+from lab.comparing.experiment import Cell, Experiment, Variant
+from lab.comparing.figures import as_svg
+from lab.comparing.geometry import learned_geometry
+from lab.comparing.maps import draw_geometries
+from lab.comparing.overlay import overlay
+from lab.comparing.panels import Panel, Picture
+from lab.comparing.targets import Target, check_target
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.sample.jobs import Job
+
+MAPPED = 4
+"""Variants whose heat maps are shown, the baseline among them."""
+
+CURVE_PAIRS, CURVE_VARIANTS = 8, 6
+"""Pairs that a curve is measured on, and variants that get one."""
+
+
+def check_panels(bundle: Bundle, experiment: Experiment) -> None:
+    """Refuses, before anything is generated, heat maps of what no prompt says.
+
+    Raises:
+        InputError: a word that is in the prompt of no variant, with the nearest words.
+    """
+    jobs = plan_cells(bundle, _mapped(bundle, experiment)) if experiment.config.heat_map else []
+    for target in map(_target, experiment.config.heat_map):
+        if not any(_has(job, target) for job in jobs):
+            for job in jobs:
+                check_target(job, target)
+
+
+def make_panels(bundle: Bundle, experiment: Experiment, folder: Path) -> list[Panel]:
+    """Heat maps and the curve if they are asked for, and geometry if there are embeddings.
+
+    Raises:
+        InputError: variants that share no latents, so that they have no curve.
+    """
+    panels = []
+    if experiment.config.heat_map:
+        panels.append(_heat_panel(bundle, experiment, folder))
+    if experiment.config.guidance_curve:
+        panels.append(_curve_panel(bundle, experiment))
+    used = {
+        each.provenance.sha256: each for cell in experiment.pictures for each in cell.used
+    }  # checkpoints share a name
+    spaces = [
+        learned_geometry(list(used.values()), tower.key)
+        for tower in bundle.towers
+        if any(tower.key in each.vectors for each in used.values())
+    ]
+    if spaces:
+        figure = Picture(
+            as_svg(draw_geometries(spaces)),
+            "Cosines, dot products, norms, and a map of the first two principal components.",
+            f"Geometry of the learned vectors of {', '.join(each.name for each in used.values())}",
+        )
+        text = "How the learned vectors of the embeddings compared lie to each other."
+        panels.append(Panel("Geometry of the embeddings", text, [figure]))
+    return panels
+
+
+def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
+    cells = _mapped(bundle, experiment)
+    jobs = plan_cells(bundle, cells)
+    targets = [_target(text) for text in experiment.config.heat_map]
+    pictures = []
+    for cell, job, maps in zip(cells, jobs, heat_maps(bundle, jobs), strict=True):
+        present = [target for target in targets if _has(job, target)]
+        if present:
+            maps.save_arrays(folder / "heatmaps" / f"{cell.index:05d}.npz", present)
+        pictures += [_overlaid(cell, maps, target) for target in present]
+    text = (
+        f"Share of the cross-attention that goes to each word, from blue to red, over all steps, layers and heads; "
+        f"seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
+    )
+    return Panel("Where words act", text, pictures)
+
+
+def _overlaid(cell: Cell, maps: HeatMaps, target: Target) -> Picture:
+    heat = maps.of(target)
+    side = max(256 // max(maps.image.size), 1)
+    image = overlay(maps.image, heat)
+    image = image.resize((image.width * side, image.height * side), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    caption = f"{target.label}: {cell.variant.name}; largest share {float(heat.max()):.2f}"
+    return Picture(stream.getvalue(), caption, f"Heat map of {caption}")
+
+
+def _curve_panel(bundle: Bundle, experiment: Experiment) -> Panel:
+    others = [variant for variant in experiment.variants if variant is not experiment.baseline]
+    pairs = [
+        (prompt, seed) for seed in range(len(experiment.seeds)) for prompt in range(len(experiment.prompts))
+    ]
+    pairs = pairs[:CURVE_PAIRS]
+
+    def jobs(variant: Variant) -> list[Job]:
+        return plan_cells(bundle, [experiment.cell(variant, *pair) for pair in pairs])
+
+    base = jobs(experiment.baseline)
+    curves = {
+        variant.name: guidance_difference(bundle, list(zip(base, jobs(variant), strict=True)))
+        for variant in others[:CURVE_VARIANTS]
+    }
+    picture = Picture(
+        curve_svg(curves),
+        f"Median over {len(pairs)} pairs, and their 10th to 90th percentiles.",
+        "Curves of the guidance difference between each variant and the baseline, step by step",
+    )
+    text = "How far the variants' guidance is from the baseline's along the baseline's own latents."
+    return Panel("When it acts", text, [picture])
+
+
+def _mapped(bundle: Bundle, experiment: Experiment) -> Sequence[Cell]:
+    """The first pair of the baseline and of the next variants of the same model."""
+    ordered = sorted(experiment.variants, key=lambda variant: variant is not experiment.baseline)
+    cells = [experiment.cell(variant, 0, 0) for variant in ordered]
+    return [cell for cell in cells if cell.options.model in (bundle.source, experiment.config.model)][:MAPPED]
+
+
+def _target(text: str) -> Target:
+    if text.startswith("negative:"):
+        return Target(text.removeprefix("negative:"), "negative")
+    return Target(text)
+
+
+def _has(job: Job, target: Target) -> bool:
+    try:
+        check_target(job, target)
+    except InputError:
+        return False
+    return True

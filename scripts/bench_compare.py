@@ -1,0 +1,116 @@
+"""How fast the lab compares, against a plain loop over diffusers' own pipeline on the same weights.
+
+    python scripts/bench_compare.py [--model emoji] [--steps 12] [--rounds 3]
+
+8 variants (2 negative prompts x 4 guidance scales) x 4 prompts x 4 seeds. The plain loop calls the pipeline once for
+each variant and prompt with the seeds as one batch, in the bundle's own precision, and keeps the images in memory.
+The lab writes every image with its record to disk; with metrics, it also reads them back, measures them and writes
+tables and report. The three take turns in one process, so that a machine that speeds up or slows down does so for
+all. Printed are medians over the rounds; ratios are taken within a round.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+
+import lab
+from lab.comparing.cells import make_cells
+from lab.comparing.experiment import Experiment
+from lab.models.bundle import Bundle
+from lab.runs.folder import RunFolder
+
+PROMPTS = [
+    f"a noto emoji of a {thing} on a white background"
+    for thing in ("red apple", "rocket", "cactus", "guitar")
+]
+NEGATIVES, SCALES, SEEDS = ("", "blurry, pixelated, noisy"), (2.0, 4.0, 7.0, 10.0), (1, 2, 3, 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="emoji", help="the bundled model or a diffusers folder")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    arguments = parser.parse_args()
+    bundle = lab.load(arguments.model, dtype=arguments.dtype)
+    sides = {
+        "plain loop": lambda: plain_loop(bundle, arguments.steps),
+        "lab, images": lambda: images_alone(bundle, arguments.steps),
+        "lab, images, metrics and report": lambda: whole(bundle, arguments.steps),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(arguments.rounds + 1):
+        for name, side in sides.items():
+            taken = timed(side)
+            if turn:  # the first turn warms up
+                seconds[name].append(taken)
+    images = len(NEGATIVES) * len(SCALES) * len(PROMPTS) * len(SEEDS)
+    table = Table(title=f"{images} images, {arguments.steps} steps, {bundle.device.type}, {bundle.dtype}")
+    for column in ("", "seconds", "images/s", "times as fast"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, each in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds["plain loop"], each, strict=True))
+        median = statistics.median(each)
+        table.add_row(name, f"{median:.1f}", f"{images / median:.2f}", f"{ratio:.2f}")
+    Console(width=110).print(table)
+
+
+def timed(side: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    side()
+    return time.perf_counter() - began
+
+
+def plain_loop(bundle: Bundle, steps: int) -> None:
+    """What somebody writes who has diffusers alone."""
+    pipeline = bundle.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    for negative in NEGATIVES:
+        for scale in SCALES:
+            for prompt in PROMPTS:
+                pipeline(
+                    prompt,
+                    negative_prompt=negative,
+                    guidance_scale=scale,
+                    guidance_rescale=bundle.defaults.guidance_rescale,
+                    num_inference_steps=steps,
+                    num_images_per_prompt=len(SEEDS),
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in SEEDS],
+                    width=bundle.defaults.width,
+                    height=bundle.defaults.height,
+                )
+
+
+def config(steps: int, out: Path) -> lab.CompareConfig:
+    axes = {"negative_prompt": list(NEGATIVES), "guidance": list(SCALES)}
+    return lab.CompareConfig(prompts=PROMPTS, seeds=SEEDS, axes=axes, steps=steps, out=out)
+
+
+def images_alone(bundle: Bundle, steps: int) -> None:
+    folder = Path(tempfile.mkdtemp())
+    experiment = Experiment(config(steps, folder))
+    state = PartialState(cpu=bundle.device.type == "cpu")
+    make_cells(bundle, experiment, RunFolder(folder / "cells"), state)
+    shutil.rmtree(folder)
+
+
+def whole(bundle: Bundle, steps: int) -> None:
+    folder = Path(tempfile.mkdtemp())
+    lab.compare(bundle, config(steps, folder / "run"))
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

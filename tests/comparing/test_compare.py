@@ -1,0 +1,205 @@
+"""A whole comparison on a tiny random model: pairs, tables, resuming, refusals."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lab
+from lab.comparing import cells
+from lab.score.sets import diversity
+
+
+def read(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def denoised(monkeypatch):
+    """The number of images that are really made."""
+    made = []
+    run_jobs = cells.run_jobs
+
+    def counting(bundle, jobs, *args, **kwargs):
+        made.extend(jobs)
+        return run_jobs(bundle, jobs, *args, **kwargs)
+
+    monkeypatch.setattr(cells, "run_jobs", counting)
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(sd1, clip_folder, tmp_path_factory):
+    """A run with two axes, its folder and its report."""
+    config = lab.CompareConfig(
+        prompts=["a red apple", "a (dog:1.2) on white"],
+        seeds="1-3",
+        axes={"negative_prompt": ["", "blurry"], "guidance": [3, 6]},
+        steps=2,
+        clip=clip_folder,
+        out=tmp_path_factory.mktemp("runs") / "run",
+    )
+    return lab.compare(sd1, config)
+
+
+def test_what_a_run_folder_holds(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"config.yaml", "results.csv", "effects.csv", "cells", "report.html"}
+    assert len(list((finished.folder / "cells").glob("*.png"))) == 24
+
+
+def test_results_have_a_row_an_image(finished):
+    rows = read(finished.folder / "results.csv")
+    assert len(rows) == 24
+    row = rows[-1]
+    assert row["variant"] == "negative_prompt=blurry, guidance=6" and row["prompt"] == "a (dog:1.2) on white"
+    assert (row["seed"], row["guidance"], row["steps"], row["negative_prompt"]) == ("3", "6", "2", "blurry")
+    assert (finished.folder / row["file"]).is_file()
+    for name in ("clip_text", "clip_baseline", "ssim_baseline", "diversity", "sharpness", "colourfulness"):
+        assert np.isfinite(float(row[name]))
+
+
+def test_effects_are_mean_paired_differences(finished):
+    rows, effects = read(finished.folder / "results.csv"), read(finished.folder / "effects.csv")
+    assert list(effects[0]) == ["variant", "metric", "difference", "low", "high", "p", "win_rate", "n"]
+    assert len(effects) == 3 * 6
+    base = {(r["prompt"], r["seed"]): r for r in rows if r["baseline"] == "True"}
+    for effect in effects:
+        metric = effect["metric"]
+        pairs = [
+            float(row[metric]) - float(base[row["prompt"], row["seed"]][metric])
+            for row in rows
+            if row["variant"] == effect["variant"]
+        ]
+        assert float(effect["difference"]) == pytest.approx(
+            np.mean(pairs), abs=1e-3 * max(1, abs(np.mean(pairs)))
+        )
+        assert float(effect["low"]) <= float(effect["difference"]) <= float(effect["high"])
+        assert effect["n"] == ("2" if metric == "diversity" else "6")
+    assert [row["metric"] for row in finished.effects] == [row["metric"] for row in effects]
+
+
+def test_images_are_those_of_generate(finished, sd1):
+    rows = read(finished.folder / "results.csv")
+    row = next(r for r in rows if r["variant"] == "negative_prompt=blurry, guidance=6" and r["seed"] == "2")
+    (alone,) = lab.generate(
+        sd1, prompt=row["prompt"], negative_prompt="blurry", guidance=6.0, seeds=2, steps=2
+    )
+    with Image.open(finished.folder / row["file"]) as image:
+        difference = np.asarray(image, dtype=int) - np.asarray(alone.image, dtype=int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_diversity_is_that_of_the_images(finished, clip_folder):
+    from lab.models.clip import load_clip
+    from lab.score.clip import Clip
+    from lab.score.pixels import read_pixels
+
+    rows = [r for r in read(finished.folder / "results.csv") if r["baseline"] == "True"][:3]
+    pixels = torch.stack([read_pixels(finished.folder / row["file"]) for row in rows])
+    expected = diversity(Clip(load_clip(clip_folder)).images(pixels)).item()
+    assert [float(row["diversity"]) for row in rows] == pytest.approx([expected] * 3, abs=1e-4)
+
+
+def test_a_variant_that_is_the_baseline_changes_nothing(sd1, config, denoised):
+    report = lab.compare(
+        sd1, config(axes={"prompt_replace": ["apple", "apple "]}, prompts=["an apple", "a dog"])
+    )
+    assert len(denoised) == 9  # the second prompt's images are shared
+    assert all(abs(row["difference"]) < 100 for row in report.effects)
+
+
+def test_an_interrupted_run_goes_on(sd1, config, denoised):
+    settings = config()
+    lab.compare(sd1, settings)
+    before = (settings.out / "effects.csv").read_bytes()
+    for path in sorted((settings.out / "cells").glob("*.png"))[3:7]:
+        path.unlink()
+    (settings.out / "effects.csv").unlink()
+    denoised.clear()
+    notes = []
+    lab.compare(sd1, settings, on_note=notes.append)
+    assert len(denoised) == 4 and "8 images are there already" in notes[0]
+    assert (settings.out / "effects.csv").read_bytes() == before
+
+
+def test_other_metrics_need_no_new_images(sd1, config, denoised):
+    lab.compare(sd1, config(metrics=["sharpness"]))
+    denoised.clear()
+    report = lab.compare(sd1, config(metrics=["sharpness", "clip_text"]))
+    assert not denoised and {row["metric"] for row in report.effects} == {"sharpness", "clip_text"}
+
+
+def test_a_folder_of_another_run_is_left_alone(sd1, config):
+    lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
+    with pytest.raises(lab.InputError, match=r"other settings .*seeds"):
+        lab.compare(sd1, config(metrics=["sharpness"], seeds="1-3"))
+    stored = config().out / "config.yaml"
+    stored.write_text(stored.read_text() + "edited: true\n")
+    with pytest.raises(lab.InputError, match="edited"):
+        lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
+
+
+def test_one_seed_has_no_interval_and_says_so(sd1, config):
+    report = lab.compare(sd1, config(seeds="4"))
+    assert all(row["low"] is None and row["high"] is None for row in report.effects)
+    assert "diversity" not in {row["metric"] for row in report.effects}
+    assert any("no interval: one seed" in answer for answer in report.answers)
+    page = report.page.read_text(encoding="utf-8")
+    assert "There is one seed, so there are no intervals" in page
+    effects = read(report.folder / "effects.csv")
+    assert all(row["low"] == row["high"] == "" for row in effects)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"clip": None, "metrics": ["clip_text"]}, "--clip"),
+        ({"metrics": ["cmmd"]}, "--references"),
+        ({"metrics": ["degraded"]}, "quality classifier"),
+        ({"metrics": ["diversity"], "seeds": "1"}, "more --seeds"),
+        ({"references": "nowhere"}, "no such folder"),
+        ({"axes": {"scheduler": ["ddim", "dddim"]}}, "nearest: ddim"),
+        ({"axes": {"model": ["emoji", "no-such-model"]}}, "unknown model"),
+        ({"width": 30}, "multiple"),
+        ({"heat_map": ["aple"]}, "apple"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(sd1, config, denoised, settings, words):
+    settings = config(**settings)
+    with pytest.raises(lab.InputError, match=words):
+        lab.compare(sd1, settings)
+    assert not denoised and not settings.out.exists()
+
+
+def test_another_model_is_a_variant(sd1, sd2_folder, config):
+    report = lab.compare(
+        sd1, config(axes={"model": [sd1.source, str(sd2_folder)]}, metrics=["sharpness"], seeds="1-2")
+    )
+    rows = read(report.folder / "results.csv")
+    assert {row["model"] for row in rows} == {sd1.source, str(sd2_folder)}
+    assert {row["family"] for row in rows} == {"sd1", "sd2"}
+
+
+def test_embeddings_given_as_values(sd1, config):
+    from lab.embeddings.embedding import Embedding
+
+    toy = Embedding(
+        "toy", {"clip": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, kind="concept"
+    )
+    settings = config(axes={"embedding": ["none", "toy"]}, metrics=["ssim_baseline"], seeds="1-2")
+    report = lab.compare(sd1, settings, embeddings=[toy])
+    assert report.effects[0]["difference"] < 0
+    assert "Geometry of the embeddings" in report.page.read_text(encoding="utf-8")
+
+
+def test_heat_maps_and_the_curve_are_in_the_report(sd1, config):
+    settings = config(heat_map=["apple"], guidance_curve=True, metrics=["sharpness"], seeds="1-2")
+    report = lab.compare(sd1, settings)
+    page = report.page.read_text(encoding="utf-8")
+    assert "Where words act" in page and "When it acts" in page
+    arrays = np.load(next((report.folder / "heatmaps").glob("*.npz")))
+    assert arrays["apple"].shape == (sd1.defaults.height, sd1.defaults.width)

@@ -1,0 +1,51 @@
+"""Two processes share one run, and what comes out is what one makes."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.comparing.conftest import PROMPTS
+from tests.paths import REPOSITORY
+
+
+def run(out, sd1_folder, clip_folder, processes):
+    arguments = [
+        "compare",
+        "--model",
+        str(sd1_folder),
+        "--device",
+        "cpu",
+        "--clip",
+        str(clip_folder),
+        "--out",
+        str(out),
+    ]
+    arguments += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    arguments += ["--seeds", "1-3", "--steps", "2", "--axis", "negative_prompt=,blurry"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    command = [sys.executable, *(launch if processes > 1 else []), "-m", "lab", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_find_what_one_finds(tmp_path, sd1_folder, clip_folder):
+    results = [run(tmp_path / name, sd1_folder, clip_folder, n) for name, n in (("one", 1), ("two", 2))]
+    for result in results:
+        assert result.returncode == 0, result.stderr
+    one, two = (table(tmp_path / name / "effects.csv") for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for left, right in zip(one, two, strict=True):
+        assert (left["variant"], left["metric"], left["n"]) == (right["variant"], right["metric"], right["n"])
+        assert float(left["difference"]) == pytest.approx(float(right["difference"]), rel=0.02, abs=2e-3)
+    assert len(list((tmp_path / "two" / "cells").glob("*.png"))) == 12
+    assert results[1].stdout.count("Open file:") == 1

@@ -1,0 +1,133 @@
+"""The report in a real browser, where there is one (Debian's chromium, with playwright)."""
+
+import re
+import shutil
+
+import pytest
+
+import lab
+from lab.comparing import pages
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def folder(sd1, clip_folder, tmp_path_factory):
+    """A report over several small pages, with text that means something to HTML."""
+    limit, pages.PAGE_BYTES = pages.PAGE_BYTES, 40_000
+    try:
+        config = lab.CompareConfig(
+            prompts=["a red apple", "a cat </script><b>bold</b> & more"],
+            seeds="1-3",
+            axes={"negative_prompt": ["", "blurry", 'a "quoted" `word`']},
+            steps=2,
+            clip=clip_folder,
+            heat_map=["a"],
+            out=tmp_path_factory.mktemp("runs") / "run",
+        )
+        return lab.compare(sd1, config).folder
+    finally:
+        pages.PAGE_BYTES = limit
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, folder):
+    """The open report; errors in its script, and anything it loads from elsewhere, fail the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+    page.goto((folder / "report.html").as_uri())
+    yield page
+    context.close()
+    assert not wrong
+
+
+def test_pages_hold_every_image_once(folder):
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("report*.html"))]
+    assert len(texts) > 1
+    rows = [set(re.findall(r'data-cell="(\d+)"', text)) for text in texts]
+    assert len(set.union(*rows)) == 18 and sum(map(len, rows)) == 18
+    for text in texts:
+        found = re.findall(r'id="picture-(\d+)"', text)
+        assert len(found) == len(set(found))
+        assert "<b>bold</b>" not in text and not re.search(r'(src|href)="(https?:)?//', text)
+
+
+def test_every_image_is_shown_and_named(page):
+    images = page.locator("main img")
+    assert images.count() > 10
+    assert page.evaluate(
+        "[...document.querySelectorAll('main img')].every(i => i.complete && i.naturalWidth > 0)"
+    )
+    assert page.evaluate("[...document.querySelectorAll('main img')].every(i => i.alt.length > 5)")
+
+
+def test_a_cell_opens_at_full_size_with_its_settings(page):
+    cell = page.locator(".cell").nth(1)
+    cell.click()
+    assert page.locator("#viewer").is_visible()
+    facts = page.locator("#facts").inner_text()
+    assert "negative prompt" in facts and "blurry" in facts and "steps" in facts and "baseline" in facts
+    assert page.evaluate("document.getElementById('full').naturalWidth") > 0
+    first, title = page.locator("#full").get_attribute("src"), page.locator("#viewer-title").inner_text()
+    page.locator("#after").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#full").get_attribute("src") != first
+    assert page.locator("#viewer-title").inner_text() != title
+    page.keyboard.press("Escape")
+    assert not page.locator("#viewer").is_visible()
+
+
+def test_keyboard_opens_cells_and_moves_sliders(page):
+    page.locator(".cell").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#viewer").is_visible()
+    page.keyboard.press("Escape")
+    slider = page.locator(".pairs .duel input").first
+    slider.focus()
+    page.keyboard.press("Home")
+    over = page.locator(".pairs .duel .over").first
+    assert over.evaluate("e => getComputedStyle(e).clipPath") == "inset(0px 100% 0px 0px)"
+    page.keyboard.press("End")
+    assert over.evaluate("e => getComputedStyle(e).clipPath").startswith(
+        "inset(0px calc(0%"
+    ) or over.evaluate("e => getComputedStyle(e).clipPath") in ("inset(0px 0% 0px 0px)", "inset(0px)")
+
+
+def test_text_is_text(page):
+    assert "a cat </script><b>bold</b> & more" in page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_light_and_dark(browser, folder, scheme, dark):
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    back, ink = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (back, ink)]
+    assert (brightness[0] < brightness[1]) == dark
+    context.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser, folder):
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator(".cell").first.click()
+    assert page.locator("#close").is_visible()
+    context.close()
