@@ -1,0 +1,41 @@
+"""`lab search`: what is near a text, an image or an embedding."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lab.cli.flags import ConfigFlag, ModelFlags, given
+from lab.models.options import ModelOptions
+from lab.search.config import SearchConfig, SearchOptions
+
+SearchFlags = Annotated[SearchOptions, Parameter(name="*", group="What to look for, and where")]
+
+
+def search(
+    *,
+    what: SearchFlags = SearchOptions(),
+    model: ModelFlags = ModelOptions(),
+    config: ConfigFlag = None,
+) -> None:
+    """Find the nearest prompts, images, embeddings or vocabulary tokens."""
+    settings = SearchConfig.read(config, given(what, model))
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from lab.models.load import load_options
+    from lab.search.search import search as run
+
+    answer = run(load_options(settings), settings)
+    console = Console()
+    if settings.index is not None:
+        console.print(
+            f"{settings.index}: {len(answer.index.rows)} rows, {answer.added} of them new", markup=False
+        )
+    score = "distance" if answer.index.kind == "flat-l2" else "cosine"
+    for query, hits in answer.hits.items():
+        table = Table(score, "what", "which", "where", title=Text(f"near {query}"), title_justify="left")
+        for row, value in hits:
+            where = "" if row.source == row.text else row.source
+            table.add_row(f"{value:.3f}", row.kind, Text(row.text), Text(where))
+        console.print(table)

@@ -1,0 +1,171 @@
+"""A FAISS index and what its rows are: built, added to, searched, saved and loaded."""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from lab.condition.pooling import Pool
+from lab.errors import InputError
+from lab.files import atomic
+from lab.search.config import IndexKind
+from lab.search.sources import Row
+
+ROWS = "rows.json"
+PER_CELL = 39
+"""Vectors that FAISS wants for each cell of an ivf index, to train it well."""
+
+PROBED = 0.15
+"""The share of an ivf index's cells that a search looks into; `scripts/bench_search.py` prints what that finds."""
+
+
+Identity = tuple[str, str]
+
+
+class Hit(NamedTuple):
+    """A row that was found. The score is the cosine, or for flat-l2 the distance."""
+
+    row: Row
+    score: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the vectors of an index are: of which weights (SHA-256 and name), and pooled how."""
+
+    model: str
+    source: str
+    pooling: Pool
+
+
+class Index:
+    """Rows that can be found by their vectors."""
+
+    def __init__(self, kind: IndexKind, space: Space, vectors: faiss.Index, rows: list[Row]):
+        self.kind = kind
+        self.space = space
+        self.rows = rows
+        self._vectors = vectors
+        self.known = {(row.kind, row.identity) for row in rows}
+
+    @classmethod
+    def build(cls, kind: IndexKind, space: Space, rows: Sequence[Row], vectors: Tensor) -> "Index":
+        """A new index of rows with their vectors (n, d), on which the cells of an ivf index are trained."""
+        made = _empty(kind, _prepared(kind, vectors))
+        index = cls(kind, space, made, [])
+        index.add(rows, vectors)
+        return index
+
+    def add(self, rows: Sequence[Row], vectors: Tensor) -> None:
+        """Adds rows with their vectors (n, d)."""
+        self._vectors.add(_prepared(self.kind, vectors))
+        self.rows.extend(rows)
+        self.known.update((row.kind, row.identity) for row in rows)
+
+    def search(self, vectors: Tensor, count: int) -> list[list[Hit]]:
+        """For each vector (n, d) the `count` nearest rows, the nearest first."""
+        scores, places = self._vectors.search(_prepared(self.kind, vectors), min(count, len(self.rows)))
+        if self.kind == "flat-l2":
+            scores = np.sqrt(np.maximum(scores, 0))  # FAISS gives squares
+        return [
+            [Hit(self.rows[place], float(score)) for place, score in zip(*found, strict=True) if place >= 0]
+            for found in zip(places, scores, strict=True)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Writes the index to a folder: `rows.json`, which names the file with the vectors.
+
+        That file's name comes from its content, and `rows.json` is renamed into place last: whoever reads sees the
+        old index or the new one.
+        """
+        data = faiss.serialize_index(self._vectors).tobytes()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"vectors-{digest[:16]}.faiss"
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(data)
+        told = {"kind": self.kind, "space": asdict(self.space), "vectors": name, "sha256": digest}
+        text = json.dumps(told | {"rows": [asdict(row) for row in self.rows]}, ensure_ascii=False, indent=0)
+        with atomic(folder / ROWS) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        for old in folder.glob("vectors-*.faiss"):
+            if old.name != name:
+                old.unlink()
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """Reads an index that `save` wrote.
+
+        Raises:
+            InputError: not there, damaged or edited.
+        """
+        try:
+            told: dict[str, Any] = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+            data = (folder / Path(told["vectors"]).name).read_bytes()
+            rows = [Row(**row) for row in told["rows"]]
+            space, kind = Space(**told["space"]), told["kind"]
+        except OSError as error:
+            raise InputError(f"{folder}: no index there that can be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{folder / ROWS}: damaged; delete the folder and build the index again"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != told.get("sha256"):
+            raise InputError(f"{folder}: its vectors are not those it was saved with; build the index again")
+        vectors = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+        if vectors.ntotal != len(rows):
+            raise InputError(
+                f"{folder}: {vectors.ntotal} vectors for {len(rows)} rows; build the index again"
+            )
+        return cls(kind, space, vectors, rows)
+
+    def check_space(self, space: Space, folder: Path) -> None:
+        """Refuses vectors that were made otherwise than the index's own.
+
+        Raises:
+            InputError: another model, or another pooling.
+        """
+        if space.model != self.space.model:
+            raise InputError(
+                f"{folder}: is an index of another model, {self.space.source} ({self.space.model[:10]}), not of "
+                f"{space.source} ({space.model[:10]}); search with that model, or build another index"
+            )
+        if space.pooling != self.space.pooling:
+            raise InputError(
+                f"{folder}: is an index of texts pooled by '{self.space.pooling}', not by '{space.pooling}'; "
+                f"leave out --pooling, or build another index"
+            )
+
+
+def new_rows(rows: Sequence[Row], known: Collection[Identity]) -> list[Row]:
+    """Those of the rows that are not known, each once, in their order."""
+    first: dict[Identity, Row] = {}
+    for row in rows:
+        first.setdefault((row.kind, row.identity), row)
+    return [row for key, row in first.items() if key not in known]
+
+
+def _empty(kind: IndexKind, vectors: np.ndarray) -> faiss.Index:
+    count, width = vectors.shape
+    if kind == "flat-l2":
+        return faiss.IndexFlatL2(width)
+    flat = faiss.IndexFlatIP(width)
+    if kind == "flat-ip":
+        return flat
+    cells = max(min(round(4 * count**0.5), count // PER_CELL), 1)
+    index = faiss.IndexIVFFlat(flat, width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = max(round(PROBED * cells), 1)
+    index.train(vectors)
+    return index
+
+
+def _prepared(kind: IndexKind, vectors: Tensor) -> np.ndarray:
+    """(n, d) float32 as the index takes them: of unit length, but for distances."""
+    rows = vectors.float() if kind == "flat-l2" else F.normalize(vectors.float(), dim=1)
+    return np.ascontiguousarray(rows.numpy())

@@ -1,0 +1,151 @@
+"""From the options of a search to what was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lab.condition.pooling import Pool
+from lab.embeddings.library import collect
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.search.config import SearchConfig
+from lab.search.features import BLOCK, BundleFeatures, ClipFeatures, Features
+from lab.search.index import ROWS, Hit, Index, Space, new_rows
+from lab.search.sources import Row, read_source
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found.
+
+    Attributes:
+        index: The index that was searched.
+        added: How many rows were new to it.
+        hits: For each query, by what was asked, the nearest rows.
+    """
+
+    index: Index
+    added: int
+    hits: dict[str, list[Hit]]
+
+
+def search(bundle: Bundle, config: SearchConfig) -> Answer:
+    """Builds, extends or loads an index, and looks for every query in it.
+
+    Raises:
+        InputError: nothing to search or to look for, a source or query that cannot be read, or an index of another
+            model.
+    """
+    _check(config)
+    old = _load(config)
+    features = _features(bundle, config, old)
+    space = Space(features.model, features.source, features.pooling)
+    if old is not None:
+        old.check_space(space, _folder(config))
+    queries = _queries(config, features)
+    rows = [row for over in config.over for row in read_source(over, bundle)]
+    index, added = _extended(old, config, space, rows, features)
+    if config.index is not None and added:
+        index.save(config.index)
+    if not queries:
+        return Answer(index, added, {})
+    found = index.search(torch.cat(list(queries.values())), config.top)
+    return Answer(index, added, dict(zip(queries, found, strict=True)))
+
+
+def _check(config: SearchConfig) -> None:
+    if not config.over and config.index is None:
+        raise InputError(
+            "search: there is nothing to search; give --over prompts:FILE, images:FOLDER, "
+            "embeddings:FOLDER or vocabulary, or a saved --index"
+        )
+    if not (config.text or config.image or config.embedding or (config.over and config.index)):
+        raise InputError("search: there is nothing to look for; give --text, --image or --embedding")
+
+
+def _folder(config: SearchConfig) -> Path:
+    assert config.index is not None
+    return config.index
+
+
+def _load(config: SearchConfig) -> Index | None:
+    """The index that is there, or None if one is to be made."""
+    if config.index is None or (config.over and not (config.index / ROWS).exists()):
+        return None
+    index = Index.load(config.index)
+    if config.kind is not None and config.kind != index.kind:
+        raise InputError(f"{config.index}: is a {index.kind} index; leave out --kind, or build another index")
+    return index
+
+
+def _features(bundle: Bundle, config: SearchConfig, index: Index | None) -> Features:
+    pooling: Pool = config.pooling or (index.space.pooling if index else "eos")
+    if config.clip is None:
+        return BundleFeatures(bundle, pooling, config.dialect)
+    if pooling != "eos":
+        raise InputError(f"--pooling {pooling}: a CLIPModel's own features are pooled by eos; leave it out")
+    return ClipFeatures(config.clip, bundle.device)
+
+
+def _queries(config: SearchConfig, features: Features) -> dict[str, Tensor]:
+    """(1, d) for each query, by what was asked."""
+    library = collect(config.embedding, config.embeddings)
+    texts = list(config.text)
+    if not texts and not config.image:
+        texts = [f"<{name}>" for name in collect(config.embedding)]
+    queries = {text: features.texts([text], library) for text in texts}
+    return queries | {str(path): features.images([path]) for path in config.image}
+
+
+def _extended(
+    index: Index | None, config: SearchConfig, space: Space, rows: Sequence[Row], features: Features
+) -> tuple[Index, int]:
+    """The index with the rows that it did not have, and how many they were."""
+    if index is None:
+        kind = config.kind or "flat-ip"
+        distinct = new_rows(rows, set())
+        return Index.build(kind, space, distinct, vectors_of(distinct, features)), len(distinct)
+    new = new_rows(rows, index.known)
+    if new:
+        index.add(new, vectors_of(new, features))
+    return index, len(new)
+
+
+def vectors_of(rows: Sequence[Row], features: Features) -> Tensor:
+    """(n, d): the vectors of rows of any kinds, in their order."""
+    made = []
+    for (kind, place), group in groupby(
+        rows, key=lambda row: (row.kind, row.source * (row.kind == "embedding"))
+    ):
+        texts = [row.text for row in group]
+        if kind == "prompt":
+            made.append(_prompts(texts, features))
+        elif kind == "embedding":
+            made.append(features.texts([f"<{name}>" for name in texts], collect(embeddings=[Path(place)])))
+        elif kind == "image":
+            made.append(features.images([Path(text) for text in texts]))
+        else:
+            made.append(features.tokens(texts))
+    return torch.cat(made)
+
+
+def _prompts(texts: Sequence[str], features: Features) -> Tensor:
+    """Vectors of a library's prompts: names of embeddings that are not here stand for the words that they are."""
+    blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
+    return torch.cat([_readable(block, features) for block in blocks])
+
+
+def _readable(texts: Sequence[str], features: Features) -> Tensor:
+    """Halves what cannot be read until the texts at fault are alone; reading comes before all encoding."""
+    try:
+        return features.texts(texts, {})
+    except InputError:
+        if len(texts) == 1:
+            plain = texts[0].replace("<", " ").replace(">", " ").replace("embedding:", " ")
+            return features.texts([plain], {})
+    half = len(texts) // 2
+    return torch.cat([_readable(some, features) for some in (texts[:half], texts[half:])])

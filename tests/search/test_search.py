@@ -1,0 +1,134 @@
+"""Searching text files, images, embeddings and the vocabulary."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lab
+from lab.embeddings.embedding import Embedding
+from lab.models.clip import load_clip
+from lab.search.config import SearchConfig
+from lab.search.features import BundleFeatures
+from lab.search.search import search
+
+LIBRARY = """# animals
+a red apple
+the blue cat
+a (red:1.3) dog, <lora:fur:0.8>
+
+a red apple
+photo of a cat, embedding:unknown
+"""
+
+
+@pytest.fixture
+def library(tmp_path):
+    path = tmp_path / "library.txt"
+    path.write_text(LIBRARY, encoding="utf-8")
+    return path
+
+
+def look(bundle, **settings):
+    return search(bundle, SearchConfig.build(settings))
+
+
+def texts(hits):
+    return [hit.row.text for hit in hits]
+
+
+@pytest.mark.parametrize("pooling", ["eos", "mean", "first"])
+def test_a_prompt_is_nearest_to_itself(sd1, library, pooling):
+    answer = look(sd1, over=[f"prompts:{library}"], text=["the blue cat"], pooling=pooling)
+    assert answer.added == len(answer.index.rows) == 4
+    best = answer.hits["the blue cat"][0]
+    assert best.row.text == "the blue cat" and best.row.source == f"{library}:3"
+    assert best.score == pytest.approx(1, abs=1e-4)
+
+
+def test_weights_and_names_that_are_not_here_do_not_stop_a_library(sd1, library):
+    query = "a red dog, lora:fur:0.8"
+    (best, *_) = look(sd1, over=[f"prompts:{library}"], text=[query], kind="flat-l2").hits[query]
+    assert best.row.text.startswith("a (red:1.3) dog") and best.score < 1e-3
+
+
+def test_features_are_clips_own(emoji):
+    clip = load_clip(emoji)
+    prompts = ["noto emoji of a cat", "a red apple"]
+    tokens = clip.tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = clip.model.get_text_features(**tokens)
+    expected = getattr(found, "pooler_output", found)
+    torch.testing.assert_close(BundleFeatures(emoji).texts(prompts, {}), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["eos", "mean", "first"])
+def test_tokens_are_texts_of_their_own(sdxl, pooling):
+    features = BundleFeatures(sdxl, pooling)
+    expected = features.texts(["apple", "cat"], {})
+    torch.testing.assert_close(features.tokens(["apple</w>", "cat</w>"]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_copy_of_a_word_finds_the_word(sd1, tmp_path):
+    tower = sd1.towers[0]
+    number = tower.tokenizer.convert_tokens_to_ids("cat</w>")
+    copy = tower.encoder.get_input_embeddings().weight[number : number + 1].detach().clone()
+    Embedding("felix", {"clip": copy}).save(tmp_path / "saved" / "felix.safetensors")
+    file, folder = tmp_path / "saved" / "felix.safetensors", tmp_path / "saved"
+    answer = look(sd1, over=["vocabulary"], embedding=[str(file)], top=1)
+    assert texts(answer.hits["<felix>"]) == ["cat</w>"]
+    back = look(sd1, over=["vocabulary", f"embeddings:{folder}"], text=["cat"], top=2)
+    assert {hit.row.kind for hit in back.hits["cat"]} == {"token", "embedding"}
+    named = look(sd1, over=["vocabulary"], embedding=[f"{file}=tom"], text=["<tom>"], top=1)
+    assert texts(named.hits["<tom>"]) == ["cat</w>"]
+
+
+def test_images_by_image_and_by_text(emoji, tmp_path):
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+    answer = look(emoji, over=[f"images:{tmp_path}"], image=[tmp_path / "2.png"], text=["a cat"], top=2)
+    hits = answer.hits[str(tmp_path / "2.png")]
+    assert hits[0].row.text == str(tmp_path / "2.png") and hits[0].score == pytest.approx(1, abs=1e-5)
+    assert len(answer.hits["a cat"]) == 2
+
+
+def test_an_index_grows_by_what_is_new_and_is_searched_without_its_sources(sd1, library, tmp_path):
+    index = tmp_path / "index"
+    assert look(sd1, over=[f"prompts:{library}"], index=index).added == 4
+    library.write_text(LIBRARY + "a white painting\n", encoding="utf-8")
+    assert look(sd1, over=[f"prompts:{library}"], index=index).added == 1
+    library.unlink()
+    answer = look(sd1, index=index, text=["a white painting"], top=1)
+    assert answer.added == 0 and texts(answer.hits["a white painting"]) == ["a white painting"]
+
+
+def test_an_index_of_another_model_is_refused(sd1, sd2, library, tmp_path):
+    look(sd1, over=[f"prompts:{library}"], index=tmp_path / "index")
+    with pytest.raises(lab.InputError, match="is an index of another model"):
+        look(sd2, index=tmp_path / "index", text=["a cat"])
+    with pytest.raises(lab.InputError, match="leave out --pooling"):
+        look(sd1, index=tmp_path / "index", text=["a cat"], pooling="mean")
+    with pytest.raises(lab.InputError, match="leave out --kind"):
+        look(sd1, index=tmp_path / "index", text=["a cat"], kind="ivf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"text": ["a"]}, "nothing to search"),
+        ({"over": ["vocabulary"]}, "nothing to look for"),
+        ({"over": ["vocabulry"], "text": ["a"]}, "nearest: vocabulary"),
+        ({"over": ["prompts"], "text": ["a"]}, "write prompts:PATH"),
+        ({"over": ["vocabulary:x"], "text": ["a"]}, "write vocabulary"),
+        ({"over": ["prompts:absent.txt"], "text": ["a"]}, "cannot read prompts"),
+        ({"over": ["images:absent"], "text": ["a"]}, "no such folder"),
+        ({"index": "absent", "text": ["a"]}, "no index there"),
+        ({"over": ["vocabulary"], "text": ["<felix>"]}, "felix"),
+        ({"over": ["vocabulary"], "image": ["x.png"]}, "no vision half"),
+        ({"over": ["vocabulary"], "image": ["x.png"], "pooling": "mean"}, "use --pooling eos"),
+    ],
+)
+def test_bad_input_is_one_line(sd1, settings, said):
+    with pytest.raises(lab.InputError, match=said):
+        look(sd1, **settings)
