@@ -1,0 +1,144 @@
+"""How well embeddings are learned on the bundled model, with the default recipe, from images it has never seen.
+
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N]
+
+For each folder of lab/assets/samples it trains, generates, and prints the mean CLIP cosine of the generated images to
+images kept apart (lab/assets/samples_test): (a) with the vectors before training, (b) with the thing's own name in
+words, learned, and (c) the ceiling, real images among themselves; and the share of the way from (a) to (c) that was
+learned. Prompt fidelity is the share of "<token> on a COLOUR background" images whose border has that colour.
+A contact sheet shows what was made.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor
+from torch import Tensor
+
+import lab
+from lab.models.bundle import Bundle
+from lab.runs.sheet import Row, write_sheets
+from lab.score.clip import Clip
+from lab.score.pixels import to_tensor
+from lab.training.learned import Learned
+from lab.training.run import prepare
+from lab.training.words import image_features, open_clip
+
+LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")
+COLOURS = ("white", "red", "blue", "yellow", "green", "black")
+SEEDS = [1, 2, 3, 4]
+AIMS = {"concept": 0.70, "style": 0.80}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/eval-training"))
+    parser.add_argument("--only", nargs="*", help="folders of lab/assets/samples")
+    parser.add_argument("--vectors", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=lab.TrainConfig().steps)
+    arguments = parser.parse_args()
+    bundle = lab.load("emoji")
+    clip = open_clip(bundle, None)
+    assert clip is not None, "the bundled model comes with its CLIP"
+    names = arguments.only or sorted(path.name for path in LEARN_FROM.iterdir() if path.is_dir())
+    rows, shares = [], {"concept": [], "style": []}
+    print("name             before  words  learned  ceiling  share  colour  steps  seconds")
+    for name in names:
+        kind = "style" if name.endswith("style") else "concept"
+        share, row = evaluate(bundle, clip, name, kind, arguments)
+        shares[kind].append(share)
+        rows += row
+    for kind, found in shares.items():
+        if found:
+            print(f"{kind}: {sum(found) / len(found):.0%} of the way on average (aim {AIMS[kind]:.0%})")
+    print(*write_sheets(arguments.out / "contact-sheet.png", rows), sep="\n")
+
+
+def evaluate(
+    bundle: Bundle, clip: Clip, name: str, kind: str, arguments: argparse.Namespace
+) -> tuple[float, list[Row]]:
+    """Trains on one folder, prints its line, and returns the share and rows for the contact sheet."""
+    began = time.perf_counter()
+    out = arguments.out / name
+    config = lab.TrainConfig(
+        images=LEARN_FROM / name,
+        name=f"my-{name}",
+        objective=kind,
+        vectors=arguments.vectors,
+        steps=arguments.steps,
+        preview_every=0,
+        out=out,
+    )
+    steps = []
+    after = lab.train(bundle, config, on_step=lambda report, last: steps.append(report.step))
+    seconds = time.perf_counter() - began
+    initial = {config.name: prepare(bundle, config).initial[config.name].vectors}
+    (before,) = Learned(bundle, initial, {config.name: "unknown"}).embeddings()
+    words = "an emoji in another style" if kind == "style" else name.replace("-", " ")
+    token = f"<my-{name}>" + (" style" if kind == "style" else "")
+    apart = image_features(clip, sorted((KEPT_APART / name).glob("*.png")))
+    real = image_features(clip, sorted((LEARN_FROM / name).glob("*.png")))
+    made = {
+        "before": generate(bundle, token, [before]),
+        "words": generate(bundle, words, []),
+        "learned": generate(bundle, token, [after]),
+    }
+    found = {label: similarity(features(clip, images), apart) for label, images in made.items()}
+    ceiling = similarity(real, apart)
+    share = (found["learned"] - found["before"]) / (ceiling - found["before"])
+    placed = {colour: generate(bundle, f"{token} on a {colour} background", [after], 2) for colour in COLOURS}
+    right = [border_colour(image) == colour for colour, images in placed.items() for image in images]
+    print(
+        f"{name:16} {found['before']:.3f}  {found['words']:.3f}    {found['learned']:.3f}    {ceiling:.3f}   "
+        f"{share:4.0%}    {sum(right) / len(right):4.0%}  {steps[-1]:5d}  {seconds:7.0f}",
+        flush=True,
+    )
+    made["in context"] = [images[0] for images in placed.values()]
+    return share, contact_rows(out, name, made)
+
+
+def generate(
+    bundle: Bundle, prompt: str, embeddings: Sequence[lab.Embedding], count: int = 4
+) -> list[Image.Image]:
+    results = lab.generate(bundle, prompt=prompt, seeds=SEEDS[:count], embeddings=embeddings)
+    return [result.image for result in results]
+
+
+def features(clip: Clip, images: Sequence[Image.Image]) -> Tensor:
+    with torch.no_grad():
+        return clip.images(to_tensor(images))
+
+
+def similarity(made: Tensor, real: Tensor) -> float:
+    """Mean cosine of every made image to every real one."""
+    return float((made @ real.T).mean())
+
+
+def border_colour(image: Image.Image) -> str:
+    """The one of COLOURS that is nearest the median of the image's outermost pixels."""
+    array = np.asarray(image.convert("RGB"), dtype=float)
+    edge = np.concatenate([array[:2].reshape(-1, 3), array[-2:].reshape(-1, 3), array[:, :2].reshape(-1, 3)])
+    median = np.median(edge, axis=0)
+    return min(COLOURS, key=lambda colour: float(np.square(median - ImageColor.getrgb(colour)[:3]).sum()))
+
+
+def contact_rows(out: Path, name: str, made: dict[str, list[Image.Image]]) -> list[Row]:
+    rows = []
+    for label, images in made.items():
+        paths = [out / "made" / f"{label.replace(' ', '-')}-{number}.png" for number in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        rows.append(Row(f"{name}: {label}", [(path, "") for path in paths]))
+    real = sorted((KEPT_APART / name).glob("*.png"))
+    return [*rows, Row(f"{name}: real, kept apart", [(path, path.stem) for path in real])]
+
+
+if __name__ == "__main__":
+    main()
