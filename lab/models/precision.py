@@ -36,7 +36,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
     `auto` is bfloat16 on CUDA GPUs that have it (it cannot overflow), else float16 on GPUs, and on CPUs bfloat16
     where they multiply its matrices in hardware (Intel AMX), else float32. A rule instead of a measurement at
-    every start: a noisy one would now and then change the images of a seed. `scripts/bench_dtype.py` measures it.
+    every start: a noisy one would now and then change the images of a seed.
+
+    `scripts/bench_dtype.py` measured it on one busy core of a Xeon with AMX: the prototype's U-Net (16.8 M) ran 1.1,
+    1.9 and 1.7 times as fast for 2, 8 and 16 rows, one of SD 1.5's size 1.5 times; images differed by 53 dB PSNR.
+    The weights are converted: autocast gave 0.9, 1.5, 1.6 and 1.3. float16 on the CPU took 1.3 times as long.
     """
     if name != "auto":
         return getattr(torch, name)

@@ -18,7 +18,7 @@ from lab.errors import InputError
 from lab.models.bundle import Family
 from lab.models.family import FAMILIES, check_channels
 from lab.models.folder import VOCABULARIES, read_tokenizer
-from lab.models.libraries import refusing
+from lab.models.libraries import quiet, refusing
 from lab.models.parts import Parts, read_json
 from lab.models.weights import TensorInfo, read_header
 
@@ -55,6 +55,8 @@ def read_file(
         scheduler = read_json(configs / "scheduler" / "scheduler_config.json") | file_marks(header)
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
         modules = _convert(path, configs, family, tokenizers)
+        with quiet():
+            modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
     if family == "sd2" and prediction_type == "epsilon" and config_folder is None:
         modules["unet"].register_to_config(sample_size=64)  # the noise-predicting models are the 512 px ones
@@ -62,7 +64,7 @@ def read_file(
         family=family,
         tokenizers=tokenizers,
         encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
-        unet=modules["unet"].to(dtype).eval(),
+        unet=modules["unet"].eval(),
         vae=modules["vae"].float().eval(),
         scheduler=scheduler,
         settings=settings,

@@ -3,12 +3,18 @@ import shutil
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from lab.errors import InputError
 from lab.models.load import load
 
 FAMILIES = ["sd1", "sd2", "sdxl"]
+flat_names = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.6"),
+    reason="older transformers read only their own spelling",
+)
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -59,7 +65,7 @@ def test_loading_says_nothing(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("prefix", ["text_model.", ""])
+@pytest.mark.parametrize("prefix", ["text_model.", pytest.param("", marks=flat_names)])
 def test_text_encoders_saved_by_old_and_new_transformers_are_the_same(folder, sd1, prefix):
     path = folder / "text_encoder/model.safetensors"
     tensors = load_file(path)
@@ -158,11 +164,12 @@ def test_weights_of_other_shapes_than_the_config_are_refused(folder, part):
 
 
 @pytest.mark.parametrize(
-    "name", ["unet/config.json", "vae/config.json", "tokenizer/tokenizer.json", "model_index.json"]
+    "pattern", ["unet/config.json", "vae/config.json", "tokenizer/*.json", "model_index.json"]
 )
-def test_broken_json_is_one_line(folder, name):
-    (folder / name).write_text("{")
-    with pytest.raises(InputError, match=name.split("/")[0]) as raised:
+def test_broken_json_is_one_line(folder, pattern):
+    for path in folder.glob(pattern):
+        path.write_text("{")
+    with pytest.raises(InputError, match=pattern.split("/")[0]) as raised:
         load(folder, device="cpu")
     assert "\n" not in str(raised.value)
 

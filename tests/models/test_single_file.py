@@ -57,6 +57,12 @@ def test_the_same_model_as_one_file_is_the_same_model(family, checkpoints, reque
     assert (picture(loaded) == picture(original)).all()
 
 
+def test_loading_a_file_says_nothing(checkpoints, sd1, capfd):
+    bundle = load(f"file:{checkpoints['sd1']}", config_folder=sd1.root, device="cpu", dtype="bfloat16")
+    assert bundle.unet.dtype == torch.bfloat16
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_hash_of_a_file_is_the_files_own(checkpoints, sd1):
     loaded = load(f"file:{checkpoints['sd1']}", config_folder=sd1.root, device="cpu")
     assert loaded.hash == hashlib.sha256(checkpoints["sd1"].read_bytes()).hexdigest()
