@@ -21,23 +21,26 @@ LARGEST_MATRIX = 12
 """Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
 
 
-def inspect(*files: str, model: str | None = None) -> None:
+def inspect(
+    *files: str,
+    model: str | None = None,
+    plot: Path | None = None,
+    word: list[str] | None = None,
+    prompt: list[str] | None = None,
+) -> None:
     """Show what embedding files hold: layout, names, vectors, norms, cosines and nearest tokens.
 
     Args:
         files: Embeddings: files of any layout, folders of them, or hub:org/name.
         model: A model whose vocabulary the vectors are held against: emoji, a diffusers folder,
             file:x.safetensors or hub:org/name.
+        plot: Draws cosines, dot products, norms and a map (PCA) of the vectors into a .png or .svg file, and writes
+            the numbers into a .json file beside it.
+        word: A word of the model's vocabulary to plot beside the vectors; repeatable.
+        prompt: A prompt, which may name the embeddings, to plot beside the other prompts; repeatable.
     """
-    from lab.embeddings.formats import read_all, read_one
-
-    if not files:
-        raise InputError("lab inspect: name at least one embedding file")
-    embeddings = [
-        embedding
-        for file in files
-        for embedding in (read_all(file) if Path(file).is_dir() else [read_one(file)])
-    ]
+    _check_plot(plot, word or [], prompt or [], model)
+    embeddings = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
         from lab.cli.vocabulary import vocabularies as read_vocabularies
@@ -51,6 +54,21 @@ def inspect(*files: str, model: str | None = None) -> None:
         for key, tensor in embedding.vectors.items():
             show_vectors(console, key, tensor, vocabularies)
     show_together(console, embeddings)
+    if plot:
+        _plot(plot, embeddings, vocabularies, word or [], prompt or [], model)
+        _say(console, f"\n{plot} shows them together; {plot.with_suffix('.json')} has the numbers")
+
+
+def _read(files: Sequence[str]) -> list["Embedding"]:
+    from lab.embeddings.formats import read_all, read_one
+
+    if not files:
+        raise InputError("lab inspect: name at least one embedding file")
+    return [
+        embedding
+        for file in files
+        for embedding in (read_all(file) if Path(file).is_dir() else [read_one(file)])
+    ]
 
 
 def facts(embedding: "Embedding") -> Iterator[tuple[str, str]]:
@@ -144,6 +162,42 @@ def _show_cosines(console: Console, title: str, labels: Sequence[str], vectors: 
     for label, row in zip(labels, values.tolist(), strict=True):
         table.add_row(Text(label), *(f"{value:.2f}" for value in row))
     console.print(table)
+
+
+def _check_plot(plot: Path | None, words: Sequence[str], prompts: Sequence[str], model: str | None) -> None:
+    """Refuses what cannot be plotted before anything is read."""
+    if plot is None:
+        if words or prompts:
+            raise InputError("--word and --prompt say what to plot; give a file with --plot")
+        return
+    from lab.comparing.figures import check_suffix
+
+    check_suffix(plot)
+    if (words or prompts) and model is None:
+        raise InputError("--word and --prompt need the model that they are words of; give --model")
+
+
+def _plot(
+    path: Path,
+    embeddings: Sequence["Embedding"],
+    vocabularies: Mapping[str, "Vocabulary"],
+    words: Sequence[str],
+    prompts: Sequence[str],
+    model: str | None,
+) -> None:
+    from lab.comparing.geometry import learned_geometry, prompt_geometry
+    from lab.comparing.maps import write_geometries
+
+    keys = dict.fromkeys(key for one in embeddings for key in one.vectors)
+    spaces = [
+        learned_geometry(embeddings, key, vocabularies.get(key), words if key in vocabularies else ())
+        for key in keys
+    ]
+    if prompts and model is not None:
+        from lab.models.load import load
+
+        spaces.append(prompt_geometry(load(model), prompts, embeddings))
+    write_geometries(path, spaces)
 
 
 def _say(console: Console, line: str) -> None:

@@ -1,13 +1,16 @@
 """Geometry as pictures: matrices, norms with their nearest tokens, and a map of two principal components."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lab.comparing.figures import INK, drawing
+from lab.comparing.figures import INK, drawing, save_figure
 from lab.comparing.geometry import Geometry
+from lab.files import atomic
 
 MOST_LABELS = 30
 """Vectors that are labelled one by one; of more, labels would overlap."""
@@ -30,6 +33,17 @@ def draw_geometries(geometries: Sequence[Geometry]) -> Figure:
             _norms(norms, geometry)
             _points(points, geometry)
     return figure
+
+
+def write_geometries(path: Path, geometries: Sequence[Geometry]) -> None:
+    """Writes the plots to a .png or .svg file and the numbers to a .json file of the same name.
+
+    Raises:
+        InputError: another suffix, or a file that cannot be written.
+    """
+    save_figure(draw_geometries(geometries), path)
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps([geometry.data() for geometry in geometries]), encoding="utf-8")
 
 
 def _matrix(axes: Any, title: str, values: Tensor, labels: Sequence[str], top: float) -> None:
