@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import lab
+from lab.models.libraries import quiet
 from lab.models.single_file import CONFIGS
 
 PROMPTS = [
@@ -48,15 +49,16 @@ def main() -> None:
 
 
 def _report(title: str, unet: UNet2DConditionModel, batch: int, side: int, rounds: int) -> None:
-    half = copy.deepcopy(unet).to(torch.bfloat16)
+    with quiet():
+        half = copy.deepcopy(unet).to(torch.bfloat16)
     runs = {
         "float32": lambda: _call(unet, batch, side, torch.float32, autocast=False),
         "bfloat16 autocast": lambda: _call(unet, batch, side, torch.float32, autocast=True),
         "bfloat16 weights": lambda: _call(half, batch, side, torch.bfloat16, autocast=False),
     }
-    times: dict[str, list[float]] = {
-        name: [_seconds(run)][:0] for name, run in runs.items()
-    }  # the first warms up
+    for run in runs.values():
+        run()  # the first call is slower
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             times[name].append(_seconds(run))

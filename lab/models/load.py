@@ -28,7 +28,7 @@ def load(source: str | Path = "emoji", **options: Any) -> Bundle:
 
     Raises:
         InputError: an unknown model or option, a missing or damaged part, a family that the lab does not load, or
-            an option that this machine cannot serve. Nothing is loaded then.
+            an option that this machine cannot serve.
     """
     return load_options(ModelOptions.build({"model": str(source), **options}, where="load"))
 
@@ -42,9 +42,7 @@ def load_options(options: ModelOptions) -> Bundle:
     if root.is_dir():
         parts = read_folder(root, options.variant, dtype)
     else:
-        from lab.models.single_file import (
-            read_file,
-        )  # brings diffusers' conversion code, which folders never need
+        from lab.models.single_file import read_file  # brings conversion code that folders never need
 
         parts = read_file(root, options.config_folder, options.prediction_type, dtype)
     bundle = _bundle(parts, root, options, device, dtype)
