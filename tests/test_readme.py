@@ -11,7 +11,11 @@ from lab.cli.main import COMMANDS, main
 from tests.paths import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-TAKES_STEPS = {"generate"}
+FEW = {
+    "generate": ["--steps", "2"],
+    "train": ["--steps", "2"],
+    "compare": ["--steps", "2", "--seeds", "1-2"],
+}
 
 
 def blocks(language):
@@ -44,8 +48,7 @@ def workplace(tmp_path, monkeypatch):
 
 def test_every_command_line_runs(workplace, capsys):
     for _, command, *arguments in examples():
-        few = ["--steps", "2"] if command in TAKES_STEPS else []
-        code = main([command, *arguments, *few])
+        code = main([command, *arguments, *FEW.get(command, [])])
         assert code == 0, f"lab {command}: {capsys.readouterr().err}"
 
 
