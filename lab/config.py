@@ -49,7 +49,7 @@ class Config(BaseModel):
         try:
             return cls(**(settings | over))
         except ValidationError as error:
-            key = error.errors()[0]["loc"][0] if error.errors()[0]["loc"] else None
+            key = str(next(iter(error.errors()[0]["loc"]), ""))
             where = f"{path}:{lines[key]}" if key in lines and key not in over else "options"
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
 

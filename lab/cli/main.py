@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     from pydantic import ValidationError
 
-    from lab.config import first_problem
+    from lab.config import Config, first_problem
 
     if isinstance(error.__cause__, ValidationError):
-        return first_problem(type(error.__cause__), error.__cause__)
+        return first_problem(Config, error.__cause__)
     return " ".join(str(error).split())
 
 

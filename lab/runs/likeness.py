@@ -20,7 +20,9 @@ def likeness(path: Path, again: Image.Image) -> str:
     """Says whether an image equals the one at `path`."""
     with Image.open(path) as first:
         if first.size != again.size:
-            return f"another size: {first.size[0]}x{first.size[1]} before, {again.size[0]}x{again.size[1]} now"
+            return (
+                f"another size: {first.size[0]}x{first.size[1]} before, {again.size[0]}x{again.size[1]} now"
+            )
         ratio = psnr(first, again)
     if ratio == float("inf"):
         return "the same, pixel for pixel"

@@ -38,7 +38,7 @@ def write_sheets(path: Path, rows: Sequence[Row], columns: int = COLUMNS) -> lis
     with Image.open(lines[0].cells[0][0]) as first:
         cell = _fitted(first.size)
     font = ImageFont.load_default(size=13)
-    text_height = sum(font.getmetrics()) + 4
+    text_height = round(font.getbbox("Ag")[3]) + 4
     line_height = text_height * 2 + cell[1] + MARGIN
     a_page = max(MAX_HEIGHT // line_height, 1)
     written = []

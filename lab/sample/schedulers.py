@@ -27,7 +27,7 @@ class SchedulerKind:
     zero_snr: bool = True
 
     @cached_property
-    def scheduler_class(self) -> type:
+    def scheduler_class(self) -> Any:
         """The diffusers class, imported when first asked for."""
         return getattr(diffusers, self.class_name)
 

@@ -105,9 +105,7 @@ def _strength(options: SamplingOptions) -> float | None:
     return None if options.init_image is None else options.strength
 
 
-def _size_conditioning(
-    bundle: Bundle, options: SamplingOptions, width: int, height: int
-) -> dict[str, int | None]:
+def _size_conditioning(bundle: Bundle, options: SamplingOptions, width: int, height: int) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in SIZE_CONDITIONING}
     if bundle.family == "sdxl":
         own = dict(zip(SIZE_CONDITIONING, (width, height, 0, 0), strict=True))
