@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
@@ -236,10 +236,6 @@ class TrainConfig(DataOptions, LearningOptions, StopOptions, RunOptions, ModelOp
         """Everything that the run learns: what `name` calls, then `more`."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
         return [Subject(**first), *self.more]
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide what is learned, and so must stay the same when a run is resumed."""
-        return self.model_dump(mode="json", exclude=FREE_TO_CHANGE)
 
 
 FREE_TO_CHANGE = {

@@ -31,7 +31,7 @@ from lab.training.recording import Note, Recorder
 from lab.training.streams import stream
 from lab.training.words import nearest_words, open_clip
 
-RELATIVE_RATE = 0.1
+RELATIVE_RATE = 0.3
 """The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
 
 Watch = Callable[[Report, int], None]
