@@ -208,7 +208,14 @@ def test_ctrl_c_keeps_what_is_finished_and_exits_130(sd1_folder, tmp_path):
         "--steps", "20", "--batch-size", "1", "--out", out,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell that runs this in the background has its children ignore Ctrl-C; a person's terminal does not.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while len(images(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
