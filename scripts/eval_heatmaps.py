@@ -1,0 +1,186 @@
+"""Whether the map of an object's word covers the object: against the masks of renderings with two objects.
+
+    python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--layers up_blocks] [--sheet FILE]
+
+Each scene is rendered, encoded, noised to half of the schedule and denoised for one step with its caption; the maps of
+that one call of the U-Net are compared with the renderings' own opacity. A map becomes a mask by this rule: a pixel
+counts if it lies above the middle between the map's least and largest value; of a uniform map every pixel counts.
+Printed are mean intersection over union with the object that the word names, with the other object, and of a uniform
+map; how often the map's largest pixel lies on the object; and how often, on the objects' pixels, the word of the
+object beats the other's. Needs the renderings of `python -m scripts.pretrain.data`.
+"""
+
+import argparse
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import lab
+from lab.comparing.attention import HeatMaps, heat_maps
+from lab.comparing.overlay import overlay
+from lab.comparing.targets import Target
+from lab.condition.encode import encode_pairs
+from lab.condition.options import TextOptions
+from lab.models.bundle import Bundle
+from lab.runs.sheet import Row, write_sheets
+from lab.sample.config import SamplingOptions
+from lab.sample.jobs import Job
+from lab.sample.pixels import encode_image
+from lab.sample.settings import resolve
+from scripts.pretrain.caption import with_article
+from scripts.pretrain.catalogue import STYLES
+from scripts.pretrain.common import WORK
+from scripts.pretrain.paint import paint
+from scripts.pretrain.scene import COLOURS, MEDIUM, Placed, Scene
+
+Icons = dict[tuple[str, str], Tensor]
+SIDE = MEDIUM * 0.86  # as two objects are painted for pretraining
+STEPS, STRENGTH = 4, 0.5
+FIRST = int(STEPS * (1 - STRENGTH))
+"""The denoising step whose maps count: the first that is run, at half of the schedule."""
+
+
+class Scores(NamedTuple):
+    """Of one object in one scene."""
+
+    iou: float
+    other: float
+    uniform: float
+    pointing: float
+    beats: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="emoji", help="the bundled model or a diffusers folder")
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument(
+        "--layers", nargs="*", default=(), help="parts of layer names that count; all by default"
+    )
+    parser.add_argument("--sheet", type=Path, help="writes overlays of the first scenes to this PNG file")
+    arguments = parser.parse_args()
+    bundle = lab.load(arguments.model)
+    icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
+    names = json.loads((WORK / "split.json").read_text())["train"]
+    scenes = draw_scenes(names, icons, arguments.scenes)
+    maps = capture(bundle, scenes, icons, arguments.layers)
+    scores = [
+        score for scene, found in zip(scenes, maps, strict=True) for score in judge(scene, found, icons)
+    ]
+    means = [sum(values) / len(values) for values in zip(*scores, strict=True)]
+    table = Table(title=f"{arguments.model}: {len(scores)} words in {len(scenes)} scenes of two objects")
+    for column in (
+        "IoU",
+        "IoU with the other",
+        "IoU of a uniform map",
+        "points at it",
+        "beats the other word",
+    ):
+        table.add_column(column, justify="right")
+    table.add_row(*(f"{mean:.3f}" for mean in means))
+    Console().print(table)
+    if arguments.sheet:
+        write_sheets(
+            arguments.sheet,
+            [picture_row(arguments.sheet, *each) for each in zip(scenes[:12], maps[:12], strict=True)],
+        )
+
+
+def draw_scenes(names: list[str], icons: Icons, count: int) -> list[Scene]:
+    """Pairs of learned objects side by side, in a style and before a colour of their own."""
+    order = random.Random(7)
+    scenes = []
+    while len(scenes) < count:
+        style, colour = order.choice(list(STYLES)), order.choice(list(COLOURS))
+        left, right = order.sample(names, 2)
+        if (style, left) in icons and (style, right) in icons:
+            objects = Placed(left, 0.26, 0.5, SIDE), Placed(right, 0.74, 0.5, SIDE)
+            scenes.append(Scene(style, objects, colour, "next to", "", False, 0))
+    return scenes
+
+
+def caption(scene: Scene) -> str:
+    """One of pretraining's own forms, always the same."""
+    left, right = (with_article(each.name) for each in scene.objects)
+    return f"{scene.style} emoji of {left} next to {right} on a {scene.background} background"
+
+
+def capture(bundle: Bundle, scenes: list[Scene], icons: Icons, layers: list[str]) -> list[HeatMaps]:
+    """The maps of one call of the U-Net for each scene, which is halfway noised."""
+    options = SamplingOptions(steps=STEPS, guidance=1.0, scheduler="ddim")
+    settings = replace(resolve(bundle, options), strength=STRENGTH)
+    pairs = encode_pairs(bundle, [(caption(scene), "") for scene in scenes], {}, TextOptions(), STEPS)
+    jobs = [
+        Job(place, *pair, place, settings, encode_image(bundle, picture(scene, icons, settings.width)))
+        for place, (scene, pair) in enumerate(zip(scenes, pairs, strict=True))
+    ]
+    return heat_maps(bundle, jobs, steps={FIRST}, layers=layers)
+
+
+def picture(scene: Scene, icons: Icons, size: int) -> Image.Image:
+    """The rendering as an image."""
+    return Image.fromarray(paint(scene, icons, size).permute(1, 2, 0).numpy())
+
+
+def mask(scene: Scene, placed: Placed, icons: Icons, size: int) -> Tensor:
+    """(size, size) bool: where one object covers the picture, painted in white on black to find out."""
+    opacity = icons[scene.style, placed.name][3:].expand(4, -1, -1)
+    alone = replace(scene, objects=(placed,), background="black")
+    return paint(alone, {(scene.style, placed.name): opacity}, size)[0] > 127
+
+
+def judge(scene: Scene, maps: HeatMaps, icons: Icons) -> list[Scores]:
+    """The scores of both objects."""
+    size = maps.image.width
+    masks = [mask(scene, placed, icons, size) for placed in scene.objects]
+    heats = [maps.of(Target(placed.name)) for placed in scene.objects]
+    scores = []
+    for own, other in ((0, 1), (1, 0)):
+        heat = heats[own]
+        marked = heat > (heat.min() + heat.max()) / 2
+        scores.append(
+            Scores(
+                iou(marked, masks[own]),
+                iou(marked, masks[other]),
+                iou(torch.ones_like(marked), masks[own]),
+                float(masks[own].flatten()[heat.argmax()]),
+                float((heats[own] > heats[other])[masks[own]].float().mean()),
+            )
+        )
+    return scores
+
+
+def iou(one: Tensor, other: Tensor) -> float:
+    """Intersection over union of two masks."""
+    return float((one & other).sum() / (one | other).sum())
+
+
+def picture_row(sheet: Path, scene: Scene, maps: HeatMaps) -> Row:
+    """The denoised image and both overlays, in files beside the sheet."""
+    folder = sheet.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    heats = [maps.of(Target(placed.name)) for placed in scene.objects]
+    images = [("image", maps.image)]
+    images += [
+        (each.name, overlay(maps.image, heat)) for each, heat in zip(scene.objects, heats, strict=True)
+    ]
+    cells = []
+    for name, image in images:
+        path = folder / f"{maps.job.index:03d}-{name.replace(' ', '-')}.png"
+        image.resize((256, 256)).save(path)
+        cells.append((path, name))
+    return Row(caption(scene), cells)
+
+
+if __name__ == "__main__":
+    main()
