@@ -34,7 +34,8 @@ def make_cells(
     Raises:
         InputError: settings that a model cannot serve, or a folder that cannot be written.
     """
-    missing = [cell for cell in experiment.pictures if cell.index not in folder.finished()]
+    finished = folder.finished()
+    missing = [cell for cell in experiment.pictures if cell.index not in finished]
     state.wait_for_everyone()  # everybody looks before anybody writes
     mine = missing[state.process_index :: state.num_processes]
     done = 0

@@ -34,23 +34,21 @@ def image_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def paged(
-    experiment: Experiment, files: Mapping[int, Path], shown: Iterable[Cell] = (), limit: int = PAGE_BYTES
-) -> list[list[Pair]]:
-    """Divides the pairs, in order, over pages of at most `limit` bytes of images (but at least one pair each).
+def paged(experiment: Experiment, files: Mapping[int, Path], shown: Iterable[Cell] = ()) -> list[list[Pair]]:
+    """Divides the pairs, in order, over pages of at most `PAGE_BYTES` of images (but at least one pair each).
 
     Args:
         shown: Cells that the first page shows beside its rows.
     """
     pages: list[list[Pair]] = [[]]
     held = {cell.picture for cell in shown}
-    room = limit - _size(files, held)
+    room = PAGE_BYTES - _size(files, held)
     for prompt in range(len(experiment.prompts)):
         for seed in range(len(experiment.seeds)):
             cells = {experiment.cell(variant, prompt, seed).picture for variant in experiment.variants}
             if pages[-1] and _size(files, cells - held) > room:
                 pages.append([])
-                held, room = set(), limit
+                held, room = set(), PAGE_BYTES
             room -= _size(files, cells - held)
             held |= cells
             pages[-1].append((prompt, seed))

@@ -1,5 +1,6 @@
 """The report: one page that opens from disk, with everything in it; more pages where the images are many."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lab.comparing.experiment import Cell, Experiment
@@ -36,7 +37,7 @@ def write_report(
     files: Mapping[int, Path],
     left_out: Mapping[str, str],
     panels: Sequence[Panel] = (),
-) -> list[Path]:
+) -> None:
     """Writes report.html, and report-2.html and so on if the images do not fit in one page.
 
     Args:
@@ -46,10 +47,6 @@ def write_report(
     Raises:
         InputError: the folder cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("lab.comparing"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    template = environment.get_template("report.html")
     records = {index: _read(files[index]) for index in {cell.picture for cell in experiment.cells}}
     largest = {
         METRICS[name]: _largest(experiment, scores, name)
@@ -59,34 +56,38 @@ def write_report(
     shown = [cell for pairs in largest.values() for cell, _ in pairs]
     shown += [experiment.counterpart(cell) for cell in shown]
     pages = paged(experiment, files, shown)
-    written = []
-    for place, pairs in enumerate(pages, start=1):
-        first = place == 1
+    everywhere = {
+        **{"experiment": experiment, "question": question(experiment), "caveats": caveats(experiment)},
+        **{"effects": effects, "left_out": left_out, "config": _given(experiment), "made": _made(records)},
+        **{"number": number, "rows_of": rows_of, "data_uri": image_uri},
+        "names": [_name(page) for page in range(1, len(pages) + 1)],
+    }
+    on_the_first = {
+        "groups": _groups(experiment, effects),
+        "largest": largest,
+        "panels": [_panel(panel) for panel in panels],
+    }
+    for page, pairs in enumerate(pages, start=1):
         cells = [experiment.cell(variant, *pair) for pair in pairs for variant in experiment.variants]
-        html = template.render(
-            experiment=experiment,
-            question=question(experiment),
-            groups=_groups(experiment, effects) if first else [],
-            caveats=caveats(experiment),
-            left_out=left_out,
-            effects=effects,
-            number=number,
-            largest=largest if first else {},
-            panels=[_panel(panel) for panel in panels] if first else [],
-            pictures=Pictures(files),
-            rows_of=rows_of,
-            data_uri=image_uri,
-            pairs=pairs,
-            page=place,
-            names=[_name(number) for number in range(1, len(pages) + 1)],
-            data=_data(experiment, scores, records, cells + (shown if first else [])),
-            made=_made(records),
-            config=_given(experiment),
+        data = _data(experiment, scores, records, cells + (shown if page == 1 else []))
+        html = _template().render(
+            everywhere,
+            **(on_the_first if page == 1 else dict.fromkeys(on_the_first, ())),
+            **{"page": page, "pairs": pairs, "pictures": Pictures(files), "data": data},
         )
-        with atomic(folder / _name(place)) as temporary:
+        with atomic(folder / _name(page)) as temporary:
             temporary.write_text(html, encoding="utf-8")
-        written.append(folder / _name(place))
-    return written
+    for page in itertools.count(len(pages) + 1):  # of a report that had more
+        if not (folder / _name(page)).exists():
+            break
+        (folder / _name(page)).unlink()
+
+
+def _template() -> Template:
+    loader = PackageLoader("lab.comparing")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html")
 
 
 def _name(page: int) -> str:

@@ -25,11 +25,11 @@ def run(out, sd1_folder, clip_folder, processes):
     ]
     arguments += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     arguments += ["--seeds", "1-3", "--steps", "2", "--axis", "negative_prompt=,blurry"]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "lab", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

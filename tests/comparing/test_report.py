@@ -14,10 +14,10 @@ CHROMIUM = shutil.which("chromium")
 @pytest.fixture(scope="module")
 def folder(sd1, clip_folder, tmp_path_factory):
     """A report over several small pages, with text that means something to HTML."""
-    limit, pages.PAGE_BYTES = pages.PAGE_BYTES, 40_000
+    limit, pages.PAGE_BYTES = pages.PAGE_BYTES, 12_000
     try:
         config = lab.CompareConfig(
-            prompts=["a red apple", "a cat </script><b>bold</b> & more"],
+            prompts=["a red apple", "a cat </script & <b more"],
             seeds="1-3",
             axes={"negative_prompt": ["", "blurry", 'a "quoted" `word`']},
             steps=2,
@@ -62,7 +62,7 @@ def test_pages_hold_every_image_once(folder):
     for text in texts:
         found = re.findall(r'id="picture-(\d+)"', text)
         assert len(found) == len(set(found))
-        assert "<b>bold</b>" not in text and not re.search(r'(src|href)="(https?:)?//', text)
+        assert "</script &" not in text and not re.search(r'(src|href)="(https?:)?//', text)
 
 
 def test_every_image_is_shown_and_named(page):
@@ -107,7 +107,7 @@ def test_keyboard_opens_cells_and_moves_sliders(page):
 
 
 def test_text_is_text(page):
-    assert "a cat </script><b>bold</b> & more" in page.locator("main").inner_text()
+    assert "a cat </script & <b more" in page.locator("main").inner_text()
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
