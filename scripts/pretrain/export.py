@@ -23,6 +23,7 @@ from scripts.pretrain.judge import QUALITY
 from scripts.pretrain.latents import load_encoded
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.unet import FOLDER as UNET
+from scripts.pretrain.unet import LATER as UNET_LATER
 from scripts.pretrain.unet import scheduler
 from scripts.pretrain.vae import DECODER
 from scripts.pretrain.vae import FOLDER as VAE
@@ -79,7 +80,7 @@ def write_pipeline(folder: Path) -> None:
     """vae/, unet/, scheduler/, tokenizer/ and model_index.json."""
     vae = AutoencoderKL.from_pretrained(latest(VAE, DECODER))
     vae.register_to_config(scaling_factor=load_encoded().scaling, force_upcast=False)
-    unet = UNet2DConditionModel.from_pretrained(UNET / "average")
+    unet = UNet2DConditionModel.from_pretrained(latest(UNET, UNET_LATER))
     for model, name in ((vae, "vae"), (unet, "unet")):
         model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / name)
     pipeline = StableDiffusionPipeline(

@@ -31,6 +31,7 @@ class Budget:
     minutes: float  # of training in all, over every stretch
     learning_rate: float
     warmup: float = 0.02  # share of the budget
+    hold: float = 0.0  # share of the budget until which the peak is kept
     final: float = 0.01  # last learning rate as a share of the peak
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
@@ -39,10 +40,11 @@ class Budget:
     seed: int = 0
 
     def rate(self, share: float) -> float:
-        """Learning rate after `share` of the budget: linear warm-up, then cosine to `final`."""
+        """Learning rate after `share` of the budget: linear warm-up, the peak, then cosine to `final`."""
         if share < self.warmup:
             return self.learning_rate * max(share / self.warmup, 0.02)
-        turn = (share - self.warmup) / (1 - self.warmup)
+        start = max(self.warmup, self.hold)
+        turn = max(share - start, 0.0) / (1 - start)
         return self.learning_rate * (
             self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(turn, 1.0)))
         )

@@ -7,6 +7,7 @@ original gives the last, purely noisy timestep no weight at all and sampling sta
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from scripts.pretrain.common import ROOT, WORK, arguments, read_config
 from scripts.pretrain.convolution import speed_up_wide
+from scripts.pretrain.data import Data, load
 from scripts.pretrain.latents import Encoded, load_encoded
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.vae import FOLDER as VAE
 from scripts.pretrain.vae import write_grid
+from scripts.pretrain.whiten import Whitening, fold, measure
 
 FOLDER = WORK / "unet"
+LATER = WORK / "unet_whitened"
 
 
 def build(config: dict[str, Any], text_width: int) -> UNet2DConditionModel:
@@ -57,36 +61,52 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) timesteps in [0, 1000), one in each of `count` equal strata: the same law, less variance."""
+def timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) timesteps in [0, 1000), half of them above 750; one in each of `count` strata, for less variance.
+
+    Where noise is strong the text decides what appears, and there is most to learn; a little noise is soon undone.
+    """
     place = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (place * 1000).long().clamp(max=999)
+    return (1000 * (1 - place.square())).long().clamp(max=999)
+
+
+def rows_of(data: Data, objects: set[str]) -> Tensor:
+    """(n,) which training scenes show these objects and no others."""
+    scenes = [data.scenes[i] for i in data.indices("train")]
+    return torch.tensor([row for row, s in enumerate(scenes) if {o.name for o in s.objects} <= objects])
 
 
 class Objective:
-    """One step of denoising."""
+    """One step of denoising on the training scenes `rows`."""
 
     def __init__(
-        self, unet: UNet2DConditionModel, encoded: Encoded, config: dict[str, Any], device: str
+        self,
+        unet: UNet2DConditionModel,
+        encoded: Encoded,
+        whitening: Whitening,
+        rows: Tensor,
+        config: dict[str, Any],
+        device: str,
     ) -> None:
-        self.unet, self.encoded, self.config, self.device = unet, encoded, config, device
+        self.unet, self.encoded, self.whitening, self.rows = unet, encoded, whitening, rows
+        self.config, self.device = config, device
         self.signal = scheduler().alphas_cumprod.to(device)
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
         count = self.config["batch"]
-        rows = torch.randint(0, len(self.encoded.latents), (count,), generator=generator)
+        rows = self.rows[torch.randint(0, len(self.rows), (count,), generator=generator)]
         x = self.encoded.latents[rows].float()
         states = torch.from_numpy(self.encoded.states[rows.numpy()])
         states[torch.rand(count, generator=generator) < self.config["empty"]] = self.encoded.empty
         noise = torch.randn(x.shape, generator=generator)
-        steps = stratified(count, generator)
+        steps = timesteps(count, generator)
         x, states, noise, steps = (t.to(self.device) for t in (x, states, noise, steps))
         signal = self.signal[steps].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * x + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * x
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        output = self.unet(noisy, steps, encoder_hidden_states=states.float()).sample.float()
+        output = self.unet(noisy, steps, encoder_hidden_states=self.whitening(states.float())).sample.float()
         weight = (5 * (1 - signal)).clamp(max=1)  # SNR + 1 is 1 / (1 - signal)
         return (weight * (output - target).square()).mean()
 
@@ -132,28 +152,45 @@ def main() -> None:
     """Run the stage."""
     args = arguments("unet", __doc__)
     config, encoded = read_config(args.config), load_encoded()
+    folder = WORK / config["folder"]
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     unet = build(config, encoded.states.shape[-1])
+    whitening = measure(encoded.states, config["whitening_floor"])
     if config["warm_start"]:
         start = UNet2DConditionModel.from_pretrained(ROOT / config["warm_start"])
         unet.load_state_dict(start.state_dict())
+        fold(unet, whitening, inverse=True)
     if args.device == "cpu":
         speed_up_wide(unet)
-    run = Run({"unet": unet}, FOLDER, args.device, Budget(**config["budget"]))
+    run = Run({"unet": unet}, folder, args.device, Budget(**config["budget"]))
     vae = AutoencoderKL.from_pretrained(VAE / "average").to(args.device)
-    shown = list(range(config["shown"]))
-    for i in shown:
-        print(i, encoded.captions[i])
+    data = load()
+    objects = (
+        set(config["objects"]) | {name for name, _ in data.split.pairs}
+        if config["objects"]
+        else set(data.split.train)
+    )
+    rows = rows_of(data, objects)
+    shown = rows[: config["shown"]].tolist()
+    print(
+        f"{len(objects)} objects, {len(rows)} scenes",
+        *(encoded.captions[i] for i in shown),
+        sep="\n",
+        flush=True,
+    )
 
     def look(run: Run) -> None:
-        run.averages["unet"].save_pretrained(FOLDER / "average")
-        states = torch.from_numpy(encoded.states[: len(shown)].copy())
-        latents = sample(run.averages["unet"], states, encoded.empty, 15, 4.0, 0.5, shown)
-        real = encoded.latents[: len(shown)].float().to(args.device)
+        average = copy.deepcopy(run.averages["unet"]).cpu()
+        fold(average, whitening)
+        average.save_pretrained(folder / "average")
+        average.to(args.device)
+        states = torch.from_numpy(encoded.states[shown])
+        latents = sample(average, states, encoded.empty, 15, 4.0, 0.5, shown)
+        real = encoded.latents[shown].float().to(args.device)
         pictures = decode(vae, torch.cat([real, latents]), encoded.scaling)
-        write_grid(pictures.view(-1, 12, 3, 128, 128), FOLDER / "samples.png")
+        write_grid(pictures.view(-1, 12, 3, 128, 128), folder / "samples.png")
 
-    train(run, Objective(unet, encoded, config, args.device), args.minutes, look)
+    train(run, Objective(unet, encoded, whitening, rows, config, args.device), args.minutes, look)
 
 
 if __name__ == "__main__":

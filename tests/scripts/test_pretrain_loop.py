@@ -1,6 +1,7 @@
 """The pretraining loop: it learns, averages, stops and goes on; and the fast convolution against the plain one."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -8,8 +9,17 @@ from torch import nn
 
 from scripts.pretrain.convolution import speed_up_wide
 from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.unet import build
+from scripts.pretrain.whiten import fold, measure
 
-BUDGET = Budget(minutes=0.02, learning_rate=0.05, ema=0.9)
+BUDGET = Budget(minutes=2, learning_rate=0.05, ema=0.9)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Every look at the clock takes half a second, whatever else the machine does."""
+    ticks = itertools.count(step=0.5)
+    monkeypatch.setattr("scripts.pretrain.loop.time.monotonic", lambda: next(ticks))
 
 
 def run(folder, budget=BUDGET) -> Run:
@@ -31,6 +41,11 @@ def test_rate_warms_up_and_falls_to_its_end():
     rates = [budget.rate(share) for share in (0.0, 0.05, 0.1, 0.5, 1.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
     assert rates[2] > rates[3] > rates[4] == pytest.approx(0.01)
+
+
+def test_rate_holds_its_peak_before_it_falls():
+    budget = Budget(minutes=1, learning_rate=1.0, hold=0.8)
+    assert budget.rate(0.5) == budget.rate(0.8) == 1.0 > budget.rate(0.9)
 
 
 def test_training_converges_and_the_average_follows(tmp_path):
@@ -72,3 +87,23 @@ def test_a_copy_of_a_fast_model_uses_its_own_weights():
     other = copy.deepcopy(fast)
     nn.init.zeros_(other.weight), nn.init.zeros_(other.bias)
     assert other(torch.ones(1, 8, 4, 4)).abs().max() == 0
+
+
+def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
+    generator = torch.Generator().manual_seed(0)
+    config = {"widths": [16, 16, 16], "heads": [1, 1, 1], "groups": 4}
+    unet = build(config, text_width=8).eval()
+    states = torch.randn(20, 5, 8, generator=generator) * torch.logspace(-1, 1, 8) + 3
+    whitening = measure(states.numpy(), floor=1e-4)
+    noisy = torch.randn(2, 4, 16, 16, generator=generator)
+
+    def output(words):
+        return unet(noisy, torch.tensor([10, 900]), encoder_hidden_states=words).sample
+
+    with torch.no_grad():
+        before = output(whitening(states[:2]))
+        fold(unet, whitening)
+        assert torch.allclose(output(states[:2]), before, atol=1e-4)
+        fold(unet, whitening, inverse=True)
+        assert torch.allclose(output(whitening(states[:2])), before, atol=1e-4)
+    assert torch.allclose(torch.cov(whitening(states).flatten(0, 1).T), torch.eye(8), atol=1e-3)
