@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -114,7 +115,8 @@ def test_previews_use_the_loader_of_inference(sd1, changed):
         sd1, prompt="<cat-toy>", negative_prompt="blurry", seeds=[5], steps=2, embeddings=[embedding]
     )
     with Image.open(config.out / "previews" / made[-1]) as image:
-        assert image.tobytes() == again[0].image.tobytes()
+        difference = np.abs(np.asarray(image, dtype=int) - np.asarray(again[0].image))
+    assert difference.max() <= 1  # two seeds in a batch, one alone: sums in another order round otherwise
     page = (config.out / "index.html").read_text()
     assert all(f"previews/{name}" in page for name in made) and 'http-equiv="refresh"' not in page
     assert "curves.png" in page and Image.open(config.out / "curves.png").size[0] > 400
