@@ -74,23 +74,27 @@ def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
     cells = _mapped(bundle, experiment)
     jobs = plan_cells(bundle, cells)
     targets = [_target(text) for text in experiment.config.heat_map]
-    pictures = []
-    for cell, job, maps in zip(cells, jobs, heat_maps(bundle, jobs), strict=True):
+    mapped = list(zip(cells, jobs, heat_maps(bundle, jobs), strict=True))
+    for cell, job, maps in mapped:
         present = [target for target in targets if _has(job, target)]
         if present:
             maps.save_arrays(folder / "heatmaps" / f"{cell.index:05d}.npz", present)
-        pictures += [_overlaid(cell, maps, target) for target in present]
+    pictures = []
+    for target in targets:
+        shown = [(cell, maps) for cell, job, maps in mapped if _has(job, target)]
+        high = max(float(maps.of(target).max()) for _, maps in shown)
+        pictures += [_overlaid(cell, maps, target, high) for cell, maps in shown]
     text = (
-        f"Share of the cross-attention that goes to each word, from blue to red, over all steps, layers and heads; "
-        f"seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
+        f"Share of the cross-attention that goes to each word, over all steps, layers and heads; from blue to red, on "
+        f"one scale for all variants. Seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
     )
     return Panel("Where words act", text, pictures)
 
 
-def _overlaid(cell: Cell, maps: HeatMaps, target: Target) -> Picture:
+def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> Picture:
     heat = maps.of(target)
     side = max(256 // max(maps.image.size), 1)
-    image = overlay(maps.image, heat)
+    image = overlay(maps.image, heat, high)
     image = image.resize((image.width * side, image.height * side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.save(stream, format="PNG")

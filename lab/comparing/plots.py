@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from lab.comparing.figures import INK, as_svg, drawing
 from lab.comparing.sentences import is_clear
 from lab.score.metrics import METRICS
@@ -31,11 +33,14 @@ def effect_plot(metric: str, rows: Sequence[dict[str, Any]]) -> str:
             axes.plot(row["difference"], place, "o", color=colour, markerfacecolor=filled, markersize=6)
         axes.set_yticks(range(len(shown)), [_shortened(row["variant"]) for row in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel(f"difference from the baseline ({METRICS[metric].unit})")
+        axes.set_xlabel(f"difference ({METRICS[metric].unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
     return as_svg(figure)
 
 
 def _shortened(text: str, most: int = 44) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """Leaves out the middle: names of variants differ at their ends."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"

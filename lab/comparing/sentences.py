@@ -7,13 +7,17 @@ from typing import Any
 from lab.comparing.experiment import Experiment
 from lab.score.metrics import METRICS, Metric
 
+SIGNIFICANT = 0.05
+"""Corrected p up to which an effect that its interval shows is stressed."""
+
 
 @dataclass(frozen=True)
 class Answer:
     """One effect in a sentence.
 
     Attributes:
-        clear: Whether the interval leaves out the value of no change (which similarities to the baseline always do).
+        clear: Whether the interval leaves out zero and the corrected p is small (never of similarities to the
+            baseline, which every change lowers).
     """
 
     metric: str
@@ -52,7 +56,9 @@ def caveats(experiment: Experiment) -> list[str]:
 
 
 def _is_news(row: dict[str, Any]) -> bool:
-    return is_clear(row) and not METRICS[row["metric"]].paired
+    if METRICS[row["metric"]].paired:
+        return False
+    return is_clear(row) and (row["p"] is None or row["p"] <= SIGNIFICANT)
 
 
 def is_clear(row: dict[str, Any]) -> bool:
