@@ -39,7 +39,9 @@ def generate(
     folder = RunFolder.open(out, yaml)
     finished = folder.finished()
     if finished:
-        console.print(f"{out}: {len(finished)} images are there already; going on with the rest.", soft_wrap=True)
+        console.print(
+            f"{out}: {len(finished)} images are there already; going on with the rest.", soft_wrap=True
+        )
     waiting = [job for job in jobs if job.index not in finished]
     with image_progress() as bar:
         for result in stream(bundle, settings, waiting, on_progress=bar.progress, on_note=bar.note):

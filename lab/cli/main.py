@@ -26,6 +26,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 app = App(
     name="lab",
     help="A text-conditioning lab for Stable Diffusion.",
+    help_format="plaintext",  # the default, markdown, costs a third of the start
     help_on_error=False,
     default_parameter=Parameter(negative_iterable=(), negative_none=()),
 )
