@@ -22,13 +22,14 @@ from transformers import CLIPModel, CLIPTokenizer
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES
 from scripts.pretrain.clip import embed_images, embed_text, retrieval, tokens
-from scripts.pretrain.common import WORK, arguments, read_config, write_json
+from scripts.pretrain.common import CONFIGS, WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, Icons, load
 from scripts.pretrain.export import FOLDER as EXPORT
 from scripts.pretrain.judge import FOLDER as JUDGE
 from scripts.pretrain.judge import Judge, quality_network
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene
+from scripts.pretrain.unet import learnt
 from scripts.pretrain.vae import held_out_psnr, write_grid
 from scripts.pretrain.vision import FOLDER as VISION
 
@@ -55,11 +56,11 @@ class Case:
         return paint(scene, icons, 128).float() / 127.5 - 1
 
 
-def cases(data: Data, objects: int, seeds: int, order: random.Random) -> list[Case]:
-    """`objects` training objects, each `seeds` times, in styles that it was learnt in; half of them on white."""
+def cases(data: Data, names: list[str], objects: int, seeds: int, order: random.Random) -> list[Case]:
+    """`objects` of the objects learnt, each `seeds` times, in styles that it was learnt in; half of them on white."""
     held, found = set(data.split.pairs), []
     colours = [c for c in COLOURS if c != "white"]
-    for name in order.sample(data.split.train, objects):
+    for name in order.sample(names, objects):
         styles = [s for s in STYLES if (name, s) not in held]
         for seed in range(seeds):
             background = "white" if order.random() < 0.5 else order.choice(colours)
@@ -116,11 +117,17 @@ def shares(right: dict[str, Tensor]) -> dict[str, float]:
 
 @torch.no_grad()
 def clip_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, wanted: list[Case], images: Tensor) -> float:
-    """Share of images that the shipped CLIP names right among the objects asked for."""
+    """Share of images to whose prompt the shipped CLIP finds them nearest, among the prompts with other objects."""
     names = sorted({c.name for c in wanted})
-    words = embed_text(clip, tokens(tokenizer, [f"an emoji of {with_article(n)}" for n in names]))
-    best = torch.cat([embed_images(clip, F.avg_pool2d(b, 2)) @ words.T for b in images.split(64)]).argmax(1)
-    return (best == torch.tensor([names.index(c.name) for c in wanted])).float().mean().item()
+    right = 0
+    settings = {(c.style, c.background) for c in wanted}
+    for style, background in settings:
+        texts = [Case(name, style, background, 0).prompt for name in names]
+        words = embed_text(clip, tokens(tokenizer, texts, None))
+        rows = [i for i, c in enumerate(wanted) if (c.style, c.background) == (style, background)]
+        best = (embed_images(clip, F.avg_pool2d(images[rows], 2)) @ words.T).argmax(1).tolist()
+        right += sum(names[b] == wanted[i].name for i, b in zip(rows, best, strict=True))
+    return right / len(wanted)
 
 
 @torch.no_grad()
@@ -161,7 +168,8 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(EXPORT, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
 
-    seen = cases(data, config["objects"], config["seeds"], order)
+    names = sorted(learnt(read_config(CONFIGS / "unet.yaml"), data))
+    seen = cases(data, names, config["objects"], config["seeds"], order)
     white = ["white" if i % 2 else order.choice(list(COLOURS)) for i in range(len(data.split.pairs))]
     pairs = [Case(n, s, b, 1) for (n, s), b in zip(data.split.pairs, white, strict=True)]
     FOLDER.mkdir(parents=True, exist_ok=True)

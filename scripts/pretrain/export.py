@@ -41,7 +41,7 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_text_encoder(clip: CLIPModel, folder: Path) -> None:
     """The text tower as CLIPTextModel, under the prefix that every version of transformers reads."""
-    config = clip.config.text_config.to_dict() | {"architectures": ["CLIPTextModel"], "dtype": "float16"}
+    config = clip.config.text_config.to_dict() | {"architectures": ["CLIPTextModel"], "dtype": "float32"}
     write_json(folder / "config.json", config)
     own = clip.text_model.state_dict()
     tensors = half({k if k.startswith(PREFIX) else PREFIX + k: v for k, v in own.items()})

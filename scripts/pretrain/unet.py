@@ -70,6 +70,12 @@ def timesteps(count: int, generator: torch.Generator) -> Tensor:
     return (1000 * (1 - place.square())).long().clamp(max=999)
 
 
+def learnt(config: dict[str, Any], data: Data) -> set[str]:
+    """The objects that the U-Net is to learn: those listed and those with a held-out pair, or all."""
+    chosen = set(config["objects"] or data.split.train)
+    return chosen | {name for name, _ in data.split.pairs}
+
+
 def rows_of(data: Data, objects: set[str]) -> Tensor:
     """(n,) which training scenes show these objects and no others."""
     scenes = [data.scenes[i] for i in data.indices("train")]
@@ -165,11 +171,7 @@ def main() -> None:
     run = Run({"unet": unet}, folder, args.device, Budget(**config["budget"]))
     vae = AutoencoderKL.from_pretrained(VAE / "average").to(args.device)
     data = load()
-    objects = (
-        set(config["objects"]) | {name for name, _ in data.split.pairs}
-        if config["objects"]
-        else set(data.split.train)
-    )
+    objects = learnt(config, data)
     rows = rows_of(data, objects)
     shown = rows[: config["shown"]].tolist()
     print(
