@@ -19,11 +19,20 @@ from lab.condition.options import TextOptions
 from lab.models.load import load
 from lab.prompt.parse import parse, resolve
 
-COLOURS = "red green blue white black golden silver pink brown orange".split()
-THINGS = "apple cat house bicycle tree robot castle fish violin lantern".split()
-PLACES = "on a beach|in the snow|at night|under water|in a garden|on the moon|in fog|at dawn|indoors|by a lake".split(
-    "|"
-)
+COLOURS = ["red", "green", "blue", "white", "black", "golden", "silver", "pink", "brown", "orange"]
+THINGS = ["apple", "cat", "house", "bicycle", "tree", "robot", "castle", "fish", "violin", "lantern"]
+PLACES = [
+    "on a beach",
+    "in the snow",
+    "at night",
+    "under water",
+    "in a garden",
+    "on the moon",
+    "in fog",
+    "at dawn",
+    "indoors",
+    "by a lake",
+]
 NEGATIVE = "blurry, low quality"
 
 

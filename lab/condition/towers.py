@@ -48,8 +48,8 @@ def encode_chunks(
         ids = torch.tensor([chunk_ids(chunk, tower, index) for chunk in chunks], device=bundle.device)
         back = layers_back(bundle.family, tower, clip_skip)
         with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
-            output = tower.encoder(ids, output_hidden_states=True)
-        states.append(layer(bundle.family, tower, output, back))
+            state, output = run_tower(bundle.family, tower, ids, back)
+        states.append(state)
         pooled = getattr(output, "text_embeds", pooled)
     return Hidden(tuple(states), pooled)
 
@@ -69,10 +69,21 @@ def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
     return clip_skip + least
 
 
-def layer(family: Family, tower: TextTower, output: Any, back: int) -> Tensor:
-    """`hidden_states[-back]`, on SD 1.x and 2.x through the final LayerNorm, on SDXL without it."""
+def run_tower(
+    family: Family, tower: TextTower, ids: Tensor, back: int, mask: Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """`hidden_states[-back]`, on SD 1.x and 2.x through the final LayerNorm, on SDXL without it; and the output.
+
+    Args:
+        ids: (b, context) token ids.
+        mask: (b, context) of ones, and zeros where a token is hidden from the others.
+    """
+    if family != "sdxl" and back == 1:  # what the encoder gives anyway
+        output = tower.encoder(ids, attention_mask=mask)
+        return output.last_hidden_state, output
+    output = tower.encoder(ids, attention_mask=mask, output_hidden_states=True)
     state = output.hidden_states[-back]
-    return state if family == "sdxl" else _final_norm(tower.encoder)(state)
+    return (state if family == "sdxl" else _final_norm(tower.encoder)(state)), output
 
 
 def _final_norm(encoder: nn.Module) -> Any:

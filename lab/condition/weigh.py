@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lab.condition.layout import Chunk, chunk_ids
 from lab.condition.options import Weighting
-from lab.condition.towers import layer, layers_back
+from lab.condition.towers import layers_back, run_tower
 from lab.condition.vectors import Placement, Vectors, scattered
 from lab.condition.weighting import WEIGHTINGS, Weighted
 from lab.models.bundle import Bundle, TextTower
@@ -102,9 +102,7 @@ def _encode(
             entries, positions = learned.nonzero(as_tuple=True)
             placement = Placement(entries, positions, picked)
         with scattered(tower.encoder, placement):
-            output = tower.encoder(
-                ids.masked_fill(learned, 0), attention_mask=mask, output_hidden_states=True
-            )
-        return layer(bundle.family, tower, output, back).float()
+            state, _ = run_tower(bundle.family, tower, ids.masked_fill(learned, 0), back, mask)
+        return state.float()
 
     return encode
