@@ -10,7 +10,7 @@ from torch import Tensor
 from lab.condition.encode import encode
 from lab.condition.options import Dialect
 from lab.condition.pooling import Pool, pool
-from lab.condition.towers import layer, layers_back
+from lab.condition.towers import layers_back, run_tower
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
@@ -102,8 +102,8 @@ class BundleFeatures:
             [tokenizer.bos_token_id, number, tokenizer.eos_token_id]
             for number in tokenizer.convert_tokens_to_ids(list(tokens))
         ]
-        output = tower.encoder(torch.tensor(ids, device=self._bundle.device), output_hidden_states=True)
-        return layer(family, tower, output, layers_back(family, tower, 0)).float().cpu()
+        batch = torch.tensor(ids, device=self._bundle.device)
+        return run_tower(family, tower, batch, layers_back(family, tower, 0))[0].float().cpu()
 
     def _pooled(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         found = encode(self._bundle, list(texts), embeddings, self._dialect, "ignore", steps=1)

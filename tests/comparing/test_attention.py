@@ -11,6 +11,7 @@ from lab.comparing.attention import heat_maps
 from lab.comparing.capture import capturing
 from lab.comparing.targets import Target, find_rows
 from lab.condition.conditioning import Conditioning, Part
+from lab.embeddings.embedding import Embedding
 from lab.sample.engine import run_jobs
 from tests.comparing.jobs import STEPS, encoding, make_job, plain
 
@@ -132,6 +133,14 @@ def test_words_in_a_row_and_words_that_come_twice(sd1):
     assert find_rows(entry, "red apple") == [6, 7]
     assert find_rows(entry, "red") == [6, 10]
     assert find_rows(entry, "apple cat") == find_rows(entry, "app") == []
+
+
+def test_rows_of_a_prompt_as_people_write_it(sd1):
+    easy = Embedding("easy", {"clip": torch.ones(2, 32)})
+    cond = lab.encode(sd1, "photo of a (red:1.2) apple, <easy>", [easy])
+    entry = cond.parts[0].entries[0][1]
+    assert find_rows(entry, "red apple") == [4, 5]
+    assert find_rows(entry, "<easy>") == find_rows(entry, "easy") == [7, 8]
 
 
 @pytest.mark.parametrize(
