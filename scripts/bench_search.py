@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--model", default="emoji", help="the bundled model or a diffusers folder")
     parser.add_argument("--prompts", type=int, default=10_000)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--vectors", type=int, default=200_000, help="of the second part; 0 leaves it out")
+    parser.add_argument("--vectors", type=int, default=100_000, help="of the second part; 0 leaves it out")
     parser.add_argument("--top", type=int, default=10)
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model)
@@ -83,7 +83,7 @@ def main() -> None:
     compare(table, space, stored, queries, arguments.top)
     if arguments.vectors:
         compare(table, space, noisy(stored, arguments.vectors), queries, arguments.top)
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 def library(count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Whether the map of an object's word covers the object: against the masks of renderings with two objects.
 
-    python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--layers up_blocks] [--sheet FILE]
+    python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--each-layer] [--sheet FILE]
 
 Each scene is rendered, encoded, noised to half of the schedule and denoised for one step with its caption; the maps of
 that one call of the U-Net are compared with the renderings' own opacity. A map becomes a mask by this rule: a pixel
@@ -13,6 +13,7 @@ object beats the other's. Needs the renderings of `python -m scripts.pretrain.da
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -64,31 +65,21 @@ def main() -> None:
     )
     parser.add_argument("--model", default="emoji", help="the bundled model or a diffusers folder")
     parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument(
-        "--layers", nargs="*", default=(), help="parts of layer names that count; all by default"
-    )
+    parser.add_argument("--each-layer", action="store_true", help="also the maps of each layer alone")
     parser.add_argument("--sheet", type=Path, help="writes overlays of the first scenes to this PNG file")
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model)
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
     names = json.loads((WORK / "split.json").read_text())["train"]
     scenes = draw_scenes(names, icons, arguments.scenes)
-    maps = capture(bundle, scenes, icons, arguments.layers)
-    scores = [
-        score for scene, found in zip(scenes, maps, strict=True) for score in judge(scene, found, icons)
-    ]
-    means = [sum(values) / len(values) for values in zip(*scores, strict=True)]
-    table = Table(title=f"{arguments.model}: {len(scores)} words in {len(scenes)} scenes of two objects")
-    for column in (
-        "IoU",
-        "IoU with the other",
-        "IoU of a uniform map",
-        "points at it",
-        "beats the other word",
-    ):
-        table.add_column(column, justify="right")
-    table.add_row(*(f"{mean:.3f}" for mean in means))
-    Console().print(table)
+    table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
+    for column in ("layers", "IoU", "the other's", "a uniform map's", "points at it", "beats the other"):
+        table.add_column(column, justify="left" if column == "layers" else "right")
+    maps = capture(bundle, scenes, icons)
+    table.add_row("all", *means(scenes, maps, icons))
+    for layer in layer_names(bundle) if arguments.each_layer else ():
+        table.add_row(layer, *means(scenes, capture(bundle, scenes, icons, [layer]), icons))
+    Console(width=140).print(table)
     if arguments.sheet:
         write_sheets(
             arguments.sheet,
@@ -115,7 +106,21 @@ def caption(scene: Scene) -> str:
     return f"{scene.style} emoji of {left} next to {right} on a {scene.background} background"
 
 
-def capture(bundle: Bundle, scenes: list[Scene], icons: Icons, layers: list[str]) -> list[HeatMaps]:
+def layer_names(bundle: Bundle) -> list[str]:
+    """The U-Net's attention blocks, from its input to its output."""
+    names = (name.partition(".transformer_blocks")[0] for name in bundle.unet.attn_processors)
+    return sorted(set(names), key=lambda name: ("down mid up".index(name.partition("_")[0]), name))
+
+
+def means(scenes: list[Scene], maps: list[HeatMaps], icons: Icons) -> list[str]:
+    """The mean scores over all words."""
+    scores = [
+        score for scene, found in zip(scenes, maps, strict=True) for score in judge(scene, found, icons)
+    ]
+    return [f"{sum(values) / len(values):.3f}" for values in zip(*scores, strict=True)]
+
+
+def capture(bundle: Bundle, scenes: list[Scene], icons: Icons, layers: Sequence[str] = ()) -> list[HeatMaps]:
     """The maps of one call of the U-Net for each scene, which is halfway noised."""
     options = SamplingOptions(steps=STEPS, guidance=1.0, scheduler="ddim")
     settings = replace(resolve(bundle, options), strength=STRENGTH)

@@ -22,7 +22,7 @@ ROWS = "rows.json"
 PER_CELL = 39
 """Vectors that FAISS wants for each cell of an ivf index, to train it well."""
 
-PROBED = 0.15
+PROBED = 0.05
 """The share of an ivf index's cells that a search looks into; `scripts/bench_search.py` prints what that finds."""
 
 
