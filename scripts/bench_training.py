@@ -30,7 +30,7 @@ from lab.training.learned import Learned
 from lab.training.loop import Loop
 from lab.training.objectives import find_objective
 from lab.training.pictures import load_view
-from lab.training.run import Prepared, prepare
+from lab.training.prepare import Prepared, prepare
 from scripts.bench_generate import peak, reset_peak
 
 IMAGES = Path("lab/assets/samples/hot-dog")
@@ -114,7 +114,7 @@ def lab_loop(bundle: Bundle, prepared: Prepared) -> Loop:
     config = prepared.config
     learned = Learned(bundle, {config.name: prepared.initial[config.name].vectors}, {config.name: "concept"})
     task = find_objective("concept").task(bundle, config, prepared.data, learned)
-    return Loop(task, learned, config, prepared.rate, Accelerator(cpu=bundle.device.type == "cpu"))
+    return Loop(task, learned, config, prepared.rates, Accelerator(cpu=bundle.device.type == "cpu"))
 
 
 class Stock:

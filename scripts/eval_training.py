@@ -25,7 +25,7 @@ from lab.runs.sheet import Row, write_sheets
 from lab.score.clip import Clip
 from lab.score.pixels import to_tensor
 from lab.training.learned import Learned
-from lab.training.run import prepare
+from lab.training.prepare import prepare
 from lab.training.words import image_features, open_clip
 
 LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")

@@ -10,6 +10,7 @@ MAKERS = {
     "applied": "the learned embeddings",
     "init_image_sha256": "the init image's contents",
     "embeds_sha256": "the prompt embeddings",
+    "negative_embeds_sha256": "the negative prompt embeddings",
 }
 
 

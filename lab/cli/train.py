@@ -1,4 +1,4 @@
-"""`lab train`: embeddings learned from a folder of images."""
+"""`lab train`: embeddings learned from images or by a reward."""
 
 from typing import Annotated
 
@@ -9,9 +9,14 @@ from lab.cli.processes import is_first, own_device
 from lab.cli.progress import step_progress
 from lab.models.options import ModelOptions
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
+from lab.training.negatives import MakingOptions, PairOptions, RewardOptions, WorstOptions
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
 LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
+MakingFlags = Annotated[MakingOptions, Parameter(name="*", group="How a run samples images for itself")]
+WorstFlags = Annotated[WorstOptions, Parameter(name="*", group="Negative embeddings: from the worst images")]
+RewardFlags = Annotated[RewardOptions, Parameter(name="*", group="Negative embeddings: by a reward")]
+PairFlags = Annotated[PairOptions, Parameter(name="*", group="Negative embeddings: together with a concept")]
 StopFlags = Annotated[StopOptions, Parameter(name="*", group="When it stops")]
 RunFlags = Annotated[RunOptions, Parameter(name="*", group="What is written")]
 
@@ -20,6 +25,10 @@ def train(
     *,
     data: DataFlags = DataOptions(),
     learning: LearningFlags = LearningOptions(),
+    making: MakingFlags = MakingOptions(),
+    worst: WorstFlags = WorstOptions(),
+    reward: RewardFlags = RewardOptions(),
+    pair: PairFlags = PairOptions(),
     stop: StopFlags = StopOptions(),
     run: RunFlags = RunOptions(),
     model: ModelFlags = ModelOptions(),
@@ -28,19 +37,22 @@ def train(
         bool, Parameter(help="Prints captions, buckets, initial tokens, memory and time; no step.")
     ] = False,
 ) -> None:
-    """Learn an embedding from a folder of images. `--resume RUN` goes on with an interrupted run."""
-    settings = TrainConfig.read(config, given(data, learning, stop, run, model))
+    """Learn an embedding from a folder of images, or a negative one by a reward.
+
+    `--resume RUN` goes on with an interrupted run.
+    """
+    settings = TrainConfig.read(config, given(data, learning, making, worst, reward, pair, stop, run, model))
     from lab.models.load import load_options
     from lab.training.plan import describe_initial, describe_plan
-    from lab.training.run import prepare, settled
+    from lab.training.prepare import prepare, settled
     from lab.training.run import run as start
 
     settings = settled(settings)
     bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
-    prepared = prepare(bundle, settings)
     if dry_run:
-        print("\n".join(describe_plan(bundle, prepared)))
+        print("\n".join(describe_plan(bundle, settings)))
         return
+    prepared = prepare(bundle, settings, print if is_first() else None)
     if not is_first():
         start(bundle, prepared)
         return

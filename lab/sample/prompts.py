@@ -1,5 +1,7 @@
 """The prompts of a run: from flags, and from a file with one a line."""
 
+from pathlib import Path
+
 from lab.errors import InputError
 from lab.sample.config import GenerateConfig
 
@@ -13,7 +15,7 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     """
     prompts = list(config.prompt)
     if config.prompt_file is not None:
-        prompts += _read_lines(config)
+        prompts += read_lines(config.prompt_file)
     if prompts and config.embeds is not None:
         raise InputError("embeds: take the place of prompts; give prompts or --embeds, not both")
     if not prompts and config.embeds is None:
@@ -21,9 +23,12 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     return prompts
 
 
-def _read_lines(config: GenerateConfig) -> list[str]:
-    path = config.prompt_file
-    assert path is not None
+def read_lines(path: Path) -> list[str]:
+    """The prompts of a file; empty lines and lines that begin with # are left out.
+
+    Raises:
+        InputError: missing, empty or not text.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -34,6 +34,9 @@ class ScoreOptions(Config):
     aesthetic: Path | None = None
     """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
 
+    quality: Path | None = None
+    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tools:
@@ -84,12 +87,12 @@ def open_tools(bundle: Bundle, options: ScoreOptions) -> Tools:
         missing["aesthetic"] = "it needs an aesthetic head; give its file with --aesthetic"
     elif clip is not None:
         aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
-    folder = bundle.root / "quality"
-    if (folder / "config.json").is_file():
+    folder = options.quality or bundle.root / "quality"
+    if options.quality is not None or (folder / "config.json").is_file():
         quality = Quality(folder, bundle.device)
     else:
         missing["quality"] = (
-            f"{bundle.source} comes without a quality classifier; the bundled emoji model has one"
+            f"{bundle.source} comes without a quality classifier; give its folder with --quality"
         )
     return Tools(clip, references, pickscore, aesthetic, quality, missing)
 

@@ -12,7 +12,7 @@ from lab.errors import InputError
 from lab.files import atomic
 from lab.training.loop import Loop, State
 
-FORMAT = "lab-training-1"
+FORMAT = "lab-training-2"
 
 
 def save_checkpoint(path: Path, loop: Loop) -> None:
@@ -50,6 +50,8 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
+        if metadata["format"] != FORMAT:
+            raise ValueError(metadata["format"])
         state = json.loads(metadata["state"])
     except FileNotFoundError:
         raise InputError(
@@ -75,7 +77,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
                 loop.optimizer.state[rows][key] = saved if key == "step" else saved.to(rows.device)
     loop.state = State(
         state["step"],
-        [(step, value) for step, value in state["evaluations"]],
+        [(step, found) for step, found in state["evaluations"]],
         {name: tensors[f"best/{name}"] for name in wanted if f"best/{name}" in tensors},
         state["best_step"],
         state["best_loss"],

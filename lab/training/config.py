@@ -1,46 +1,16 @@
 """The options of training, each defined once: YAML keys, flags and keyword arguments come from here."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from lab.config import Config
 from lab.embeddings.embedding import Layout
 from lab.models.options import ModelOptions
 from lab.sample.config import Seeds
-
-MAX_VECTORS = 64
-"""The most vectors an embedding may have; what is left of the text encoder's context is for words."""
-
-
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
-        )
-    return name
-
-
-def _checked_stop(value: str) -> str:
-    if value not in ("auto", "never") and not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise ValueError(f"'{value}' is not auto, never or a number of steps")
-    return value
-
-
-def _checked_init(value: str) -> str:
-    if value not in ("auto", "random") and not re.match(r"(text|file):.", value):
-        raise ValueError(f"'{value}' is not auto, random, text:WORDS or file:EMBEDDING; write text:{value}")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_checked_name)]
-Init = Annotated[str, AfterValidator(_checked_init)]
-Stop = Annotated[
-    str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), AfterValidator(_checked_stop)
-]
-Lines = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+from lab.training.fields import MAX_VECTORS, Init, Lines, Name, Stop
+from lab.training.negatives import NegativeOptions
 
 
 class Subject(Config):
@@ -50,6 +20,7 @@ class Subject(Config):
     objective: str = "style"
     vectors: int = Field(1, ge=1, le=MAX_VECTORS)
     init: Init = "auto"
+    learning_rate: float | None = Field(None, ge=0)
 
 
 class DataOptions(Config):
@@ -62,7 +33,8 @@ class DataOptions(Config):
     """What prompts will call the embedding: `<name>`."""
 
     objective: str = "concept"
-    """What is learned: `concept` (a thing) or `style`."""
+    """What is learned: `concept` (a thing), `style`, `pair` (a thing and its negative), or a negative embedding from
+    images of what is to be avoided (`negative`) or by a reward for better images (`reward`)."""
 
     more: list[Subject] = Field(default_factory=list)
     """Further embeddings learned in the same run from the same images; every caption names all of them (YAML)."""
@@ -229,11 +201,11 @@ class RunOptions(Config):
     """Trackers that Accelerate knows and that are installed, such as `tensorboard`; repeatable."""
 
 
-class TrainConfig(DataOptions, LearningOptions, StopOptions, RunOptions, ModelOptions):
+class TrainConfig(DataOptions, LearningOptions, NegativeOptions, StopOptions, RunOptions, ModelOptions):
     """One training run."""
 
     def subjects(self) -> list[Subject]:
-        """Everything that the run learns: what `name` calls, then `more`."""
+        """What `name` calls, then `more`."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
         return [Subject(**first), *self.more]
 
@@ -249,10 +221,11 @@ FREE_TO_CHANGE = {
         "latents",
         "track",
         "images",
+        "prompt_file",
         "model",
         "device",
         "clip",
     ),
     *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
 }
-"""Settings that a resumed run may have otherwise: its images and model are compared by content instead."""
+"""Settings that a resumed run may have otherwise: images, prompts and model are compared by content instead."""

@@ -1,7 +1,9 @@
-"""Everything a run learns from, read and checked before its first step."""
+"""The images that a run learns from, read and checked before its first step."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import ImageColor
 
@@ -15,16 +17,20 @@ from lab.training.latents import Latents
 from lab.training.pictures import Picture, View, make_views, read_pictures
 from lab.training.text import check_placeholders
 
+CAPTIONS_SHOWN = 20
+
 
 @dataclass(frozen=True)
 class Data:
-    """Images, their views, and which of them make up each step.
+    """Images, their views, and which of them make up each step: a `Material`.
 
     Attributes:
+        folder: Where the images are.
         skipped: A line for each image that was left out.
         captions: Every final caption of the run, with the name of an image that it comes with.
     """
 
+    folder: Path
     pictures: Sequence[Picture]
     views: Sequence[View]
     examples: Examples
@@ -39,6 +45,28 @@ class Data:
             for picture in self.pictures
         }
 
+    @property
+    def images(self) -> Sequence[Path]:
+        """The image files."""
+        return [picture.path for picture in self.pictures]
+
+    def describe(self) -> Iterator[str]:
+        """Yields how many images there are, their buckets and captions."""
+        yield f"{len(self.pictures)} images of {self.folder}, {len(self.views)} views of them"
+        yield from self.skipped
+        yield "buckets:"
+        for bucket, count in Counter(picture.bucket for picture in self.pictures).items():
+            yield f"  {bucket.width} x {bucket.height} px: {count} images"
+        yield f"captions ({len(self.captions)} in all; each names what is learned):"
+        for caption in list(self.captions)[:CAPTIONS_SHOWN]:
+            yield f"  {caption}"
+        if len(self.captions) > CAPTIONS_SHOWN:
+            yield f"  ... and {len(self.captions) - CAPTIONS_SHOWN} more"
+
+    def make_ready(self) -> None:
+        """Encodes every view."""
+        self.latents.encode_all()
+
 
 def read_data(bundle: Bundle, config: TrainConfig, templates: str) -> Data:
     """Reads images and captions, and checks each final caption for its placeholders. Nothing is encoded yet.
@@ -47,11 +75,10 @@ def read_data(bundle: Bundle, config: TrainConfig, templates: str) -> Data:
         templates: The set of caption templates for when the config names none.
 
     Raises:
-        InputError: see `read_pictures` and `check_placeholders`; a name that is taken, or a colour that is none.
+        InputError: see `read_pictures` and `check_placeholders`; a colour that is none.
     """
     subjects = config.subjects()
     names = [subject.name for subject in subjects]
-    _check_names(bundle, names, config.overwrite_token)
     _check_colour(config.background)
     buckets = make_buckets(config.resolution or bundle.defaults.width, multiple_of(bundle), config.buckets)
     pictures, skipped = read_pictures(config, config.templates or [templates], names, buckets)
@@ -64,19 +91,10 @@ def read_data(bundle: Bundle, config: TrainConfig, templates: str) -> Data:
         caption: pictures[index].path.name for caption, index in examples.captions(config.steps).items()
     }
     check_placeholders(bundle, captions.items(), {subject.name: subject.vectors for subject in subjects})
-    return Data(pictures, views, examples, Latents(bundle, pictures, views, config), skipped, captions)
-
-
-def _check_names(bundle: Bundle, names: Sequence[str], overwrite: bool) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"name: '{name}' is given to two embeddings")
-        tokenizer = bundle.towers[0].tokenizer
-        ids = tokenizer(name, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and not overwrite:
-            raise InputError(
-                f"name: '{name}' is a word that {bundle.source} knows; take another name, or --overwrite-token"
-            )
+    assert config.images is not None
+    return Data(
+        config.images, pictures, views, examples, Latents(bundle, pictures, views, config), skipped, captions
+    )
 
 
 def _check_colour(text: str) -> None:

@@ -18,7 +18,7 @@ from lab.training.config import TrainConfig
 from lab.training.data import Data
 from lab.training.examples import Example
 from lab.training.learned import Learned
-from lab.training.loop import pieces
+from lab.training.loop import Task, pieces
 from lab.training.text import CaptionEncoder
 
 GAMMA = 5.0
@@ -54,8 +54,8 @@ ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared, "huber"
 WEIGHTINGS: dict[str, Callable[[Tensor, str], Tensor]] = {"none": alike, "min-snr": min_snr}
 
 
-class Denoising:
-    """A `Task` for the loop over the images of a folder."""
+class Denoising(Task[Example]):
+    """The objective over the images of a folder."""
 
     def __init__(self, bundle: Bundle, config: TrainConfig, data: Data, learned: Learned):
         _check_model(bundle)

@@ -1,11 +1,15 @@
 """Memory and time that a run will take, before it takes them."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import psutil  # comes with accelerate
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.training.config import TrainConfig
 
@@ -13,19 +17,35 @@ BACKWARD_SHARE = 2.1
 """Time of a step beyond the U-Net's forward pass, in forward passes: back through it, and the text encoder."""
 
 
-def peak_memory(bundle: Bundle, config: TrainConfig) -> int:
-    """Bytes at the peak of a step: weights, what the U-Net keeps for the way back, and its largest activations.
+@dataclass(frozen=True)
+class Work:
+    """What one example costs.
 
-    The U-Net runs once with tensors that have shapes but no storage, so this takes no memory and hardly any time.
+    Attributes:
+        rows: Entries of the U-Net's batch over all its calls.
+        learned: Those of them that gradients go back through.
+        kept: Those of them whose activations are in memory at the same time.
+        decoded: Gradients go back through the VAE's decoder too.
     """
-    weights = sum(
-        _size(module) for module in (bundle.unet, bundle.vae, *(each.encoder for each in bundle.towers))
-    )
-    together = -(-config.batch_size // config.accumulation)
-    return weights + together * _kept_for_backward(bundle, config)
+
+    rows: int = 1
+    learned: int = 1
+    kept: int = 1
+    decoded: bool = False
 
 
-def seconds_per_step(bundle: Bundle, config: TrainConfig) -> float:
+WorkOf = Callable[[Bundle, TrainConfig], Work]
+
+
+def peak_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
+    """Bytes at the peak of a step: weights, what is kept for the way back, and the largest activations.
+
+    The networks run once with tensors that have shapes but no storage, so this takes no memory and hardly any time.
+    """
+    return _weights(bundle) + _activations(bundle, config, work)
+
+
+def seconds_per_step(bundle: Bundle, config: TrainConfig, work: WorkOf) -> float:
     """Measured from one forward pass of the U-Net for one example, after one to warm up."""
     sample, timestep, embeds, extra = _inputs(bundle, config, bundle.device)
     with torch.no_grad():
@@ -34,12 +54,38 @@ def seconds_per_step(bundle: Bundle, config: TrainConfig) -> float:
             output = bundle.unet(sample, timestep, embeds, added_cond_kwargs=extra, return_dict=False)[0]
             float(output.float().sum())  # waits for the device
             seconds = time.perf_counter() - began
-    again = 1.0 if config.gradient_checkpointing else 0.0
-    return seconds * (1 + BACKWARD_SHARE + again) * config.batch_size
+    cost = work(bundle, config)
+    back = BACKWARD_SHARE + (1.0 if config.gradient_checkpointing else 0.0)
+    return seconds * (cost.rows + back * cost.learned) * config.batch_size
 
 
-def what_would_fit(bundle: Bundle, config: TrainConfig) -> str:
+def check_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> None:
+    """Refuses a step that cannot fit, before anything is computed.
+
+    Raises:
+        InputError: more is needed than is free, with the options that would need less.
+    """
+    free = _free(bundle)
+    needed = _activations(bundle, config, work)  # the weights are there already
+    if free is not None and needed > free:
+        raise InputError(
+            f"memory: a step needs about {gigabytes(needed)} beside the weights and {gigabytes(free)} is free; "
+            f"{_less(bundle, config, work)}"
+        )
+
+
+def what_would_fit(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
     """One line for when memory ran out: the options that would need less, with what each would need."""
+    now = peak_memory(bundle, config, work)
+    return f"memory ran out: a step needs about {gigabytes(now)}; {_less(bundle, config, work)}"
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.2g} GiB"
+
+
+def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
     options: dict[str, dict[str, object]] = {
         "--accumulation": {"accumulation": config.batch_size},
         "--gradient-checkpointing": {"gradient_checkpointing": True},
@@ -47,31 +93,23 @@ def what_would_fit(bundle: Bundle, config: TrainConfig) -> str:
             "accumulation": config.batch_size,
             "gradient_checkpointing": True,
         },
+        "--gradient-steps": {"gradient_steps": 1, "accumulation": config.batch_size},
         "--resolution": {
             "resolution": (config.resolution or bundle.defaults.width) // 2,
             "accumulation": config.batch_size,
         },
     }
-    now = peak_memory(bundle, config)
-    room = _capacity(bundle)
-    fitting = []
+    now, room = peak_memory(bundle, config, work), _capacity(bundle)
+    fitting, seen = [], {now}
     for flags, change in options.items():
-        needed = peak_memory(bundle, config.model_copy(update=change))
-        if needed < min(now, room or now):
+        needed = peak_memory(bundle, config.model_copy(update=change), work)
+        if needed < min(now, room or now) and needed not in seen:
+            seen.add(needed)
             values = " ".join(f"{value}" for value in change.values() if value is not True)
             fitting.append(f"{flags} {values} ({gigabytes(needed)})".replace("  ", " "))
     if bundle.dtype == torch.float32:
         fitting.append("--dtype bfloat16 (about half)")
-    return (
-        f"memory ran out: a step needs about {gigabytes(now)}; less is needed with {', '.join(fitting)}"
-        if fitting
-        else f"memory ran out: a step needs about {gigabytes(now)}, and no option makes that less"
-    )
-
-
-def gigabytes(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 2**30:.2g} GiB"
+    return f"less is needed with {', '.join(fitting)}" if fitting else "no option makes that less"
 
 
 def _capacity(bundle: Bundle) -> int | None:
@@ -80,34 +118,62 @@ def _capacity(bundle: Bundle) -> int | None:
     return None
 
 
-def _size(module: nn.Module) -> int:
-    return sum(weight.numel() * weight.element_size() for weight in module.parameters())
+def _free(bundle: Bundle) -> int | None:
+    """Bytes that can be had where the bundle computes, if the machine says so."""
+    if bundle.device.type == "cuda":
+        return torch.cuda.mem_get_info(bundle.device)[0]
+    return psutil.virtual_memory().available if bundle.device.type == "cpu" else None
 
 
-def _kept_for_backward(bundle: Bundle, config: TrainConfig) -> int:
-    """Bytes that autograd keeps for one example, each storage counted once, weights not."""
+def _weights(bundle: Bundle) -> int:
+    modules: list[nn.Module] = [bundle.unet, bundle.vae, *(each.encoder for each in bundle.towers)]
+    return sum(weight.numel() * weight.element_size() for each in modules for weight in each.parameters())
+
+
+def _activations(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
+    """Bytes that autograd keeps of the examples that are computed together."""
+    cost = work(bundle, config)
+    unet = cost.kept * _kept_by_unet(bundle, config)
+    decoder = _kept_by_decoder(bundle, config) if cost.decoded else 0
+    together = -(-config.batch_size // config.accumulation)
+    # checkpointed parts are computed again one after the other
+    return together * (max(unet, decoder) if config.gradient_checkpointing else unet + decoder)
+
+
+def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
     with torch.device("meta"):
-        unet = (
-            UNet2DConditionModel.from_config(bundle.unet.config).to(bundle.unet.dtype).requires_grad_(False)
-        )
+        unet = UNet2DConditionModel.from_config(bundle.unet.config).to(bundle.unet.dtype)
+    unet.requires_grad_(False)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    weights = {id(weight.untyped_storage()) for weight in unet.parameters()}
+    sample, timestep, embeds, extra = _inputs(bundle, config, torch.device("meta"))
+    embeds.requires_grad_(True)
+    return _kept(unet, lambda: unet(sample, timestep, embeds, added_cond_kwargs=extra, return_dict=False))
+
+
+def _kept_by_decoder(bundle: Bundle, config: TrainConfig) -> int:
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(bundle.vae.config).to(bundle.vae.dtype).requires_grad_(False)
+    sample = _inputs(bundle, config, torch.device("meta"))[0].to(vae.dtype).requires_grad_(True)
+    return _kept(vae, lambda: vae.decode(sample, return_dict=False))
+
+
+def _kept(module: nn.Module, run: Callable[[], object]) -> int:
+    """Bytes that autograd keeps while `run` calls the module: each storage once, weights not; and the largest again."""
+    weights = {weight.untyped_storage()._cdata for weight in module.parameters()}
     kept: dict[int, int] = {}
-    held: list[Tensor] = []  # so that no storage's id is used twice
+    held: list[Tensor] = []  # so that no storage's address is used twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in weights:
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage.nbytes()
             held.append(tensor)
         return tensor
 
-    sample, timestep, embeds, extra = _inputs(bundle, config, torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        unet(sample, timestep, embeds.requires_grad_(True), added_cond_kwargs=extra, return_dict=False)
-    largest = max(kept.values(), default=0)
-    return sum(kept.values()) + largest
+        run()
+    return sum(kept.values()) + max(kept.values(), default=0)
 
 
 def _inputs(

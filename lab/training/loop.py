@@ -1,9 +1,10 @@
 """The one training loop: whatever the objective, the learned vectors are stepped, measured and handed on from here."""
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,17 +21,31 @@ GRADIENT_SCALE = 2.0**12
 E = TypeVar("E")
 
 
-class Task(Protocol[E]):
+class Task(ABC, Generic[E]):
     """What the loop needs to know of an objective; `E` is whatever the objective calls an example."""
 
+    watched: Sequence[str] = ()
+    """What is measured on the fixed examples beside the loss."""
+
+    @abstractmethod
     def batch(self, step: int) -> Sequence[E]:
         """The examples of a step, counted from 0, over all processes: a function of the seed and the step."""
 
+    @abstractmethod
     def fixed(self) -> Sequence[Sequence[E]]:
         """The examples on which progress is measured, in groups that are computed together."""
 
+    @abstractmethod
     def losses(self, examples: Sequence[E]) -> Tensor:
         """(len(examples),) float32 losses, differentiable with respect to the learned vectors."""
+
+    def watch(self, examples: Sequence[E]) -> Tensor:
+        """(len(examples), 1 + len(watched)): the losses, then what is watched."""
+        return self.losses(examples)[:, None]
+
+    def objection(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+        """Why the run must not go on, from the means over the fixed examples before the first step and now."""
+        return None
 
 
 @dataclass
@@ -39,12 +54,12 @@ class State:
 
     Attributes:
         step: Steps done.
-        evaluations: (step, objective on the fixed examples) in order.
-        best: The vectors at the lowest evaluation after the first step, and `best_step`, `best_loss`.
+        evaluations: (step, means over the fixed examples: `loss` and what the task watches) in order.
+        best: The vectors at the lowest loss after the first step that met no objection; `best_step`, `best_loss`.
     """
 
     step: int = 0
-    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     best: Snapshot = field(default_factory=dict)
     best_step: int = 0
     best_loss: float = inf
@@ -57,14 +72,15 @@ class Report:
     Attributes:
         step: Steps done.
         loss: Mean over the step's examples.
-        evaluation: The objective on the fixed examples, where this step was evaluated.
+        rate: The learning rate of the first embedding.
+        evaluation: The means over the fixed examples, where this step was evaluated.
     """
 
     step: int
     loss: float
     rate: float
     gradient_norm: float
-    evaluation: float | None
+    evaluation: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -86,23 +102,30 @@ class Loop:
     """
 
     def __init__(
-        self, task: Task[Any], learned: Learned, config: TrainConfig, rate: float, accelerator: Accelerator
+        self,
+        task: Task[Any],
+        learned: Learned,
+        config: TrainConfig,
+        rates: Mapping[str, float],
+        accelerator: Accelerator,
     ):
+        """Takes the learning rate of each embedding by its name."""
         self.state = State()
         self.learned = learned
-        self.optimizer = torch.optim.AdamW(learned.parameters(), lr=rate, weight_decay=0.0)
+        groups = [
+            {"params": list(rows.values()), "lr": rates[name], "peak": rates[name]}
+            for name, rows in learned.rows.items()
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self._task = task
         self._config = config
-        self._rate = rate
         self._accelerator = accelerator
         self._parameters = learned.parameters()
         self._good: Sequence[Tensor] = self._parameters
 
     def run(self, on_step: Observer, interrupted: Callable[[], bool] = lambda: False) -> Ending:
-        """Steps until the last step, a settled objective, an interruption, or a loss that is no number."""
-        state, stop = self.state, self._config.stop
-        stopping = Stopping(self._config.stop_window, self._config.stop_ratio)
-        last = self.last_step
+        """Steps until all steps are done, the objective has settled, the task objects, or something goes wrong."""
+        state, last = self.state, self.last_step
         if not state.evaluations:
             state.evaluations.append((0, self.evaluate()))
         while state.step < last:
@@ -115,12 +138,9 @@ class Loop:
             on_step(Report(state.step, loss, rate, norm, evaluation))
             if told_to_stop:
                 return Ending("interrupted", interrupted=True)
-            if (
-                stop == "auto"
-                and evaluation is not None
-                and stopping.settled([v for _, v in state.evaluations])
-            ):
-                return Ending("the objective on fixed examples has settled")
+            reason = self._reason_to_stop() if evaluation else None
+            if reason:
+                return Ending(reason)
         return Ending("all steps are done" if last == self._config.steps else "stopped there, as asked")
 
     @property
@@ -130,15 +150,16 @@ class Loop:
         return min(self._config.steps, int(stop)) if stop.isdigit() else self._config.steps
 
     @torch.no_grad()
-    def evaluate(self) -> float:
-        """The objective on the fixed examples, over all processes."""
-        total = torch.zeros(2, dtype=torch.float64, device="cpu")
+    def evaluate(self) -> dict[str, float]:
+        """The means over the fixed examples of all processes: `loss`, and what the task watches."""
+        names = ("loss", *self._task.watched)
+        total = torch.zeros(len(names) + 1, dtype=torch.float64, device="cpu")
         for position, group in enumerate(self._task.fixed()):
             if position % self._accelerator.num_processes == self._accelerator.process_index:
-                losses = self._task.losses(group)
-                total += torch.tensor([losses.double().sum().item(), len(group)])
+                sums = self._task.watch(group).double().sum(dim=0).cpu()
+                total += torch.cat([sums, torch.tensor([len(group)])])
         total = self._accelerator.reduce(total.float().to(self._accelerator.device), reduction="sum")
-        return float(total[0] / total[1])
+        return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))
 
     def _gradients(self, stop: bool) -> tuple[float, float, bool]:
         """Fills the parameters' gradients; returns the step's loss, their norm, and whether any process is to stop."""
@@ -174,24 +195,39 @@ class Loop:
             for each in self._parameters:
                 assert each.grad is not None
                 each.grad.mul_(config.clip_gradient / norm)
-        rate = learning_rate(state.step, config.steps, self._rate, config.warmup, config.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(
+                state.step, config.steps, group["peak"], config.warmup, config.schedule
+            )
         self.optimizer.step()
         self.learned.hold(config.norm)
         state.step += 1
-        return rate
+        return self.optimizer.param_groups[0]["lr"]
 
-    def _evaluated(self, last: int) -> float | None:
+    def _evaluated(self, last: int) -> dict[str, float] | None:
         """Evaluates where it is time to, and keeps the best vectors."""
         state = self.state
         if state.step % self._config.evaluate_every and state.step != last:
             return None
-        value = self.evaluate()
-        state.evaluations.append((state.step, value))
-        if value < state.best_loss:
-            state.best, state.best_step, state.best_loss = self.learned.snapshot(), state.step, value
-        return value
+        found = self.evaluate()
+        state.evaluations.append((state.step, found))
+        if found["loss"] < state.best_loss and not self._task.objection(state.evaluations[0][1], found):
+            state.best, state.best_step, state.best_loss = (
+                self.learned.snapshot(),
+                state.step,
+                found["loss"],
+            )
+        return found
+
+    def _reason_to_stop(self) -> str | None:
+        """What the last evaluation says against going on."""
+        evaluations = [found for _, found in self.state.evaluations]
+        objection = self._task.objection(evaluations[0], evaluations[-1])
+        if objection is None and self._config.stop == "auto":
+            stopping = Stopping(self._config.stop_window, self._config.stop_ratio)
+            if stopping.settled([found["loss"] for found in evaluations]):
+                return "the objective on fixed examples has settled"
+        return objection
 
     @torch.no_grad()
     def _put_back(self) -> None:

@@ -1,17 +1,41 @@
 """What an embedding can become: adding an objective is one entry here, and a `Task` if none of those there fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 from lab.embeddings.embedding import Kind
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
-from lab.training.config import TrainConfig
-from lab.training.data import Data
+from lab.training.config import Subject, TrainConfig
+from lab.training.data import read_data
 from lab.training.denoising import Denoising
+from lab.training.estimate import Work
 from lab.training.learned import Learned
 from lab.training.loop import Task
+
+
+class Material(Protocol):
+    """What a run learns from, read and checked before its first step."""
+
+    @property
+    def images(self) -> Sequence[Path]:
+        """The images among it; none if the run makes its own as it goes."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """A line for each thing that was left out."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a resumed run must find the same, by name."""
+
+    def describe(self) -> Iterator[str]:
+        """Yields what there is, in lines for people."""
+
+    def make_ready(self) -> None:
+        """Does once what takes its time, before the first step."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +44,29 @@ class Objective:
 
     Attributes:
         kind: What the saved file says it is.
-        templates: The set of caption templates that goes with it.
-        word: Where its vectors begin when `auto` finds no CLIP.
-        task: Makes what the loop minimises.
+        word: Where its vectors begin when `auto` finds no words by CLIP.
+        read: Reads and checks what is learned from.
+        task: Makes what the loop minimises, from what `read` made.
+        shown: The images show what the embedding shall mean, so that `auto` may look for words there.
+        work: What an example costs.
+        partner: Another embedding that a subject of this objective brings along.
     """
 
     kind: Kind
-    templates: str
     word: str
-    task: Callable[[Bundle, TrainConfig, Data, Learned], Task[Any]]
+    read: Callable[[Bundle, TrainConfig], Material]
+    task: Callable[[Bundle, TrainConfig, Any, Learned], Task[Any]]
+    shown: bool = True
+    work: Callable[[Bundle, TrainConfig], Work] = lambda bundle, config: Work()
+    partner: Callable[[TrainConfig], list[Subject]] = lambda config: []
 
 
-OBJECTIVES = {
-    "concept": Objective("concept", templates="object", word="object", task=Denoising),
-    "style": Objective("style", templates="style", word="style", task=Denoising),
+OBJECTIVES: Mapping[str, Objective] = {
+    "concept": Objective("concept", "object", partial(read_data, templates="object"), Denoising),
+    "style": Objective("style", "style", partial(read_data, templates="style"), Denoising),
+    "negative": Objective(
+        "negative", "low quality", partial(read_data, templates="negative"), Denoising, shown=False
+    ),
 }
 
 
@@ -46,3 +79,15 @@ def find_objective(name: str) -> Objective:
     if name not in OBJECTIVES:
         raise InputError(f"objective: unknown '{name}'{did_you_mean(name, OBJECTIVES)}")
     return OBJECTIVES[name]
+
+
+def all_subjects(config: TrainConfig) -> list[Subject]:
+    """Every embedding that the run learns: those that captions name, then those that their objectives bring along.
+
+    Raises:
+        InputError: an unknown objective.
+    """
+    named = config.subjects()
+    for subject in named:
+        find_objective(subject.objective)
+    return [*named, *find_objective(config.objective).partner(config)]

@@ -37,7 +37,7 @@ def write_page(
         status=status,
         ending=ending,
         curves="curves.png" if (folder / "curves.png").is_file() else None,
-        rows=[*rows, ("learned from", shown)],
+        rows=[*rows, ("learned from", shown)] if shown else rows,
         settings=settings,
     )
     with atomic(folder / "index.html") as temporary:

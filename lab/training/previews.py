@@ -1,15 +1,16 @@
 """Previews: what the vectors do, with the same seeds every time, made by the code that generates for everyone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import Embedding, Kind
 from lab.models.bundle import Bundle
 from lab.runs.images import save_image
 from lab.sample.generate import Result, generate
+from lab.sample.prompts import read_lines
 from lab.sample.seeds import parse_seeds
 from lab.score.clip import Clip
 from lab.score.pixels import to_tensor
@@ -17,22 +18,35 @@ from lab.training.captions import placeholder
 from lab.training.config import TrainConfig
 from lab.training.words import image_features
 
+PROMPTS_SHOWN = 2
+"""Of the prompt file of a run that learns nothing but negative embeddings."""
+
 
 class Previews:
     """Generates with the vectors as they are, and says how like the training images the results are."""
 
     def __init__(
-        self, bundle: Bundle, config: TrainConfig, folder: Path, images: Sequence[Path], clip: Clip | None
+        self,
+        bundle: Bundle,
+        config: TrainConfig,
+        kinds: Mapping[str, Kind],
+        folder: Path,
+        images: Sequence[Path],
+        clip: Clip | None,
     ):
+        """Takes what each embedding is to become: negative ones go into the negative prompt."""
         self._bundle = bundle
         self._config = config
         self._folder = folder
         self._images = images
         self._clip = clip
         self._shown: Tensor | None = None
-        self._prompts = config.preview_prompt or [
-            ", ".join(placeholder(subject.name) for subject in config.subjects())
-        ]
+        named, avoided = (
+            [placeholder(name) for name, kind in kinds.items() if (kind == "negative") == negative]
+            for negative in (False, True)
+        )
+        self._prompts = config.preview_prompt or _usual_prompts(config, named)
+        self._negative = ", ".join([text for text in (config.preview_negative, *avoided) if text])
 
     def due(self, step: int, last: int) -> bool:
         """Whether previews are made after this step."""
@@ -40,13 +54,15 @@ class Previews:
         return every > 0 and (step % every == 0 or step == last)
 
     def make(self, step: int, embeddings: Sequence[Embedding]) -> float | None:
-        """Writes the previews of a step; returns their mean CLIP cosine to the training images, if there is a CLIP."""
+        """Writes the previews of a step; returns their mean CLIP cosine to the training images, if there are any."""
         results = generate(
             self._bundle,
             prompt=self._prompts,
-            negative_prompt=self._config.preview_negative or None,
+            negative_prompt=self._negative or None,
             seeds=self._config.preview_seeds,
             steps=self._config.preview_steps,
+            guidance=self._config.guidance,
+            scheduler=self._config.scheduler,
             embeddings=embeddings,
         )
         per_prompt = len(parse_seeds(self._config.preview_seeds))
@@ -58,10 +74,17 @@ class Previews:
         return self._similarity(results)
 
     def _similarity(self, results: Sequence[Result]) -> float | None:
-        if self._clip is None:
+        if self._clip is None or not self._images:
             return None
         if self._shown is None:
             self._shown = image_features(self._clip, self._images)
         with torch.no_grad():
             made = self._clip.images(to_tensor([result.image for result in results]))
         return float((made @ self._shown.T).mean())
+
+
+def _usual_prompts(config: TrainConfig, named: Sequence[str]) -> list[str]:
+    """The embeddings alone, or else the first prompts of the run's file, or else nothing."""
+    if named:
+        return [", ".join(named)]
+    return read_lines(config.prompt_file)[:PROMPTS_SHOWN] if config.prompt_file else [""]

@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from accelerate import Accelerator
 
 from lab.embeddings.embedding import Embedding
+from lab.sample.engine import Note
 from lab.training.checkpoint import save_checkpoint
 from lab.training.config import TrainConfig
 from lab.training.curves import draw_curves
@@ -16,9 +17,6 @@ from lab.training.folder import TrainingFolder
 from lab.training.loop import Loop, Report
 from lab.training.page import write_page
 from lab.training.previews import Previews
-
-Note = Callable[[str], None]
-"""Called with a line that the person at the keyboard should read."""
 
 Save = Callable[[Embedding, Path], None]
 
@@ -33,7 +31,7 @@ class Recorder:
         folder: TrainingFolder,
         previews: Previews,
         accelerator: Accelerator,
-        images: list[Path],
+        images: Sequence[Path],
         note: Note,
         save: Save,
     ):
@@ -64,7 +62,7 @@ class Recorder:
         }
         last = self._loop.last_step
         if report.evaluation is not None:
-            line["fixed_loss"] = report.evaluation
+            line |= {f"fixed_{name}": value for name, value in report.evaluation.items()}
             line["norms"] = self._loop.learned.norms()
             self._warn()
         shown = self._previews.due(report.step, last)
@@ -92,7 +90,7 @@ class Recorder:
         """Curves and page, from what is in the folder."""
         if self._folder.progress.is_file() and (lines := self._folder.read_progress()):
             draw_curves(self._folder.path / "curves.png", lines)
-        names = ", ".join(subject.name for subject in self._config.subjects())
+        names = ", ".join(self._loop.learned.rows)
         write_page(
             self._folder.path, f"Learning {names}", status, ended, self._config.to_yaml(), self._images
         )

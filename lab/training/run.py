@@ -1,10 +1,9 @@
 """`lab.train`: from a config to learned embeddings, with everything on disk that resumes and explains the run."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,85 +14,27 @@ from lab.embeddings.embedding import Embedding, Provenance
 from lab.embeddings.formats import read_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.score.clip import Clip
+from lab.sample.engine import Note
 from lab.training.checkpoint import load_checkpoint
-from lab.training.config import FREE_TO_CHANGE, TrainConfig
-from lab.training.data import Data, read_data
-from lab.training.estimate import what_would_fit
-from lab.training.folder import TrainingFolder, fresh_folder, resumed
+from lab.training.config import TrainConfig
+from lab.training.estimate import check_memory, what_would_fit
+from lab.training.folder import TrainingFolder
 from lab.training.frozen import frozen, interruptible
-from lab.training.initial import Initial, initial_vectors
-from lab.training.learned import Learned, vocabulary_scale
+from lab.training.learned import Learned
 from lab.training.loop import Ending, Loop, Report
 from lab.training.objectives import find_objective
+from lab.training.prepare import Prepared, prepare, settled
 from lab.training.previews import Previews
-from lab.training.recording import Note, Recorder
-from lab.training.streams import stream
-from lab.training.words import nearest_words, open_clip
-
-RELATIVE_RATE = 0.3
-"""The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
+from lab.training.recording import Recorder
 
 Watch = Callable[[Report, int], None]
 """Called after each step with what happened and with the number of steps there are at most."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is checked and ready: nothing is encoded or written yet."""
-
-    config: TrainConfig
-    data: Data
-    initial: Mapping[str, Initial]
-    rate: float
-    clip: Clip | None
-
-
-def settled(config: TrainConfig) -> TrainConfig:
-    """The config to run with: of the run that is resumed, or as given, with its folder chosen.
-
-    Raises:
-        InputError: no name or no images, or settings that the resumed run does not have.
-    """
-    if config.resume is not None:
-        return resumed(config, FREE_TO_CHANGE)
-    if config.name is None:
-        raise InputError("name: there is none; say with --name what prompts will call the embedding")
-    if config.images is None:
-        raise InputError("images: there are none; give a folder with --images")
-    return config if config.out else config.model_copy(update={"out": fresh_folder(config.name)})
-
-
-def prepare(bundle: Bundle, config: TrainConfig) -> Prepared:
-    """Reads and checks what a settled config names, and finds the first vectors.
-
-    Raises:
-        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, trackers.
-    """
-    for subject in config.subjects():
-        find_objective(subject.objective)
-    for tracker in config.track:
-        if find_spec(tracker) is None:
-            raise InputError(f"track: '{tracker}' is not installed; pip install {tracker}")
-    data = read_data(bundle, config, find_objective(config.objective).templates)
-    clip = open_clip(bundle, config.clip)
-    nearest = nearest_words(bundle, clip, [picture.path for picture in data.pictures]) if clip else None
-    initial = {}
-    for subject in config.subjects():
-        generator = stream(config.seed, "init", subject.name)
-        word = find_objective(subject.objective).word
-        initial[subject.name] = initial_vectors(
-            bundle, subject.init, subject.vectors, generator, nearest, word
-        )
-    scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
-    rate = RELATIVE_RATE * sum(scales) / len(scales) if config.learning_rate is None else config.learning_rate
-    return Prepared(config, data, initial, rate, clip)
-
-
 def train(
     bundle: Bundle, config: TrainConfig, *, on_step: Watch | None = None, on_note: Note | None = None
 ) -> Embedding | list[Embedding]:
-    """Learns embeddings from images (textual inversion, 2208.01618).
+    """Learns embeddings from images (textual inversion, 2208.01618) or by a reward; `OBJECTIVES` has them all.
 
     The bundle is the same afterwards, to the bit: only the (n, width) vectors are parameters.
 
@@ -110,7 +51,7 @@ def train(
             saved), vectors that never moved, or too little memory (with options that would need less).
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    return run(bundle, prepare(bundle, settled(config)), on_step, on_note)
+    return run(bundle, prepare(bundle, settled(config), on_note), on_step, on_note)
 
 
 def run(
@@ -140,27 +81,28 @@ class _Run:
         self._folder = folder
         self._accelerator = accelerator
         self._note = note
-        kinds = {each.name: find_objective(each.objective).kind for each in config.subjects()}
+        self._objective = find_objective(config.objective)
         vectors = {name: initial.vectors for name, initial in prepared.initial.items()}
-        learned = Learned(bundle, vectors, kinds)
+        learned = Learned(bundle, vectors, prepared.kinds)
         self._first = learned.snapshot()
-        task = find_objective(config.objective).task(bundle, config, prepared.data, learned)
-        self._loop = Loop(task, learned, config, prepared.rate, accelerator)
-        images = [picture.path for picture in prepared.data.pictures]
-        previews = Previews(bundle, config, folder.previews, images, prepared.clip)
+        task = self._objective.task(bundle, config, prepared.data, learned)
+        self._loop = Loop(task, learned, config, prepared.rates, accelerator)
+        images = prepared.data.images
+        previews = Previews(bundle, config, prepared.kinds, folder.previews, images, prepared.clip)
         self._recorder = Recorder(self._loop, config, folder, previews, accelerator, images, note, self._save)
 
     def go(self, on_step: Watch | None) -> Embedding | list[Embedding]:
+        check_memory(self._bundle, self._config, self._objective.work)
         self._open()
         for line in self._prepared.data.skipped:
             self._note(line)
         try:
             with frozen(self._bundle, self._config.gradient_checkpointing), interruptible() as interrupted:
-                self._prepared.data.latents.encode_all()
+                self._prepared.data.make_ready()
                 ending = self._steps(on_step, interrupted)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or should_reduce_batch_size(error):
-                raise InputError(what_would_fit(self._bundle, self._config)) from None
+                raise InputError(what_would_fit(self._bundle, self._config, self._objective.work)) from None
             raise
         if ending.interrupted:
             self._note(f"Stopped at step {self._loop.state.step}; --resume {self._folder.path} goes on.")
@@ -194,7 +136,7 @@ class _Run:
         if not self._accelerator.is_main_process:
             return self._loop.run(lambda report: None, interrupted)
         if self._config.track:
-            self._accelerator.init_trackers("lab", {"rate": self._prepared.rate, "seed": self._config.seed})
+            self._accelerator.init_trackers("lab", {**self._prepared.rates, "seed": self._config.seed})
         self._recorder.begin()
         with self._folder.progress_file() as progress:
 
@@ -225,15 +167,14 @@ class _Run:
                 f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}.", ended=True
             )
         self._accelerator.wait_for_everyone()
+        rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(self._prepared.rates.values()))
         if ending.failed:
             raise InputError(
-                f"learning_rate: {self._prepared.rate:g} is too high, {ending.reason}; the vectors of step {step} are "
+                f"learning_rate: {rates} is too high, {ending.reason}; the vectors of step {step} are "
                 f"kept in {self._folder.path}"
             )
         if not moved:
-            raise InputError(
-                f"the vectors never moved: learning_rate is {self._prepared.rate:g}; nothing was learned"
-            )
+            raise InputError(f"the vectors never moved: learning_rate is {rates}; nothing was learned")
         self._note(
             f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
         )
@@ -249,7 +190,7 @@ class _Run:
         provenance = Provenance(step=step, base_model=self._bundle.source)
         metadata = {
             "lab.base_model_hash": self._bundle.hash,
-            "lab.images": str(len(self._prepared.data.pictures)),
+            "lab.images": str(len(self._prepared.data.images)),
             "lab.initial_text": self._prepared.initial[embedding.name].text,
             "lab.config": json.dumps(config.model_dump(mode="json")),
         }

@@ -12,7 +12,7 @@ from lab.training.learned import Learned
 
 
 def make(bundle, config, words="red apple"):
-    data = read_data(bundle, config, "object")
+    data = read_data(bundle, config, templates="object")
     data.latents.encode_all()
     learned = Learned(bundle, {"cat-toy": from_text(bundle, words, 2).vectors}, {"cat-toy": "concept"})
     return Denoising(bundle, config, data, learned), learned, data

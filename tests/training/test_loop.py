@@ -6,10 +6,10 @@ from accelerate import Accelerator
 
 from lab.training.config import TrainConfig
 from lab.training.learned import Learned
-from lab.training.loop import Loop, pieces
+from lab.training.loop import Loop, Task, pieces
 
 
-class Quadratic:
+class Quadratic(Task):
     """Pulls vectors to a target; the examples of a step are numbers that scatter around 1."""
 
     def __init__(self, learned, broken_at=None):
@@ -37,7 +37,7 @@ def make(bundle, broken_at=None, **settings):
         **{"steps": 300, "warmup": 0, "clip_gradient": 100.0, "evaluate_every": 5} | settings
     )
     task = Quadratic(learned, broken_at)
-    return Loop(task, learned, config, 0.05, Accelerator(cpu=True)), task
+    return Loop(task, learned, config, {"x": 0.05}, Accelerator(cpu=True)), task
 
 
 def test_it_converges_and_stops_by_itself(sd1):
@@ -46,7 +46,7 @@ def test_it_converges_and_stops_by_itself(sd1):
     ending = loop.run(steps.append)
     torch.testing.assert_close(loop.state.best["x/clip"][0], task.target, atol=0.05, rtol=0)
     assert "settled" in ending.reason and loop.state.step < 300 and len(steps) == loop.state.step
-    assert loop.state.best_loss == min(value for _, value in loop.state.evaluations)
+    assert loop.state.best_loss == min(found["loss"] for _, found in loop.state.evaluations)
 
 
 def test_steps_are_those_of_adamw_without_decay(sd1):

@@ -6,12 +6,15 @@ from lab.cli.main import main
 from lab.training.config import TrainConfig
 from tests.paths import REPOSITORY
 
+NEGATIVES = {"emoji-negative"}
+FROM_IMAGES = ("5 images", "buckets:", "begins at:", "vector 4:", "memory: about", "time: about")
+PRINTED = {"negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about")}
 RECIPES = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
 
 
 def test_every_family_has_both_kinds():
     expected = {f"{model}-{kind}" for model in ("emoji", "sd15", "sdxl") for kind in ("object", "style")}
-    assert {recipe.stem for recipe in RECIPES} == expected
+    assert {recipe.stem for recipe in RECIPES} == expected | NEGATIVES
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
@@ -24,14 +27,6 @@ def test_dry_run(recipe, sd1_folder, sdxl_folder, capsys, monkeypatch, tmp_path)
         arguments += ["--model", str(folder), "--resolution", "32", "--dtype", "float32"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    for words in (
-        "5 images",
-        "buckets:",
-        f"<{config.name}>",
-        "begins at:",
-        "vector 4:",
-        "memory: about",
-        "time: about",
-    ):
+    for words in (f"<{config.name}>", *PRINTED.get(config.objective, FROM_IMAGES)):
         assert words in printed
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,8 @@ from PIL import Image
 
 import lab
 from lab.errors import InputError
-from lab.training.run import prepare, settled, train
+from lab.training.prepare import prepare, settled
+from lab.training.run import train
 
 
 def weights(bundle):
@@ -216,4 +217,6 @@ def test_runs_without_a_folder_get_one_each(changed, tmp_path, monkeypatch):
 
 def test_the_default_rate_is_in_units_of_the_vocabulary(sd1, config):
     table = sd1.towers[0].encoder.get_input_embeddings().weight
-    assert math.isclose(prepare(sd1, config).rate, 0.3 * float(table.square().mean().sqrt()), rel_tol=1e-4)
+    assert math.isclose(
+        prepare(sd1, config).rates["cat-toy"], 0.3 * float(table.square().mean().sqrt()), rel_tol=1e-4
+    )

@@ -1,0 +1,85 @@
+"""The options of negative embeddings: what is avoided, by which reward, and how images are sampled for it."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from lab.config import Config
+from lab.training.fields import MAX_VECTORS, Init, Lines
+
+
+class MakingOptions(Config):
+    """How the images are sampled that a run makes for itself."""
+
+    prompt_file: Path | None = None
+    """A text file with one prompt a line, of which the run makes images: for a reward, and for --worst-of."""
+
+    sampling_steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps of an image; by default the model's own."""
+
+    guidance: float | None = Field(None, gt=1, le=100)
+    """Guidance scale that the vectors are learned at; by default the model's own."""
+
+    scheduler: str | None = None
+    """Scheduler that the vectors are learned with; by default the model's own."""
+
+
+class WorstOptions(Config):
+    """Images that show what is to be avoided, made by the model itself."""
+
+    worst_of: int | None = Field(None, ge=2, le=1_000_000)
+    """Instead of a folder of images: makes this many and learns from the worst of them."""
+
+    worst: int = Field(16, ge=1)
+    """How many of them are learned from."""
+
+    score: str = "reward"
+    """By what they are the worst: a metric's name, or `reward` for the weighted sum of --reward."""
+
+
+class RewardOptions(Config):
+    """What a reward asks for."""
+
+    reward: Lines = Field(default_factory=lambda: ["degraded"])
+    """Metrics that are made better, as NAME or NAME=WEIGHT: degraded, clip_text, pickscore, aesthetic. Repeatable."""
+
+    keep_prompt: float = Field(10.0, ge=0)
+    """Weight of what is lost in CLIP similarity to the prompt, against the same image without the vectors."""
+
+    keep_image: float = Field(1.0, ge=0)
+    """Weight of the CLIP distance to the same image without the vectors: keeps the style, and much else."""
+
+    most_lost: float = Field(0.02, ge=0, le=2)
+    """Stops when CLIP similarity to the prompt has fallen by more than this while the reward rose."""
+
+    gradient_steps: int = Field(2, ge=1, le=1000)
+    """The last denoising steps, through which the gradient goes back."""
+
+    pickscore: Path | None = None
+    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
+
+    aesthetic: Path | None = None
+    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
+
+    quality: Path | None = None
+    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
+
+
+class PairOptions(Config):
+    """The negative half of a pair."""
+
+    negative_vectors: int = Field(3, ge=1, le=MAX_VECTORS)
+    """How many vectors it has."""
+
+    negative_init: Init = "auto"
+    """Where they begin, as --init says it."""
+
+    negative_rate: float | None = Field(None, ge=0)
+    """Their learning rate; by default that of the positive half."""
+
+    negative_templates: Lines = Field(default_factory=lambda: ["{name}"])
+    """Templates of the negative prompts, of which each example takes one."""
+
+
+class NegativeOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
+    """Everything that objectives with a negative side can be told."""

@@ -1,0 +1,110 @@
+"""From a config to a run that is checked and ready to start."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from lab.embeddings.embedding import Kind
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.sample.engine import Note
+from lab.score.clip import Clip
+from lab.training.config import FREE_TO_CHANGE, Subject, TrainConfig
+from lab.training.folder import fresh_folder, resumed
+from lab.training.initial import Initial, initial_vectors
+from lab.training.learned import vocabulary_scale
+from lab.training.names import check_names
+from lab.training.objectives import Material, all_subjects, find_objective
+from lab.training.streams import stream
+from lab.training.words import nearest_words, open_clip
+from lab.training.worst import with_worst
+
+RELATIVE_RATE = 0.3
+"""The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is checked and ready: nothing is learned yet.
+
+    Attributes:
+        data: What is learned from.
+        initial: The first vectors of each embedding, by its name.
+        rates: The learning rate of each.
+        kinds: What each is to become.
+    """
+
+    config: TrainConfig
+    data: Material
+    initial: Mapping[str, Initial]
+    rates: Mapping[str, float]
+    kinds: Mapping[str, Kind]
+    clip: Clip | None
+
+
+def settled(config: TrainConfig) -> TrainConfig:
+    """The config to run with: of the run that is resumed, or as given, with its folder chosen.
+
+    Raises:
+        InputError: no name, images from two sources, or settings that the resumed run does not have.
+    """
+    if config.resume is not None:
+        return resumed(config, FREE_TO_CHANGE)
+    if config.name is None:
+        raise InputError("name: there is none; say with --name what prompts will call the embedding")
+    if config.worst_of is not None and config.images is not None:
+        raise InputError("images: come from a folder or are made with --worst-of; leave one of them out")
+    return config if config.out else config.model_copy(update={"out": fresh_folder(config.name)})
+
+
+def prepare(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) -> Prepared:
+    """Reads and checks what a settled config names, and finds the first vectors.
+
+    With `worst_of`, the images are made now, in the run's folder; made before, they are found there.
+
+    Raises:
+        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, trackers.
+    """
+    subjects = all_subjects(config)
+    for tracker in config.track:
+        if find_spec(tracker) is None:
+            raise InputError(f"track: '{tracker}' is not installed; pip install {tracker}")
+    check_names(bundle, [subject.name for subject in subjects], config.overwrite_token)
+    if config.worst_of is not None:
+        config = with_worst(bundle, config, on_note)
+    data = find_objective(config.objective).read(bundle, config)
+    clip = open_clip(bundle, config.clip)
+    return Prepared(
+        config,
+        data,
+        _first_vectors(bundle, config, subjects, data, clip),
+        _rates(bundle, config, subjects),
+        {subject.name: find_objective(subject.objective).kind for subject in subjects},
+        clip,
+    )
+
+
+def _first_vectors(
+    bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject], data: Material, clip: Clip | None
+) -> dict[str, Initial]:
+    nearest = nearest_words(bundle, clip, data.images) if clip and data.images else None
+    initial = {}
+    for subject in subjects:
+        objective = find_objective(subject.objective)
+        initial[subject.name] = initial_vectors(
+            bundle,
+            subject.init,
+            subject.vectors,
+            stream(config.seed, "init", subject.name),
+            nearest if objective.shown else None,
+            objective.word,
+        )
+    return initial
+
+
+def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:
+    """The learning rate of each embedding: its own, or else the run's, or else one that suits the vocabulary."""
+    scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
+    usual = RELATIVE_RATE * sum(scales) / len(scales)
+    asked = {subject.name: (subject.learning_rate, config.learning_rate, usual) for subject in subjects}
+    return {name: next(rate for rate in rates if rate is not None) for name, rates in asked.items()}
