@@ -21,17 +21,19 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.clip import embed_images, embed_text, retrieval, tokens
+from scripts.pretrain.clip import retrieval, tokens
 from scripts.pretrain.common import CONFIGS, WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, Icons, load
 from scripts.pretrain.export import FOLDER as EXPORT
 from scripts.pretrain.judge import FOLDER as JUDGE
-from scripts.pretrain.judge import Judge, quality_network
+from scripts.pretrain.judge import Judge
+from scripts.pretrain.latents import learnt
 from scripts.pretrain.paint import paint
+from scripts.pretrain.quality import quality_network
 from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene
-from scripts.pretrain.unet import learnt
 from scripts.pretrain.vae import held_out_psnr, write_grid
 from scripts.pretrain.vision import FOLDER as VISION
+from scripts.pretrain.vision import embed_images, embed_text
 
 FOLDER = WORK / "evaluate"
 
@@ -168,7 +170,7 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(EXPORT, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
 
-    names = sorted(learnt(read_config(CONFIGS / "unet.yaml"), data))
+    names = sorted(learnt(read_config(CONFIGS / "latents.yaml"), data))
     seen = cases(data, names, config["objects"], config["seeds"], order)
     white = ["white" if i % 2 else order.choice(list(COLOURS)) for i in range(len(data.split.pairs))]
     pairs = [Case(n, s, b, 1) for (n, s), b in zip(data.split.pairs, white, strict=True)]
@@ -176,7 +178,9 @@ def main() -> None:
     figures: dict[str, Any] = {"settings": settings}
     vae = AutoencoderKL.from_pretrained(EXPORT / "vae").float()
     figures["psnr"] = held_out_psnr(vae, data, "cpu")[0]
-    figures["retrieval"] = retrieval(clip, tokenizer, data, "cpu")
+    figures["retrieval"] = retrieval(
+        lambda x: embed_images(clip, x), lambda ids: embed_text(clip, ids), tokenizer, data, "cpu"
+    )
     for title, wanted in (("seen", seen), ("pairs", pairs)):
         images = generate(pipeline, wanted, "", settings)
         real = torch.stack([c.rendering(icons) for c in wanted])

@@ -7,6 +7,7 @@ text_projection.weight and logit_scale.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,12 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from scripts.pretrain.clip import MEAN, SIDE, STD
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
-from scripts.pretrain.judge import QUALITY
 from scripts.pretrain.latents import load_encoded
+from scripts.pretrain.quality import NAMES as CLASSIFIERS
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.unet import FOLDER as UNET
-from scripts.pretrain.unet import LATER as UNET_LATER
 from scripts.pretrain.unet import scheduler
 from scripts.pretrain.vae import DECODER
-from scripts.pretrain.vae import FOLDER as VAE
 from scripts.pretrain.vision import FOLDER as VISION
 
 FOLDER = WORK / "export"
@@ -71,16 +70,20 @@ def write_clip(clip: CLIPModel, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", preparation)
 
 
-def latest(first: Path, later: Path) -> Path:
-    """The averaged weights of the second stage of training if there was one, else of the first."""
-    return (later if later.exists() else first) / "average"
+def forget_folders(folder: Path) -> None:
+    """Take out of every configuration the folder that its model was read from."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        for part in (config, *(v for v in config.values() if isinstance(v, dict))):
+            part.pop("_name_or_path", None)
+        write_json(path, config)
 
 
 def write_pipeline(folder: Path) -> None:
     """vae/, unet/, scheduler/, tokenizer/ and model_index.json."""
-    vae = AutoencoderKL.from_pretrained(latest(VAE, DECODER))
+    vae = AutoencoderKL.from_pretrained(DECODER / "average")
     vae.register_to_config(scaling_factor=load_encoded().scaling, force_upcast=False)
-    unet = UNet2DConditionModel.from_pretrained(latest(UNET, UNET_LATER))
+    unet = UNet2DConditionModel.from_pretrained(UNET / "average")
     for model, name in ((vae, "vae"), (unet, "unet")):
         model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / name)
     pipeline = StableDiffusionPipeline(
@@ -107,10 +110,12 @@ def main() -> None:
     write_text_encoder(clip, part / "text_encoder")
     write_clip(clip, part / "clip")
     write_pipeline(part)
+    forget_folders(part)
     write_json(part / "generation_config.json", config["generation"])
-    for name in ("config.json", "model.safetensors") if QUALITY.exists() else ():
-        (part / "quality").mkdir(exist_ok=True)
-        shutil.copy(QUALITY / name, part / "quality" / name)
+    for folder in CLASSIFIERS:
+        (part / folder).mkdir()
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(WORK / folder / name, part / folder / name)
     shutil.rmtree(FOLDER, ignore_errors=True)
     part.rename(FOLDER)
     size = sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file())

@@ -8,6 +8,7 @@ original gives the last, purely noisy timestep no weight at all and sampling sta
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from scripts.pretrain.common import ROOT, WORK, arguments, read_config
 from scripts.pretrain.convolution import speed_up_wide
-from scripts.pretrain.data import Data, load
 from scripts.pretrain.latents import Encoded, load_encoded
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.vae import FOLDER as VAE
@@ -25,7 +25,6 @@ from scripts.pretrain.vae import write_grid
 from scripts.pretrain.whiten import Whitening, fold, measure
 
 FOLDER = WORK / "unet"
-LATER = WORK / "unet_whitened"
 
 
 def build(config: dict[str, Any], text_width: int) -> UNet2DConditionModel:
@@ -70,40 +69,27 @@ def timesteps(count: int, generator: torch.Generator) -> Tensor:
     return (1000 * (1 - place.square())).long().clamp(max=999)
 
 
-def learnt(config: dict[str, Any], data: Data) -> set[str]:
-    """The objects that the U-Net is to learn: those listed and those with a held-out pair, or all."""
-    chosen = set(config["objects"] or data.split.train)
-    return chosen | {name for name, _ in data.split.pairs}
-
-
-def rows_of(data: Data, objects: set[str]) -> Tensor:
-    """(n,) which training scenes show these objects and no others."""
-    scenes = [data.scenes[i] for i in data.indices("train")]
-    return torch.tensor([row for row, s in enumerate(scenes) if {o.name for o in s.objects} <= objects])
-
-
 class Objective:
-    """One step of denoising on the training scenes `rows`."""
+    """One step of denoising."""
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
         encoded: Encoded,
         whitening: Whitening,
-        rows: Tensor,
         config: dict[str, Any],
         device: str,
     ) -> None:
-        self.unet, self.encoded, self.whitening, self.rows = unet, encoded, whitening, rows
+        self.unet, self.encoded, self.whitening = unet, encoded, whitening
         self.config, self.device = config, device
         self.signal = scheduler().alphas_cumprod.to(device)
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
         count = self.config["batch"]
-        rows = self.rows[torch.randint(0, len(self.rows), (count,), generator=generator)]
-        x = self.encoded.latents[rows].float()
-        states = torch.from_numpy(self.encoded.states[rows.numpy()])
+        captions = torch.randint(0, len(self.encoded.captions), (count,), generator=generator)
+        x = self.encoded.latents[captions // self.encoded.per_scene].float()
+        states = torch.from_numpy(self.encoded.states[captions.numpy()])
         states[torch.rand(count, generator=generator) < self.config["empty"]] = self.encoded.empty
         noise = torch.randn(x.shape, generator=generator)
         steps = timesteps(count, generator)
@@ -115,6 +101,21 @@ class Objective:
         output = self.unet(noisy, steps, encoder_hidden_states=self.whitening(states.float())).sample.float()
         weight = (5 * (1 - signal)).clamp(max=1)  # SNR + 1 is 1 / (1 - signal)
         return (weight * (output - target).square()).mean()
+
+
+@torch.no_grad()
+def unexplained(unet: UNet2DConditionModel, encoded: Encoded, count: int = 192) -> float:
+    """The squared error at pure noise, where all that is known is the text; the latents' variance is about 1."""
+    rows = torch.arange(count) * (len(encoded.latents) // count)
+    device, noise = next(unet.parameters()).device, torch.Generator().manual_seed(0)
+    errors = []
+    for part in rows.split(48):
+        x = torch.randn(len(part), 4, 16, 16, generator=noise).to(device)
+        states = torch.from_numpy(encoded.states[part.numpy() * encoded.per_scene]).float().to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            output = unet(x.contiguous(memory_format=torch.channels_last), 999, states).sample.float()
+        errors.append((output + encoded.latents[part].float().to(device)).square().mean())
+    return torch.stack(errors).mean().item()
 
 
 @torch.no_grad()
@@ -154,45 +155,43 @@ def decode(vae: AutoencoderKL, latents: Tensor, scaling: float) -> Tensor:
     return torch.cat(images)
 
 
+def begin(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take over the weights in `folder`, but not those that read the text: they were learnt for another encoder."""
+    start = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
+    kept = {k: v for k, v in start.items() if "attn2.to_k" not in k and "attn2.to_v" not in k}
+    unet.load_state_dict(kept, strict=False)
+
+
 def main() -> None:
     """Run the stage."""
     args = arguments("unet", __doc__)
     config, encoded = read_config(args.config), load_encoded()
-    folder = WORK / config["folder"]
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     unet = build(config, encoded.states.shape[-1])
     whitening = measure(encoded.states, config["whitening_floor"])
     if config["warm_start"]:
-        start = UNet2DConditionModel.from_pretrained(ROOT / config["warm_start"])
-        unet.load_state_dict(start.state_dict())
-        fold(unet, whitening, inverse=True)
+        begin(unet, ROOT / config["warm_start"])
     if args.device == "cpu":
         speed_up_wide(unet)
-    run = Run({"unet": unet}, folder, args.device, Budget(**config["budget"]))
+    run = Run({"unet": unet}, FOLDER, args.device, Budget(**config["budget"]))
     vae = AutoencoderKL.from_pretrained(VAE / "average").to(args.device)
-    data = load()
-    objects = learnt(config, data)
-    rows = rows_of(data, objects)
-    shown = rows[: config["shown"]].tolist()
-    print(
-        f"{len(objects)} objects, {len(rows)} scenes",
-        *(encoded.captions[i] for i in shown),
-        sep="\n",
-        flush=True,
-    )
+    every = len(encoded.latents) // config["shown"]
+    shown = [every * i for i in range(config["shown"])]
+    print(*(encoded.captions[i * encoded.per_scene] for i in shown), sep="\n", flush=True)
 
     def look(run: Run) -> None:
         average = copy.deepcopy(run.averages["unet"]).cpu()
         fold(average, whitening)
-        average.save_pretrained(folder / "average")
+        average.save_pretrained(FOLDER / "average")
         average.to(args.device)
-        states = torch.from_numpy(encoded.states[shown])
+        print(f"unexplained at pure noise: {unexplained(average, encoded):.4f}", flush=True)
+        states = torch.from_numpy(encoded.states[[i * encoded.per_scene for i in shown]])
         latents = sample(average, states, encoded.empty, 15, 4.0, 0.5, shown)
         real = encoded.latents[shown].float().to(args.device)
         pictures = decode(vae, torch.cat([real, latents]), encoded.scaling)
-        write_grid(pictures.view(-1, 12, 3, 128, 128), folder / "samples.png")
+        write_grid(pictures.view(-1, 12, 3, 128, 128), FOLDER / "samples.png")
 
-    train(run, Objective(unet, encoded, whitening, rows, config, args.device), args.minutes, look)
+    train(run, Objective(unet, encoded, whitening, config, args.device), args.minutes, look)
 
 
 if __name__ == "__main__":

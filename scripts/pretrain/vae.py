@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.pretrain.common import WORK, arguments, read_config, write_json
+from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.loop import Budget, Run, train
 
@@ -151,8 +151,9 @@ def main() -> None:
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     vae = build(config).to(memory_format=torch.channels_last)
     folder = WORK / config["folder"]
+    if config["warm_start"]:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(ROOT / config["warm_start"]).state_dict())
     if config["encoder_frozen"]:
-        vae.load_state_dict(AutoencoderKL.from_pretrained(FOLDER / "average").state_dict())
         vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
     run = Run({"vae": vae}, folder, args.device, Budget(**config["budget"]))
 

@@ -39,17 +39,13 @@ def measure(states: np.ndarray, floor: float, count: int = 1500) -> Whitening:
 
 
 @torch.no_grad()
-def fold(unet: UNet2DConditionModel, whitening: Whitening, inverse: bool = False) -> None:
-    """Turn a U-Net for whitened states into one for plain states, in place; `inverse`: the other way round."""
-    matrix = whitening.matrix.double()
-    change = torch.linalg.inv(matrix) if inverse else matrix
+def fold(unet: UNet2DConditionModel, whitening: Whitening) -> None:
+    """Turn a U-Net for whitened states into one for plain states, in place."""
+    matrix, mean = whitening.matrix.double(), whitening.mean.double()
     for name, module in unet.named_modules():
         if not name.endswith("attn2"):
             continue
-        plain_values = (
-            module.to_v.weight.double() @ (torch.eye(len(matrix)).double() if inverse else matrix).T
-        )
-        shift = module.to_out[0].weight.double() @ (plain_values @ whitening.mean.double())
-        module.to_out[0].bias += (shift if inverse else -shift).float()
         for linear in (module.to_k, module.to_v):
-            linear.weight.copy_((linear.weight.double() @ change.T).float())
+            linear.weight.copy_((linear.weight.double() @ matrix.T).float())
+        shift = module.to_out[0].weight.double() @ (module.to_v.weight.double() @ mean)
+        module.to_out[0].bias -= shift.float()

@@ -104,6 +104,4 @@ def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
         before = output(whitening(states[:2]))
         fold(unet, whitening)
         assert torch.allclose(output(states[:2]), before, atol=1e-4)
-        fold(unet, whitening, inverse=True)
-        assert torch.allclose(output(whitening(states[:2])), before, atol=1e-4)
     assert torch.allclose(torch.cov(whitening(states).flatten(0, 1).T), torch.eye(8), atol=1e-3)
