@@ -60,15 +60,12 @@ def inspect(
 
 
 def _read(files: Sequence[str]) -> list["Embedding"]:
-    from lab.embeddings.formats import read_all, read_one
+    from lab.embeddings.formats import read_all
 
     if not files:
         raise InputError("lab inspect: name at least one embedding file")
-    return [
-        embedding
-        for file in files
-        for embedding in (read_all(file) if Path(file).is_dir() else [read_one(file)])
-    ]
+    found = [embedding for file in files for embedding in read_all(file)]
+    return list({one.provenance.path: one for one in found}.values())  # both halves of a pair may be named
 
 
 def facts(embedding: "Embedding") -> Iterator[tuple[str, str]]:

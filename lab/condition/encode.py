@@ -86,7 +86,7 @@ def encode(
 
 def encode_pairs(
     bundle: Bundle,
-    pairs: Sequence[tuple[str | Conditioning, str | None]],
+    pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
     embeddings: Embeddings,
     options: TextOptions,
     steps: int,
@@ -95,15 +95,17 @@ def encode_pairs(
 
     Each distinct text is encoded once. Padding is chunks of the encoded empty text, as in the A1111 web UI, and
     depends on the pair alone. A negative of None is SDXL's convention: zeros where the model says so
-    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A positive side that is
-    encoded already (`read_embeds`) is taken as it is.
+    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
+    already (`read_embeds`) is taken as it is.
     """
     encoder = PromptEncoder(bundle, embeddings, options, steps)
     texts = [text or "" for pair in pairs for text in pair if not isinstance(text, Conditioning)]
     made = encoder.encode(texts)
     result = []
     for positive, negative in pairs:
-        sides = positive if isinstance(positive, Conditioning) else made[positive], made[negative or ""]
+        sides = [
+            side if isinstance(side, Conditioning) else made[side or ""] for side in (positive, negative)
+        ]
         rows = max(len(entry.embeds) for side in sides for part in side.parts for _, entry in part.entries)
         first, second = (_mapped(side, encoder.padding(rows)) for side in sides)
         if negative is None and bundle.force_zeros_for_empty_prompt:

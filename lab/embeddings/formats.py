@@ -18,6 +18,9 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".png", ".webp")
 NEGATIVE_SUFFIX = "-neg"
 """DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
 
+PARTNER = "lab.partner"
+"""The key of a file's metadata that says that it is half of a pair, and what the other half is called."""
+
 
 def read_embedding(path: str | Path, name: str | None = None) -> Embedding | list[Embedding]:
     """Reads learned embeddings in any layout of the table in `layouts.py`, recognised by content.
@@ -26,7 +29,7 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
         path: One of
             - a file. `learned_embeds.safetensors` with `learned_embeds_2.safetensors` beside it is one
               embedding for SDXL. `NAME.pt` with `NAME-neg.pt` beside it, both in A1111's layout, is a
-              DreamArtist pair: a list of two.
+              DreamArtist pair: a list of two; so is a file that says of itself that it is the first half of one.
             - a folder. With a `learned_embeds` file in it, it is that embedding, called by the folder's name,
               and the other files are its earlier steps; otherwise it is all embeddings in it, by name: a
               list, unless there is only one.
@@ -34,7 +37,8 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
         name: What prompts call it; by default the file's stem. A pair's second half gets `-neg` behind it.
 
     Raises:
-        InputError: nothing there, not an embedding, damaged, unusable vectors, or a file that would run code.
+        InputError: nothing there, not an embedding, damaged, unusable vectors, half of a pair without the other, or a
+            file that would run code.
     """
     found = read_all(path, name)
     return found[0] if len(found) == 1 else found
@@ -51,11 +55,33 @@ def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
         return _read_folder(path, name)
     embedding = read_file(path, name)
     negative = path.with_name(f"{path.stem}{NEGATIVE_SUFFIX}{path.suffix}")
+    paired = check_half(embedding)
+    if paired and embedding.kind != "negative":
+        return [embedding, read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")]
     if embedding.provenance.layout == "a1111" and negative.is_file():
         other = read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")
         if other.provenance.layout == "a1111":
             return [embedding, other]
     return [embedding]
+
+
+def check_half(embedding: Embedding) -> bool:
+    """Whether an embedding's file says that it is half of a pair.
+
+    Raises:
+        InputError: it does, and the other half is not beside it.
+    """
+    path = embedding.provenance.path
+    if path is None or PARTNER not in embedding.provenance.metadata:
+        return False
+    negative = embedding.kind == "negative"
+    stem = path.stem.removesuffix(NEGATIVE_SUFFIX) if negative else path.stem + NEGATIVE_SUFFIX
+    other = path.with_name(f"{stem}{path.suffix}")
+    if other == path or not other.is_file():
+        raise InputError(
+            f"{path}: half of a pair, and the other half is missing: {other.name}; put it beside it"
+        )
+    return True
 
 
 def read_one(source: str | Path, name: str | None = None) -> Embedding:
@@ -144,7 +170,10 @@ def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
         raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
     if name is not None and len(files) > 1:
         raise InputError(f"{folder}: cannot call {len(files)} embeddings '{name}'; name one of its files")
-    return [read_file(path, name) for path in files]
+    found = [read_file(path, name) for path in files]
+    for embedding in found:
+        check_half(embedding)
+    return found
 
 
 def _paired(first: Draft, second: Draft, path: Path) -> Draft:

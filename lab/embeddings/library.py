@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import embedding_files, is_image, read_all, read_file
+from lab.embeddings.formats import check_half, embedding_files, is_image, read_all, read_file
 from lab.errors import InputError
 
 
@@ -45,7 +45,10 @@ class Library(Mapping[str, Embedding]):
             raise KeyError(name)
         if len(paths) > 1:
             raise _two_files(name, *paths[:2])
-        return given or read_file(paths[0], name)
+        if given is None:
+            given = read_file(paths[0], name)
+            check_half(given)
+        return given
 
 
 def collect(

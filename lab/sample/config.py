@@ -91,6 +91,9 @@ class PromptOptions(Config):
     embeds: Path | None = None
     """Prompt embeddings that `lab encode --out` wrote, in place of prompts."""
 
+    negative_embeds: Path | None = None
+    """Prompt embeddings in place of a negative prompt: of `lab encode --out`, or learned by a reward."""
+
     out: Path | None = None
     """Folder for the images; by default one under outputs/ that the settings name."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lab.models.bundle import Bundle
 from lab.sample.jobs import Job
@@ -51,6 +52,28 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
     Returns:
         (b, c, h, w) float32 on the bundle's device.
     """
+    return _denoise(bundle, jobs, observer)
+
+
+def denoise_with_gradient(
+    bundle: Bundle, jobs: Sequence[Job], last: int, checkpointing: bool = False
+) -> Tensor:
+    """`denoise`, with gradients from the latents back to the jobs' prompt embeddings through the last steps.
+
+    Args:
+        last: How many denoising steps gradients go back through; the others are as without.
+        checkpointing: Computes each of these steps again on the way back, so that memory holds one at a time.
+    """
+    return _denoise(bundle, jobs, None, last, checkpointing)
+
+
+def _denoise(
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    observer: Observer | None,
+    last: int = 0,
+    checkpointing: bool = False,
+) -> Tensor:
     settings, device = jobs[0].settings, bundle.device
     scheduler = make_scheduler(
         settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, device
@@ -60,12 +83,18 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
     latents, first = _start(bundle, scheduler, jobs, generators)
     predict = Predictor(bundle, jobs, scheduler.alphas_cumprod)
     timesteps = scheduler.timesteps[first:]
+    wanted = torch.is_grad_enabled()
     for index, timestep in enumerate(timesteps):
         # Prompts switch by step, of which the scheduler may make several calls.
         step = (first + index) * settings.steps // len(scheduler.timesteps)
         noisy = scheduler.scale_model_input(latents, timestep)
-        prediction, conditional, unconditional = predict(noisy, timestep, step)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+        with torch.set_grad_enabled(wanted and step >= settings.steps - last):
+            if checkpointing and torch.is_grad_enabled():
+                found = checkpoint(predict, noisy, timestep, step, use_reentrant=False)
+            else:
+                found = predict(noisy, timestep, step)
+            prediction, conditional, unconditional = found
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
             seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
             observer(seen)

@@ -85,7 +85,12 @@ def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding]
     prompts: list[str | Conditioning] = [*read_prompts(config)]
     if config.embeds is not None:
         prompts = [read_embeds(config.embeds, bundle, settings.steps)]
-    texts = [(prompt, config.negative_prompt) for prompt in prompts]
+    negative: str | Conditioning | None = config.negative_prompt
+    if config.negative_embeds is not None:
+        if negative is not None:
+            raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
+        negative = read_embeds(config.negative_embeds, bundle, settings.steps)
+    texts = [(prompt, negative) for prompt in prompts]
     pairs = encode_pairs(bundle, texts, library, config, settings.steps)
     init = None
     if config.init_image is not None:

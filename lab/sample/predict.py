@@ -71,7 +71,7 @@ class Predictor:
     def _inputs(self, rows: Sequence[Encoding]) -> tuple[Tensor, dict[str, Any]]:
         """Prompt embeddings (rows, n, d) and SDXL's size conditioning, moved to the device once for many steps."""
         key = tuple(id(row) for row in rows)
-        if key not in self._prepared:
+        if torch.is_grad_enabled() or key not in self._prepared:  # what gradients pass is never taken from before
             device = self._bundle.device
             extra: dict[str, Any] = {}
             if self._settings.time_ids is not None:

@@ -35,7 +35,7 @@ def make_record(bundle: Bundle, config: GenerateConfig, job: Job) -> dict[str, A
         "applied": _applied(job),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    for name in ("init_image", "embeds"):
+    for name in ("init_image", "embeds", "negative_embeds"):
         path = getattr(config, name)
         if path is not None:
             used[f"{name}_sha256"] = sha256_of(path)

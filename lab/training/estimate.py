@@ -142,8 +142,8 @@ def _activations(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
 
 def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(bundle.unet.config).to(bundle.unet.dtype)
-    unet.requires_grad_(False)
+        unet = UNet2DConditionModel.from_config(bundle.unet.config)
+    nn.Module.to(unet, bundle.unet.dtype).requires_grad_(False)  # diffusers' own `to` logs a warning
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     sample, timestep, embeds, extra = _inputs(bundle, config, torch.device("meta"))
@@ -153,7 +153,8 @@ def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
 
 def _kept_by_decoder(bundle: Bundle, config: TrainConfig) -> int:
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(bundle.vae.config).to(bundle.vae.dtype).requires_grad_(False)
+        vae = AutoencoderKL.from_config(bundle.vae.config)
+    nn.Module.to(vae, bundle.vae.dtype).requires_grad_(False)
     sample = _inputs(bundle, config, torch.device("meta"))[0].to(vae.dtype).requires_grad_(True)
     return _kept(vae, lambda: vae.decode(sample, return_dict=False))
 

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 from lab.embeddings.embedding import Kind
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
+from lab.training.ascent import Ascent, work
 from lab.training.config import Subject, TrainConfig
 from lab.training.data import read_data
 from lab.training.denoising import Denoising
 from lab.training.estimate import Work
 from lab.training.learned import Learned
 from lab.training.loop import Task
+from lab.training.prompts import read_prompt_data
 
 
 class Material(Protocol):
@@ -67,6 +69,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "negative": Objective(
         "negative", "low quality", partial(read_data, templates="negative"), Denoising, shown=False
     ),
+    "reward": Objective("negative", "low quality", read_prompt_data, Ascent, shown=False, work=work),
 }
 
 

@@ -32,6 +32,7 @@ class Prepared:
         initial: The first vectors of each embedding, by its name.
         rates: The learning rate of each.
         kinds: What each is to become.
+        partners: Of each half of a pair, the other.
     """
 
     config: TrainConfig
@@ -39,6 +40,7 @@ class Prepared:
     initial: Mapping[str, Initial]
     rates: Mapping[str, float]
     kinds: Mapping[str, Kind]
+    partners: Mapping[str, str]
     clip: Clip | None
 
 
@@ -80,6 +82,7 @@ def prepare(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) ->
         _first_vectors(bundle, config, subjects, data, clip),
         _rates(bundle, config, subjects),
         {subject.name: find_objective(subject.objective).kind for subject in subjects},
+        _partners(config),
         clip,
     )
 
@@ -100,6 +103,12 @@ def _first_vectors(
             objective.word,
         )
     return initial
+
+
+def _partners(config: TrainConfig) -> dict[str, str]:
+    first = config.subjects()[0].name
+    others = [subject.name for subject in find_objective(config.objective).partner(config)]
+    return {first: others[0], others[0]: first} if others else {}
 
 
 def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:

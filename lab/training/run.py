@@ -1,16 +1,14 @@
 """`lab.train`: from a config to learned embeddings, with everything on disk that resumes and explains the run."""
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
-from lab.embeddings.embedding import Embedding, Provenance
+from lab.embeddings.embedding import Embedding
 from lab.embeddings.formats import read_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
@@ -26,6 +24,7 @@ from lab.training.objectives import find_objective
 from lab.training.prepare import Prepared, prepare, settled
 from lab.training.previews import Previews
 from lab.training.recording import Recorder
+from lab.training.saving import Saver
 
 Watch = Callable[[Report, int], None]
 """Called after each step with what happened and with the number of steps there are at most."""
@@ -65,8 +64,9 @@ def run(
     )
     note = on_note if on_note and accelerator.is_main_process else lambda line: None
     folder = TrainingFolder(out)
+    attempt = _Run(bundle, prepared, folder, accelerator, note)
     with folder.locked() if accelerator.is_main_process else nullcontext():
-        return _Run(bundle, prepared, folder, accelerator, note).go(on_step)
+        return attempt.go(on_step)
 
 
 class _Run:
@@ -82,6 +82,7 @@ class _Run:
         self._accelerator = accelerator
         self._note = note
         self._objective = find_objective(config.objective)
+        check_memory(bundle, config, self._objective.work)
         vectors = {name: initial.vectors for name, initial in prepared.initial.items()}
         learned = Learned(bundle, vectors, prepared.kinds)
         self._first = learned.snapshot()
@@ -89,10 +90,14 @@ class _Run:
         self._loop = Loop(task, learned, config, prepared.rates, accelerator)
         images = prepared.data.images
         previews = Previews(bundle, config, prepared.kinds, folder.previews, images, prepared.clip)
-        self._recorder = Recorder(self._loop, config, folder, previews, accelerator, images, note, self._save)
+        self._saver = Saver(bundle, prepared)
+
+        def save(embedding: Embedding, stem: Path) -> None:
+            self._saver.save(embedding, stem, self._loop.state.step)
+
+        self._recorder = Recorder(self._loop, config, folder, previews, accelerator, images, note, save)
 
     def go(self, on_step: Watch | None) -> Embedding | list[Embedding]:
-        check_memory(self._bundle, self._config, self._objective.work)
         self._open()
         for line in self._prepared.data.skipped:
             self._note(line)
@@ -155,14 +160,14 @@ class _Run:
     def _finish(self, ending: Ending) -> Embedding | list[Embedding]:
         """Saves the vectors to keep, and says why the run stopped."""
         state, learned = self._loop.state, self._loop.learned
+        if not state.best and not ending.failed:
+            raise InputError(f"{ending.reason}; it came so soon that there are no good vectors to keep")
         kept = state.best or learned.snapshot()
         made = learned.embeddings(kept)
         step = state.best_step if state.best else state.step
         moved = any(not torch.equal(kept[name], rows) for name, rows in self._first.items())
-        files = [self._folder.path / each.name for each in made]
         if self._accelerator.is_main_process and (moved or ending.failed):
-            for embedding, file in zip(made, files, strict=True):
-                self._save(embedding, file, step)
+            self._write(made, step)
             self._recorder.page(
                 f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}.", ended=True
             )
@@ -178,24 +183,12 @@ class _Run:
         self._note(
             f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
         )
-        read = [read_file(_with_suffix(file, self._config.layout)) for file in files]
+        read = [read_file(self._saver.path(self._folder.path / each.name)) for each in made]
         return read[0] if len(read) == 1 else read
 
-    def _save(self, embedding: Embedding, stem: Path, step: int | None = None) -> None:
-        """Writes an embedding, with what made it where the layout has room."""
-        config, layout = self._config, self._config.layout
-        step = self._loop.state.step if step is None else step
-        path = _with_suffix(stem, layout)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        provenance = Provenance(step=step, base_model=self._bundle.source)
-        metadata = {
-            "lab.base_model_hash": self._bundle.hash,
-            "lab.images": str(len(self._prepared.data.images)),
-            "lab.initial_text": self._prepared.initial[embedding.name].text,
-            "lab.config": json.dumps(config.model_dump(mode="json")),
-        }
-        replace(embedding, provenance=provenance).save(path, layout, None if layout == "a1111" else metadata)
-
-
-def _with_suffix(stem: Path, layout: str | None) -> Path:
-    return stem.with_name(stem.name + (".pt" if layout == "a1111" else ".safetensors"))
+    def _write(self, made: list[Embedding], step: int) -> None:
+        """The files that a run is for."""
+        for embedding in made:
+            self._saver.save(embedding, self._folder.path / embedding.name, step, final=True)
+            if embedding.kind == "negative":
+                self._saver.save_encoded(embedding, self._folder.path / "embeds")

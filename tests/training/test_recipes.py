@@ -6,9 +6,12 @@ from lab.cli.main import main
 from lab.training.config import TrainConfig
 from tests.paths import REPOSITORY
 
-NEGATIVES = {"emoji-negative"}
+NEGATIVES = {"emoji-negative", "emoji-reward"}
 FROM_IMAGES = ("5 images", "buckets:", "begins at:", "vector 4:", "memory: about", "time: about")
-PRINTED = {"negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about")}
+PRINTED = {
+    "negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about"),
+    "reward": ("24 prompts", "begins at:", "vector 8:", "memory: about", "time: about"),
+}
 RECIPES = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
 
 

@@ -1,0 +1,60 @@
+"""Writes what a run learned, with what made it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from lab.condition.encode import encode
+from lab.condition.files import write_embeds
+from lab.embeddings.embedding import Embedding, Provenance
+from lab.embeddings.formats import PARTNER
+from lab.models.bundle import Bundle
+from lab.training.captions import placeholder
+from lab.training.prepare import Prepared
+
+
+class Saver:
+    """Writes the embeddings of one run."""
+
+    def __init__(self, bundle: Bundle, prepared: Prepared):
+        self._bundle = bundle
+        self._prepared = prepared
+        self._config = prepared.config
+
+    def path(self, stem: Path) -> Path:
+        """A file with the suffix of the run's layout."""
+        return stem.with_name(stem.name + (".pt" if self._config.layout == "a1111" else ".safetensors"))
+
+    def save(self, embedding: Embedding, stem: Path, step: int, final: bool = False) -> None:
+        """Writes an embedding; what it was learned from joins it where the layout has room.
+
+        Args:
+            stem: The file without its suffix.
+            step: At which the vectors were so.
+            final: It is what the run was for: the halves of a pair then say that they belong together.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
+        layout = self._config.layout
+        path = self.path(stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "lab.base_model_hash": self._bundle.hash,
+            "lab.images": str(len(self._prepared.data.images)),
+            "lab.initial_text": self._prepared.initial[embedding.name].text,
+            "lab.config": json.dumps(self._config.model_dump(mode="json")),
+        }
+        if final and embedding.name in self._prepared.partners:
+            metadata[PARTNER] = self._prepared.partners[embedding.name]
+        provenance = Provenance(step=step, base_model=self._bundle.source)
+        made = replace(embedding, provenance=provenance)
+        made.save(path, layout, None if layout == "a1111" else metadata)
+
+    def save_encoded(self, embedding: Embedding, folder: Path) -> None:
+        """Writes a negative embedding as the embeddings of the whole negative prompt (the form of 2412.19637)."""
+        conditioning = encode(
+            self._bundle, placeholder(embedding.name), [embedding], clip_skip=self._config.clip_skip
+        )
+        about = {"model": self._bundle.source, "clip_skip": self._config.clip_skip}
+        write_embeds(folder / f"{embedding.name}-embeds.safetensors", conditioning, about)

@@ -1,0 +1,245 @@
+"""Negative embeddings by a reward: the gradient is right, goes nowhere else, and what it costs is watched."""
+
+import pytest
+import safetensors.torch
+import torch
+
+import lab
+from lab.condition.encode import encode
+from lab.errors import InputError
+from lab.score.metrics import METRICS, Metric
+from lab.training.ascent import Ascent, work
+from lab.training.config import TrainConfig
+from lab.training.estimate import peak_memory
+from lab.training.frozen import frozen
+from lab.training.learned import Learned
+from lab.training.prompts import read_prompt_data
+from lab.training.run import train
+from tests.tiny_clip import make_clip
+
+PROMPTS = ["a red apple", "a blue cat", "a dog on white"]
+
+
+def metric(compute, differentiable=True, better=1):
+    return Metric("brightness", "", 0, 1, better, "none", compute, differentiable=differentiable)
+
+
+@pytest.fixture
+def rewards(monkeypatch):
+    """A reward for blue images, one that cannot be learned from, and the table's own."""
+    table = METRICS | {
+        "blue": metric(
+            lambda batch: batch.pixels[:, 2].mean(dim=(1, 2)) - batch.pixels[:, 0].mean(dim=(1, 2))
+        ),
+        "rounded": metric(lambda batch: batch.pixels.mean(dim=(1, 2, 3)).round(), differentiable=False),
+    }
+    monkeypatch.setattr("lab.score.reward.METRICS", table)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory, sd1_folder):
+    return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")
+
+
+@pytest.fixture
+def rewarded(changed, tmp_path, clip_folder, rewards):
+    """A run for bluer images."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
+    return lambda **settings: changed(
+        **{
+            "objective": "reward",
+            "images": None,
+            "name": "bad",
+            "prompt_file": prompts,
+            "clip": clip_folder,
+            "reward": ["blue=10"],
+            "sampling_steps": 3,
+            "gradient_steps": 3,
+            "guidance": 3.0,
+            "scheduler": "ddim",
+            "evaluate_on": 3,
+        }
+        | settings
+    )
+
+
+def make(bundle, config):
+    generator = torch.Generator().manual_seed(0)
+    vectors = {tower.key: 0.02 * torch.randn(2, tower.width, generator=generator) for tower in bundle.towers}
+    learned = Learned(bundle, {"bad": vectors}, {"bad": "negative"})
+    return Ascent(bundle, config, read_prompt_data(bundle, config), learned), learned
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_gradient_is_that_of_finite_differences_and_goes_to_the_vectors_alone(family, rewarded, request):
+    bundle = request.getfixturevalue(family)
+    task, learned = make(bundle, rewarded(keep_prompt=0.0))  # its kink lies where vectors change nothing yet
+    shots = task.batch(0)
+    with frozen(bundle):
+        task.losses(shots).mean().backward()
+        gradients = {name: rows.grad.clone() for name, rows in learned.named()}
+        modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
+        assert all(weight.grad is None for module in modules for weight in module.parameters())
+        assert all((gradient.norm(dim=1) > 0).all() for gradient in gradients.values())
+        length = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for name, rows in learned.named():
+                    rows += sign * 0.005 * gradients[name] / length
+                losses.append(task.losses(shots).double().mean())
+                for name, rows in learned.named():
+                    rows -= sign * 0.005 * gradients[name] / length
+    torch.testing.assert_close((losses[0] - losses[1]) / 0.01, length.double(), rtol=0.05, atol=0)
+
+
+def test_fewer_gradient_steps_see_less_and_checkpointing_changes_nothing(sd1, rewarded):
+    found = {}
+    for last, again in ((3, False), (3, True), (1, False)):
+        task, learned = make(sd1, rewarded(gradient_steps=last, gradient_checkpointing=again))
+        learned.restore({"bad/clip": torch.linspace(-0.02, 0.02, 64).view(2, 32)})
+        with frozen(sd1, again):
+            task.losses(task.batch(0)).mean().backward()
+        found[last, again] = learned.parameters()[0].grad
+    torch.testing.assert_close(found[3, True], found[3, False], rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(found[1, False], found[3, False], rtol=0.1)
+
+
+def test_images_with_an_empty_negative_are_those_of_generate(sd1, rewarded):
+    task, _ = make(sd1, rewarded())
+    shot = task.batch(0)[0]
+    with torch.no_grad():
+        pixels = task._make([shot], task._empty)
+    result = lab.generate(
+        sd1,
+        prompt=PROMPTS[shot.prompt],
+        negative_prompt="",
+        seeds=[shot.seed],
+        steps=3,
+        guidance=3.0,
+        scheduler="ddim",
+    )[0]
+    expected = torch.tensor(list(result.image.tobytes()), dtype=torch.float32).view(1, 32, 32, 3) / 255
+    torch.testing.assert_close(pixels, expected.permute(0, 3, 1, 2), atol=0.5 / 255 + 1e-4, rtol=0)
+
+
+def test_the_reward_rises_and_the_penalties_hold_what_is_lost(sd1, rewarded, tmp_path):
+    free, held = (
+        run_of(sd1, rewarded(keep_prompt=keep, keep_image=keep, steps=12, out=tmp_path / f"{keep:g}"))
+        for keep in (0.0, 100.0)
+    )
+    assert free[-1]["reward"] > free[0]["reward"] + 0.01
+    assert free[-1]["reward"] > held[-1]["reward"]
+
+
+def run_of(bundle, config):
+    import json
+
+    train(bundle, config.model_copy(update={"learning_rate": 0.02, "most_lost": 2.0}))
+    lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
+    return [
+        {key.removeprefix("fixed_"): value for key, value in line.items()}
+        for line in lines
+        if "fixed_loss" in line
+    ]
+
+
+def test_a_run_is_saved_in_both_forms_and_resumes_to_the_bit(sd1, rewarded, tmp_path):
+    whole = train(sd1, rewarded(steps=4, out=tmp_path / "whole"))
+    config = rewarded(steps=4, stop="2")
+    train(sd1, config)
+    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    assert resumed.kind == "negative" and torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
+    file = config.out / "embeds" / "bad-embeds.safetensors"
+    expected = encode(sd1, "<bad>", [resumed])
+    assert torch.equal(safetensors.torch.load_file(file)["embeds"], expected.embeds)
+    settings = {"prompt": "a red apple", "steps": 2, "guidance": 3.0}
+    one = lab.generate(sd1, negative_prompt="<bad>", embeddings=[resumed], **settings)[0]
+    other = lab.generate(sd1, negative_embeds=file, **settings)[0]
+    assert torch.equal(one.latents, other.latents)
+    assert other.record["applied"][0]["name"] == "bad" and "negative_embeds_sha256" in other.record
+    with pytest.raises(InputError, match="leave one of them out"):
+        lab.generate(sd1, negative_embeds=file, negative_prompt="blurry", **settings)
+
+
+def test_reward_hacking_stops_and_keeps_the_last_good_vectors(sd1, rewarded, monkeypatch):
+    evaluations = set()
+
+    def falling(self, first, now):
+        evaluations.add(now["loss"])
+        return "reward hacking: the reward rose" if len(evaluations) > 2 else None
+
+    monkeypatch.setattr(Ascent, "objection", falling)
+    notes = []
+    learned = train(sd1, rewarded(steps=20), on_note=notes.append)
+    assert "Stopped at step 6: reward hacking" in notes[-1] and learned.provenance.step in (2, 4)
+    monkeypatch.setattr(Ascent, "objection", lambda self, first, now: "reward hacking: at once")
+    with pytest.raises(InputError, match="at once; it came so soon"):
+        train(sd1, rewarded(out=rewarded().out.with_name("other")))
+
+
+def test_what_counts_as_hacking(sd1, rewarded):
+    task, _ = make(sd1, rewarded(most_lost=0.02))
+    first = {"loss": 0.0, "reward": 1.0, "clip_text": 0.30}
+    assert task.objection(first, {"reward": 1.5, "clip_text": 0.29}) is None
+    assert task.objection(first, {"reward": 0.5, "clip_text": 0.20}) is None
+    assert "reward hacking: the reward rose from 1 to 1.5" in task.objection(
+        first, {"reward": 1.5, "clip_text": 0.27}
+    )
+
+
+def test_prompts_come_in_turns_and_noise_never_again(sd1, rewarded):
+    task, _ = make(sd1, rewarded(batch_size=2))
+    shots = [shot for step in range(6) for shot in task.batch(step)]
+    assert [sorted(shot.prompt for shot in shots[at : at + 3]) for at in range(0, 12, 3)] == [[0, 1, 2]] * 4
+    seeds = [shot.seed for shot in shots + [shot for group in task.fixed() for shot in group]]
+    assert len(set(seeds)) == len(seeds)
+    assert task.batch(3) == make(sd1, rewarded(batch_size=2))[0].batch(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reward": ["rounded"]}, "'rounded' is not differentiable"),
+        ({"reward": ["degraded"]}, "quality classifier"),
+        ({"reward": ["pickscore"]}, "--pickscore"),
+        ({"reward": []}, "--reward"),
+        ({"reward": ["blue=much"]}, "NAME=WEIGHT"),
+        ({"clip": None}, "vision half"),
+        ({"prompt_file": None}, "--prompt-file"),
+        ({"gradient_steps": 4}, "4 of 3 denoising steps"),
+        ({"sampling_steps": 3, "scheduler": "dimm"}, "nearest: ddim"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_written(sd1, rewarded, settings, words):
+    with pytest.raises(InputError, match=words) as error:
+        train(sd1, rewarded(**settings))
+    assert "\n" not in str(error.value) and not rewarded().out.exists()
+
+
+def test_a_reward_model_of_another_width_is_refused(sd1, rewarded, tmp_path):
+    head = tmp_path / "head.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, head)
+    with pytest.raises(InputError, match=r"768 wide, and this CLIP's are 24"):
+        train(sd1, rewarded(reward=["aesthetic"], aesthetic=head))
+
+
+def test_prompts_of_more_than_a_chunk_are_refused(sd1, rewarded):
+    config = rewarded()
+    config.prompt_file.write_text("red " * 80)
+    with pytest.raises(InputError, match="more than 75 tokens"):
+        train(sd1, config)
+
+
+def test_memory_is_estimated_first_with_what_would_fit(sd1, rewarded, monkeypatch):
+    config = rewarded(batch_size=4)
+    whole = peak_memory(sd1, config, work)
+    assert peak_memory(sd1, config.model_copy(update={"gradient_steps": 1}), work) < whole
+    assert peak_memory(sd1, config.model_copy(update={"gradient_checkpointing": True}), work) < whole
+    monkeypatch.setattr("lab.training.estimate._free", lambda bundle: 1000)
+    with pytest.raises(
+        InputError, match=r"memory: a step needs about .*--gradient-checkpointing.*--gradient-steps 1"
+    ):
+        train(sd1, config)
+    assert not config.out.exists()
