@@ -67,10 +67,10 @@ def alternatives(
     fitting = [line for line in templates if words or "{words}" not in line]
     if not fitting:
         raise InputError(f"{path}: its name holds no words, and every caption template asks for {{words}}")
-    return tuple(dict.fromkeys(_fill(line, words, names) for line in fitting))
+    return tuple(dict.fromkeys(fill(line, words, names) for line in fitting))
 
 
-def _fill(template: str, words: str, names: Sequence[str]) -> str:
+def fill(template: str, words: str, names: Sequence[str]) -> str:
     """Puts names and words in; `{name}` is the first embedding, `{name2}` the second, and so on."""
     text = template.replace("{words}", words).replace("{name}", placeholder(names[0]))
     for position, name in enumerate(names[1:], start=2):

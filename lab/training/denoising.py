@@ -82,11 +82,23 @@ class Denoising(Task[Example]):
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
         """(b,) losses of examples of one bucket."""
-        device, unet = self._bundle.device, self._bundle.unet
         latents, noise, region = self._draw(examples)
-        timesteps = torch.tensor([example.timestep for example in examples], device=device)
+        timesteps = torch.tensor([example.timestep for example in examples], device=self._bundle.device)
         noisy, target = corrupt(latents, noise, self._alphas[timesteps], self._bundle.prediction_type)
-        embeds, pooled = self._encode([example.caption for example in examples])
+        error = self._error(self.predict(noisy, timesteps, examples), target)
+        if region is not None:
+            error = error * region
+        return error.mean(dim=(1, 2, 3)) * self._weights[timesteps]
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, examples: Sequence[Example]) -> Tensor:
+        """(b, c, h, w) float32: what the model predicts from noisy latents, given the captions."""
+        return self._run(noisy, timesteps, examples, [example.caption for example in examples])
+
+    def _run(
+        self, noisy: Tensor, timesteps: Tensor, examples: Sequence[Example], captions: Sequence[str]
+    ) -> Tensor:
+        unet = self._bundle.unet
+        embeds, pooled = self._encode(captions)
         prediction = unet(
             noisy.to(unet.dtype),
             timesteps,
@@ -94,10 +106,7 @@ class Denoising(Task[Example]):
             added_cond_kwargs=self._size_conditioning(examples, pooled),
             return_dict=False,
         )[0]
-        error = self._error(prediction.float(), target)
-        if region is not None:
-            error = error * region
-        return error.mean(dim=(1, 2, 3)) * self._weights[timesteps]
+        return prediction.float()
 
     def _draw(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents, noise, and loss weights (b, 1, h, w) of mean 1 in each image, or None."""

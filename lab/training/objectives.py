@@ -16,6 +16,8 @@ from lab.training.denoising import Denoising
 from lab.training.estimate import Work
 from lab.training.learned import Learned
 from lab.training.loop import Task
+from lab.training.pair import Pair, negative_half, read_pair_data
+from lab.training.pair import work as pair_work
 from lab.training.prompts import read_prompt_data
 
 
@@ -69,6 +71,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "negative": Objective(
         "negative", "low quality", partial(read_data, templates="negative"), Denoising, shown=False
     ),
+    "pair": Objective("concept", "object", read_pair_data, Pair, work=pair_work, partner=negative_half),
     "reward": Objective("negative", "low quality", read_prompt_data, Ascent, shown=False, work=work),
 }
 

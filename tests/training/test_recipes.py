@@ -6,7 +6,7 @@ from lab.cli.main import main
 from lab.training.config import TrainConfig
 from tests.paths import REPOSITORY
 
-NEGATIVES = {"emoji-negative", "emoji-reward"}
+NEGATIVES = {"emoji-negative", "emoji-pair", "emoji-reward"}
 FROM_IMAGES = ("5 images", "buckets:", "begins at:", "vector 4:", "memory: about", "time: about")
 PRINTED = {
     "negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about"),
