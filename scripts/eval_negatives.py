@@ -1,0 +1,327 @@
+"""Whether negative embeddings help: paired seeds against nothing, words and random vectors, with intervals.
+
+    python -m scripts.eval_negatives --negative outputs/train-emoji-reward/emoji-reward.safetensors [more ...]
+        [--model emoji] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008] [--transfer]
+        [--judge lab/assets/emoji/judge_quality] [--prompt-file FILE] [--clip DIR] [--pickscore DIR]
+        [--aesthetic FILE] [--references DIR] [--styles noto fluent twemoji]
+
+Every condition meets each prompt with each seed: an empty negative prompt, words, random vectors at the vocabulary's
+norm, and each negative embedding (of a pair its negative half). Printed, and written to OUT/negatives.md, are for each:
+the share of degraded images by a classifier of pixels that no recipe was trained on; CLIP similarity to the prompt; the
+share whose style CLIP finds right; diversity within a prompt; CMMD to clean images. Each with its difference from the
+empty negative prompt and a 95 % interval (lab.comparing.statistics). Half of the prompts ask for combinations of object
+and style that the bundled model was trained on, half for others; none has an object that the recipes' prompts have.
+--transfer asks at which other guidance scales, schedulers and numbers of steps the embeddings still help.
+The same command goes on where it was interrupted. Small and quick: --prompts 6 --seeds 1001-1002 --steps 8.
+"""
+
+import argparse
+import csv
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import lab
+from lab.comparing.statistics import CONFIDENCE, measure
+from lab.embeddings.formats import read_all
+from lab.files import atomic
+from lab.models.bundle import Bundle
+from lab.sample.prompts import read_lines
+from lab.score.clip import Clip
+from lab.score.pixels import images_in, read_pixels
+from lab.score.sets import cmmd
+from lab.score.tools import ScoreOptions, open_tools
+from lab.training.initial import initial_vectors
+from lab.training.streams import stream
+from scripts.pretrain.caption import with_article
+from scripts.pretrain.scene import COLOURS
+
+WORDS = "blurry, pixelated, noisy, washed out, low quality"
+LEARNED_ON = Path("configs/train/emoji-prompts.txt")
+STYLES = ("noto", "fluent", "twemoji")
+GUIDANCES, SCHEDULERS, STEPS = (2.0, 4.0, 7.0, 10.0), ("ddim", "euler", "dpm++2m", "unipc"), (8, 12, 25, 50)
+RESAMPLES = 500
+"""Of prompts, for the interval of CMMD, which is one value for all images."""
+
+Array = NDArray[np.float64]
+
+
+class Found(NamedTuple):
+    """The values of one comparison: (conditions, prompts, seeds) by measure, and CLIP features (..., p)."""
+
+    values: dict[str, Array]
+    features: Array
+
+
+def main() -> None:
+    arguments = read_arguments()
+    bundle = lab.load(arguments.model)
+    prompts, seen = choose_prompts(bundle, arguments)
+    negatives = [negative for file in arguments.negative for negative in read_negative(file)]
+    count = max((negative.count for negative in negatives), default=8)
+    chance = initial_vectors(bundle, "random", count, stream(0, "random"), None, "")
+    rivals = [*negatives, lab.Embedding("random", chance.vectors, kind="negative")]
+    conditions = {"empty": "", "words": WORDS} | {each.name: f"<{each.name}>" for each in reversed(rivals)}
+    found = compare(bundle, arguments, prompts, conditions, rivals, arguments.out / "main")
+    lines = [f"{len(prompts)} prompts x {found.features.shape[2]} seeds; {arguments.model}", ""]
+    references = clean_features(bundle, arguments)
+    lines += report(list(conditions), found, seen, references)
+    lines += verdicts(list(conditions), [each.name for each in negatives], found)
+    if arguments.transfer:
+        lines += transfer(bundle, arguments, prompts, negatives)
+    with atomic(arguments.out / "negatives.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written to {arguments.out / 'negatives.md'}; images and a report in {arguments.out / 'main'}")
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--negative", nargs="*", default=[], help="negative embeddings, FILE or FILE=name")
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--out", type=Path, default=Path("outputs/eval-negatives"))
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--prompt-file", type=Path, help="instead of the bundled model's own")
+    parser.add_argument("--seeds", default="1001-1008")
+    parser.add_argument("--styles", nargs="*", default=list(STYLES), help="words of which a prompt has one")
+    parser.add_argument("--judge", type=Path, default=Path("lab/assets/emoji/judge_quality"))
+    parser.add_argument("--references", type=Path, default=Path("lab/assets/samples"), help="clean images")
+    for name in ("clip", "pickscore", "aesthetic"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--scheduler")
+    parser.add_argument("--transfer", action="store_true")
+    parser.add_argument("--transfer-prompts", type=int, default=16)
+    parser.add_argument("--transfer-seeds", default="1001-1004")
+    return parser.parse_args()
+
+
+def choose_prompts(bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[str], Array | None]:
+    """The prompts, and which of them ask for combinations that the model was trained on, if that is known."""
+    if arguments.prompt_file:
+        return read_lines(arguments.prompt_file)[: arguments.prompts], None
+    known = json.loads((bundle.root / "held_out.json").read_text(encoding="utf-8"))
+    order, taken = random.Random(7), " ".join(read_lines(LEARNED_ON))
+    unseen = [(name, style) for name, style in known["pairs"] if name not in taken]
+    held = {tuple(pair) for pair in known["pairs"]}
+    names = [name for name in sorted(known["training_objects"]) if name not in taken]
+    seen = [(name, order.choice([s for s in STYLES if (name, s) not in held])) for name in names]
+    half = arguments.prompts // 2
+    chosen = order.sample(seen, arguments.prompts - half) + order.sample(unseen, half)
+    colours = [colour for colour in COLOURS if colour != "white"]
+    prompts = [
+        f"a {style} emoji of {with_article(name)} on a {order.choice(colours) if place % 2 else 'white'} background"
+        for place, (name, style) in enumerate(chosen)
+    ]
+    return prompts, np.arange(arguments.prompts) < arguments.prompts - half
+
+
+def read_negative(file: str) -> list[lab.Embedding]:
+    """The negative embeddings of a file: of a pair, the negative half."""
+    source, _, name = file.partition("=")
+    found = read_all(source, name or None)
+    return [each for each in found if each.kind == "negative"] or found[:1]
+
+
+def compare(
+    bundle: Bundle,
+    arguments: argparse.Namespace,
+    prompts: Sequence[str],
+    conditions: Mapping[str, str],
+    embeddings: Sequence[lab.Embedding],
+    out: Path,
+    **settings: object,
+) -> Found:
+    """Runs `lab.compare` over the conditions and reads its table back."""
+    rewards = {
+        name: getattr(arguments, name) for name in ("pickscore", "aesthetic") if getattr(arguments, name)
+    }
+    given = {name: getattr(arguments, name) for name in ("steps", "guidance", "scheduler")}
+    config = lab.CompareConfig(
+        prompts=list(prompts),
+        seeds=arguments.seeds,
+        axes={"negative_prompt": list(conditions.values())},
+        metrics=["clip_text", "degraded", *rewards],
+        quality=arguments.judge,
+        clip=arguments.clip,
+        out=out,
+        **rewards,
+        **({name: value for name, value in given.items() if value is not None} | settings),
+    )
+    folder = lab.compare(bundle, config, embeddings=embeddings, on_note=print).folder
+    with (folder / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shape = (len(conditions), len(prompts), -1)
+    values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in config.metrics}
+    clip = open_tools(bundle, ScoreOptions(clip=arguments.clip)).clip
+    assert clip is not None, "clip_text has been measured"
+    features = image_features(clip, [folder / "cells" / Path(row["file"]).name for row in rows])
+    values["degraded"] = (values["degraded"] > 0.5).astype(float)
+    values["style"] = styles_right(clip, features, [row["prompt"] for row in rows], arguments.styles).reshape(
+        shape
+    )
+    return Found(values, features.reshape(*values["degraded"].shape, -1))
+
+
+@torch.no_grad()
+def image_features(clip: Clip, files: Sequence[Path]) -> Array:
+    """(n, p) CLIP features."""
+    rows = [clip.images(torch.stack([read_pixels(file) for file in some])) for some in batches(files)]
+    return torch.cat(rows).double().cpu().numpy()
+
+
+def batches(files: Sequence[Path], size: int = 32) -> list[Sequence[Path]]:
+    return [files[start : start + size] for start in range(0, len(files), size)]
+
+
+def styles_right(clip: Clip, features: Array, prompts: Sequence[str], styles: Sequence[str]) -> Array:
+    """(n,) 1 where an image is nearest its own prompt among those with another style in it, else 0; NaN without."""
+    right = []
+    for row, prompt in zip(features, prompts, strict=True):
+        own = next((style for style in styles if style in prompt.split()), None)
+        if own is None:
+            right.append(np.nan)
+            continue
+        texts = [prompt.replace(own, style, 1) for style in styles]
+        right.append(float(styles[int((clip.texts(texts).double().cpu().numpy() @ row).argmax())] == own))
+    return np.array(right)
+
+
+def clean_features(bundle: Bundle, arguments: argparse.Namespace) -> Array:
+    clip = open_tools(bundle, ScoreOptions(clip=arguments.clip)).clip
+    assert clip is not None, "clip_text has been measured"
+    return image_features(clip, images_in(arguments.references))
+
+
+def report(names: Sequence[str], found: Found, seen: Array | None, references: Array) -> list[str]:
+    """The table as text and as Markdown lines."""
+    columns = {
+        "degraded": lambda place: pairs(found.values["degraded"], place),
+        "degraded, seen": lambda place: pairs(found.values["degraded"][:, seen], place),
+        "degraded, unseen": lambda place: pairs(found.values["degraded"][:, ~seen], place),
+        "prompt (CLIP)": lambda place: pairs(found.values["clip_text"], place),
+        "style right": lambda place: pairs(found.values["style"], place),
+        "diversity": lambda place: diversity_cell(found.features, place),
+        "CMMD": lambda place: cmmd_cell(found.features, references, place),
+        **{
+            name: lambda place, name=name: pairs(found.values[name], place)
+            for name in ("pickscore", "aesthetic")
+        },
+    }
+    absent = {name for name in ("pickscore", "aesthetic") if name not in found.values}
+    if seen is None:
+        absent |= {"degraded, seen", "degraded, unseen"}
+    chosen = {name: cell for name, cell in columns.items() if name not in absent}
+    rows = [[name, *(cell(place) for cell in chosen.values())] for place, name in enumerate(names)]
+    return show(["negative prompt", *chosen], rows)
+
+
+def pairs(table: Array, place: int) -> str:
+    """A condition's mean, and the difference from the first condition with its interval."""
+    mean = f"{table[place].mean():.3f}"
+    return mean if place == 0 else f"{mean} {effect(table[place] - table[0])}"
+
+
+def effect(differences: Array) -> str:
+    found = measure(differences)
+    low, high = (f"{value:+.3f}" if value is not None else "?" for value in (found.low, found.high))
+    return f"({found.difference:+.3f}, {low} to {high})"
+
+
+def diversity_of(features: Array) -> Array:
+    """(prompts,) mean cosine distances between the images of a prompt, of features (prompts, seeds, p)."""
+    count = features.shape[1]
+    total = np.square(features.sum(axis=1)).sum(axis=-1) - count
+    return 1 - total / (count * (count - 1)) if count > 1 else np.full(len(features), np.nan)
+
+
+def diversity_cell(features: Array, place: int) -> str:
+    return pairs(np.stack([diversity_of(each)[None] for each in features]), place)
+
+
+def cmmd_cell(features: Array, references: Array, place: int) -> str:
+    """CMMD, and its difference from the first condition's with an interval over prompts drawn again."""
+
+    def distance(of: int, prompts: NDArray[np.int64]) -> float:
+        rows = features[of, prompts].reshape(-1, features.shape[-1])
+        return float(cmmd(torch.from_numpy(rows), torch.from_numpy(references)))
+
+    everything, generator = np.arange(features.shape[1]), np.random.default_rng(0)
+    value = distance(place, everything)
+    if place == 0:
+        return f"{value:.1f}"
+    drawn = [generator.integers(0, len(everything), len(everything)) for _ in range(RESAMPLES)]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile([distance(place, some) - distance(0, some) for some in drawn], [tail, 1 - tail])
+    return f"{value:.1f} ({value - distance(0, everything):+.1f}, {low:+.1f} to {high:+.1f})"
+
+
+def verdicts(names: Sequence[str], negatives: Sequence[str], found: Found) -> list[str]:
+    """The aims of each negative embedding, in a line."""
+    lines = [""]
+    for name in negatives:
+        place, words = names.index(name), names.index("words")
+        degraded, likeness = found.values["degraded"], found.values["clip_text"]
+        spread = np.stack([diversity_of(each)[None] for each in found.features])
+        share = degraded[place].mean() / degraded[0].mean() if degraded[0].any() else float("nan")
+        kept = {
+            what: measure(table[place] - table[0]).low
+            for what, table in (("prompt", likeness), ("diversity", spread))
+        }
+        lines.append(
+            f"- {name}: {share:.2f} of empty's degraded share (aim 0.33); against words "
+            f"{effect(degraded[place] - degraded[words])} (aim below 0); lower ends (aim -0.02): "
+            + ", ".join(f"{what} {low:+.3f}" for what, low in kept.items() if low is not None)
+        )
+        print(lines[-1])
+    return lines
+
+
+def transfer(
+    bundle: Bundle, arguments: argparse.Namespace, prompts: Sequence[str], negatives: Sequence[lab.Embedding]
+) -> list[str]:
+    """The share of degraded images under other settings, one at a time."""
+    some = prompts[:: max(len(prompts) // arguments.transfer_prompts, 1)][: arguments.transfer_prompts]
+    arguments = argparse.Namespace(**vars(arguments) | {"seeds": arguments.transfer_seeds})
+    conditions = {"empty": ""} | {each.name: f"<{each.name}>" for each in negatives}
+    varied = [("guidance", value) for value in GUIDANCES]
+    varied += [("scheduler", value) for value in SCHEDULERS] + [("steps", value) for value in STEPS]
+    rows = []
+    for name, value in varied:
+        out = arguments.out / "transfer" / f"{name}-{value}"
+        found = compare(bundle, arguments, some, conditions, negatives, out, **{name: value})
+        table, likeness = found.values["degraded"], found.values["clip_text"]
+        cells = [
+            f"{pairs(table, place)}; {effect(likeness[place] - likeness[0])}"
+            for place in range(1, len(table))
+        ]
+        rows.append([f"{name} {value}", pairs(table, 0), *cells])
+    return [
+        "",
+        "degraded share; change in CLIP similarity to the prompt",
+        "",
+        *show(["setting", *conditions], rows),
+    ]
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Prints a table and returns it in Markdown."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(200, 40 * len(header))).print(table)
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+
+
+if __name__ == "__main__":
+    main()
