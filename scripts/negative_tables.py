@@ -1,0 +1,97 @@
+"""The tables of `eval_negatives`: means, and paired differences from the empty negative prompt with intervals."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from lab.comparing.statistics import CONFIDENCE, measure
+from lab.score.sets import cmmd
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 500
+"""Of prompts, for the interval of CMMD, which is one value for all images."""
+
+
+class Found(NamedTuple):
+    """The values of one comparison: (conditions, prompts, seeds) by measure, and CLIP features (..., p)."""
+
+    values: dict[str, Array]
+    features: Array
+
+
+def report(names: Sequence[str], found: Found, seen: Array | None, references: Array) -> list[str]:
+    """The table as text and as Markdown lines."""
+    columns = {
+        "degraded": lambda place: pairs(found.values["degraded"], place),
+        "degraded, seen": lambda place: pairs(found.values["degraded"][:, seen], place),
+        "degraded, unseen": lambda place: pairs(found.values["degraded"][:, ~seen], place),
+        "prompt (CLIP)": lambda place: pairs(found.values["clip_text"], place),
+        "style right": lambda place: pairs(found.values["style"], place),
+        "diversity": lambda place: diversity_cell(found.features, place),
+        "CMMD": lambda place: cmmd_cell(found.features, references, place),
+        **{
+            name: lambda place, name=name: pairs(found.values[name], place)
+            for name in ("pickscore", "aesthetic")
+        },
+    }
+    absent = {name for name in ("pickscore", "aesthetic") if name not in found.values}
+    if seen is None:
+        absent |= {"degraded, seen", "degraded, unseen"}
+    chosen = {name: cell for name, cell in columns.items() if name not in absent}
+    rows = [[name, *(cell(place) for cell in chosen.values())] for place, name in enumerate(names)]
+    return show(["negative prompt", *chosen], rows)
+
+
+def pairs(table: Array, place: int) -> str:
+    """A condition's mean, and the difference from the first condition with its interval."""
+    mean = f"{table[place].mean():.3f}"
+    return mean if place == 0 else f"{mean} {effect(table[place] - table[0])}"
+
+
+def effect(differences: Array) -> str:
+    found = measure(differences)
+    low, high = (f"{value:+.3f}" if value is not None else "?" for value in (found.low, found.high))
+    return f"({found.difference:+.3f}, {low} to {high})"
+
+
+def diversity_of(features: Array) -> Array:
+    """(prompts,) mean cosine distances between the images of a prompt, of features (prompts, seeds, p)."""
+    count = features.shape[1]
+    total = np.square(features.sum(axis=1)).sum(axis=-1) - count
+    return 1 - total / (count * (count - 1)) if count > 1 else np.full(len(features), np.nan)
+
+
+def diversity_cell(features: Array, place: int) -> str:
+    return pairs(np.stack([diversity_of(each)[None] for each in features]), place)
+
+
+def cmmd_cell(features: Array, references: Array, place: int) -> str:
+    """CMMD, and its difference from the first condition's with an interval over prompts drawn again."""
+
+    def distance(of: int, prompts: NDArray[np.int64]) -> float:
+        rows = features[of, prompts].reshape(-1, features.shape[-1])
+        return float(cmmd(torch.from_numpy(rows), torch.from_numpy(references)))
+
+    everything, generator = np.arange(features.shape[1]), np.random.default_rng(0)
+    value = distance(place, everything)
+    if place == 0:
+        return f"{value:.1f}"
+    drawn = [generator.integers(0, len(everything), len(everything)) for _ in range(RESAMPLES)]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile([distance(place, some) - distance(0, some) for some in drawn], [tail, 1 - tail])
+    return f"{value:.1f} ({value - distance(0, everything):+.1f}, {low:+.1f} to {high:+.1f})"
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Prints a table and returns it in Markdown."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(200, 40 * len(header))).print(table)
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]

@@ -1,0 +1,45 @@
+"""The tables that say whether negative embeddings help."""
+
+import numpy as np
+import pytest
+import torch
+
+from lab.score.sets import cmmd, diversity
+from scripts.eval_negatives import STYLES, styles_right
+from scripts.negative_tables import cmmd_cell, diversity_of, pairs
+
+
+@pytest.fixture
+def features():
+    """(2 conditions, 5 prompts, 4 seeds, 6) of unit length."""
+    rows = np.random.default_rng(0).normal(size=(2, 5, 4, 6))
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_diversity_is_the_metric_of_the_lab(features):
+    expected = [float(diversity(torch.from_numpy(rows))) for rows in features[0]]
+    np.testing.assert_allclose(diversity_of(features[0]), expected)
+
+
+def test_cmmd_is_the_metric_of_the_lab_and_its_interval_holds_it(features):
+    references = features[1].reshape(-1, 6)
+    first, other = (cmmd_cell(features, references, place) for place in (0, 1))
+    value = float(cmmd(torch.from_numpy(features[0].reshape(-1, 6)), torch.from_numpy(references)))
+    assert first == f"{value:.1f}" and other.startswith(f"0.0 ({-value:+.1f}, ")
+
+
+def test_a_condition_is_told_by_its_paired_difference():
+    table = np.zeros((2, 4, 3))
+    table[1] = 0.25
+    assert pairs(table, 0) == "0.000" and pairs(table, 1) == "0.250 (+0.250, +0.250 to +0.250)"
+
+
+def test_the_style_is_right_where_the_image_is_nearest_its_own_prompt():
+    class Clip:
+        def texts(self, texts):
+            place = dict(zip(STYLES, torch.eye(3), strict=True))
+            return torch.stack([place[next(style for style in STYLES if style in text)] for text in texts])
+
+    prompts = ["a noto emoji", "a fluent emoji", "a twemoji emoji", "an emoji"]
+    right = styles_right(Clip(), np.eye(3)[[0, 2, 2, 1]], prompts, STYLES)
+    assert right[:3].tolist() == [1, 0, 1] and np.isnan(right[3])
