@@ -10,7 +10,6 @@ all. Printed are medians over the rounds; ratios are taken within a round.
 """
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from diffusers import DiffusionPipeline
 from rich.console import Console
 from rich.table import Table
 
@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model, dtype=arguments.dtype)
+    pipeline = stock_pipeline(bundle)
     sides = {
-        "plain loop": lambda: plain_loop(bundle, arguments.steps),
-        "lab, images": lambda: images_alone(bundle, arguments.steps),
-        "lab, images, metrics and report": lambda: whole(bundle, arguments.steps),
+        "plain loop": lambda _: plain_loop(pipeline, bundle, arguments.steps),
+        "lab, images": lambda out: images_alone(bundle, arguments.steps, out),
+        "lab, images, metrics and report": lambda out: whole(bundle, arguments.steps, out),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(arguments.rounds + 1):
@@ -67,16 +68,23 @@ def main() -> None:
     Console(width=110).print(table)
 
 
-def timed(side: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    side()
-    return time.perf_counter() - began
+def timed(side: Callable[[Path], None]) -> float:
+    """Seconds that a side takes, which may write to the folder that it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        side(Path(folder, "run"))
+        return time.perf_counter() - began
 
 
-def plain_loop(bundle: Bundle, steps: int) -> None:
-    """What somebody writes who has diffusers alone."""
-    pipeline = bundle.pipeline()
+def stock_pipeline(bundle: Bundle) -> DiffusionPipeline:
+    """The pipeline as someone loads it who has diffusers alone, in the bundle's own precision."""
+    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=bundle.dtype).to(bundle.device)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def plain_loop(pipeline: DiffusionPipeline, bundle: Bundle, steps: int) -> None:
+    """What they then write."""
     for negative in NEGATIVES:
         for scale in SCALES:
             for prompt in PROMPTS:
@@ -98,18 +106,13 @@ def config(steps: int, out: Path) -> lab.CompareConfig:
     return lab.CompareConfig(prompts=PROMPTS, seeds=SEEDS, axes=axes, steps=steps, out=out)
 
 
-def images_alone(bundle: Bundle, steps: int) -> None:
-    folder = Path(tempfile.mkdtemp())
-    experiment = Experiment(config(steps, folder))
-    state = PartialState(cpu=bundle.device.type == "cpu")
-    make_cells(bundle, experiment, RunFolder(folder / "cells"), state)
-    shutil.rmtree(folder)
+def images_alone(bundle: Bundle, steps: int, out: Path) -> None:
+    experiment = Experiment(config(steps, out))
+    make_cells(bundle, experiment, RunFolder(out / "cells"), PartialState(cpu=bundle.device.type == "cpu"))
 
 
-def whole(bundle: Bundle, steps: int) -> None:
-    folder = Path(tempfile.mkdtemp())
-    lab.compare(bundle, config(steps, folder / "run"))
-    shutil.rmtree(folder)
+def whole(bundle: Bundle, steps: int, out: Path) -> None:
+    lab.compare(bundle, config(steps, out))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lab.models.bundle import Bundle
 from lab.sample.jobs import Job
+from lab.sample.keys import keeping_keys
 from lab.sample.noise import image_generators, initial_noise
 from lab.sample.predict import Predictor
 from lab.sample.schedulers import make_scheduler
@@ -28,6 +30,7 @@ class Step:
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
         unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
+        rows: For each part of each side (the negative first) and each image, its row of the U-Net's batch.
     """
 
     index: int
@@ -38,6 +41,7 @@ class Step:
     prediction: Tensor
     conditional: Tensor
     unconditional: Tensor | None
+    rows: Sequence[int]
 
 
 Observer = Callable[[Step], None]
@@ -52,7 +56,9 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
     Returns:
         (b, c, h, w) float32 on the bundle's device.
     """
-    return _denoise(bundle, jobs, observer)
+    on_cpu = bundle.device.type == "cpu" and not bundle.options.compile  # GPUs would give memory for no time
+    with keeping_keys(bundle.unet) if on_cpu else nullcontext():
+        return _denoise(bundle, jobs, observer)
 
 
 def denoise_with_gradient(
@@ -96,8 +102,8 @@ def _denoise(
             prediction, conditional, unconditional = found
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
-            seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
-            observer(seen)
+            predicted = prediction, conditional, unconditional
+            observer(Step(index, len(timesteps), step, timestep, noisy, *predicted, predict.rows))
     return latents
 
 

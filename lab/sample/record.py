@@ -1,6 +1,7 @@
 """What made an image: enough to make it again."""
 
 import hashlib
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,18 @@ def make_record(bundle: Bundle, config: GenerateConfig, job: Job) -> dict[str, A
         "weighting": config.weighting or config.dialect,
         "clip_skip": config.clip_skip,
         "applied": _applied(job),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": {name: _version(name) for name in ("torch", "diffusers", "transformers")},
     }
     for name in ("init_image", "embeds", "negative_embeds"):
         path = getattr(config, name)
         if path is not None:
             used[f"{name}_sha256"] = sha256_of(path)
     return given | used
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)  # parses the package's metadata each time
 
 
 def config_of(record: dict[str, Any]) -> GenerateConfig:
