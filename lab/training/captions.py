@@ -55,13 +55,15 @@ def alternatives(
 ) -> tuple[str, ...]:
     """The captions of one image, of which each example takes one.
 
+    Lines of a sidecar file name the embedding as prompts do (`<name>`), or as templates do ({name}), so that they serve
+    whatever it is called.
+
     Raises:
         InputError: a sidecar file that is asked for and missing, empty, or not text.
     """
-    source, sidecar = config.captions, path.with_suffix(".txt")
+    source, sidecar, words = config.captions, path.with_suffix(".txt"), file_words(path)
     if source == "sidecar" or (source == "auto" and sidecar.is_file()):
-        return _read_sidecar(sidecar)
-    words = file_words(path)
+        return tuple(fill(line, words, names) if "{" in line else line for line in _read_sidecar(sidecar))
     if source == "filename":
         return (" ".join([*map(placeholder, names), words]).strip(),)
     fitting = [line for line in templates if words or "{words}" not in line]

@@ -1,7 +1,8 @@
 """Paint the sample folders that ship: drawings that no training saw, to learn embeddings from and to test them on.
 
 lab/assets/samples/NAME/ holds images to learn from, lab/assets/samples_test/NAME/ others of the same drawing (or,
-for the held-out style, of other objects in that style).
+for the held-out style, of other objects in that style). A text file beside each image holds its captions, which name
+the background and leave a place for the embedding: what a caption says, an embedding need not learn.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES
 from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically
 from scripts.pretrain.data import Icons, load
@@ -42,6 +44,16 @@ def views(style: str, names: list[str], order: random.Random) -> list[Scene]:
     return found
 
 
+def captions(scene: Scene) -> list[str]:
+    """What an image shows but for what is to be learned: the style of one in the held-out style, else the drawing."""
+    if scene.style == "emojione":
+        subject = with_article(scene.objects[0].name)
+        heads = [f"a {{name}} emoji of {subject}", f"{subject} in {{name}} style"]
+    else:
+        heads = ["a {name}", "a picture of a {name}"]
+    return [f"{head} on a {scene.background} background" for head in heads]
+
+
 def write(pixels: Tensor, path: Path) -> None:
     """(3, h, w) uint8 as a small PNG."""
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -69,7 +81,10 @@ def main() -> None:
         folder = title.replace(" ", "-")
         for i, scene in enumerate(views(style, names, order)):
             kind = "samples" if i < 5 else "samples_test"
-            write(paint(scene, icons, 128), ASSETS / kind / folder / f"{i % 5 + 1}.png")
+            path = ASSETS / kind / folder / f"{i % 5 + 1}.png"
+            write(paint(scene, icons, 128), path)
+            said = "".join(f"{line}\n" for line in captions(scene))
+            write_atomically(path.with_suffix(".txt"), lambda p, said=said: p.write_text(said))
         lines.append(f"- `{folder}/`: {SOURCES[style]}")
     lines += ["", "The licences: `lab/assets/emoji/ATTRIBUTION.md`."]
     text = "\n".join(lines) + "\n"

@@ -38,6 +38,8 @@ def test_sidecar_lines_are_alternatives_and_templates_stand_in(tmp_path, changed
     assert alternatives(image, changed(), ["{name}"], ["x"]) == ("a <x>", "the <x> at night")
     assert alternatives(image, changed(captions="template"), ["{name}"], ["x"]) == ("<x>",)
     assert alternatives(image, changed(captions="filename"), [], ["x", "y"]) == ("<x> <y> red apple",)
+    image.with_suffix(".txt").write_text("a {name} on a blue background\n<x>, {words}\n", encoding="utf-8")
+    assert alternatives(image, changed(), [], ["x"]) == ("a <x> on a blue background", "<x>, red apple")
     image.with_suffix(".txt").write_text("\n")
     with pytest.raises(InputError, match="no caption"):
         alternatives(image, changed(), [], ["x"])
