@@ -18,13 +18,13 @@ from lab.models.bundle import Bundle
 from lab.sample.config import SamplingOptions
 from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.jobs import Job
-from lab.sample.pixels import to_pixels
 from lab.sample.settings import Settings, resolve
 from lab.score.metrics import METRICS, Batch
 from lab.score.reward import Reward, read_weights
 from lab.score.tools import ScoreOptions, Tools, open_tools
 from lab.training.captions import placeholder
 from lab.training.config import TrainConfig
+from lab.training.decoding import decoder
 from lab.training.estimate import Work
 from lab.training.examples import FIXED
 from lab.training.learned import Learned
@@ -59,6 +59,7 @@ class Ascent(Task[Shot]):
         self._settings = sampling(bundle, config)
         self._tools = _tools(bundle, config)
         self._reward = Reward(read_weights(config.reward), self._tools, differentiable=True)
+        self._decode = decoder(bundle, config.tiny_decoder)
         self._prompts = data.prompts
         self._positive = _encoded(bundle, data.prompts, config)
         (self._empty,) = _encoded(bundle, [""], config)
@@ -129,12 +130,12 @@ class Ascent(Task[Shot]):
             for place, shot in enumerate(shots)
         ]
         if not torch.is_grad_enabled():
-            return to_pixels(self._bundle, denoise(self._bundle, jobs))
+            return self._decode(denoise(self._bundle, jobs))
         again = self._config.gradient_checkpointing
         latents = denoise_with_gradient(self._bundle, jobs, self._config.gradient_steps, again)
         if again:
-            return checkpoint(to_pixels, self._bundle, latents, use_reentrant=False)
-        return to_pixels(self._bundle, latents)
+            return checkpoint(self._decode, latents, use_reentrant=False)
+        return self._decode(latents)
 
     def _judged(self, shots: Sequence[Shot], pixels: Tensor) -> Batch:
         return Batch(self._tools, pixels, [self._prompts[shot.prompt] for shot in shots])
@@ -187,7 +188,8 @@ def work(bundle: Bundle, config: TrainConfig) -> Work:
     steps = sampling(bundle, config).steps
     compared = 2 if config.keep_prompt or config.keep_image else 1
     learned = 2 * config.gradient_steps
-    return Work(2 * steps * compared, learned, 2 if config.gradient_checkpointing else learned, decoded=True)
+    kept = 2 if config.gradient_checkpointing else learned
+    return Work(2 * steps * compared, learned, kept, decoded=config.tiny_decoder is None)
 
 
 def _tools(bundle: Bundle, config: TrainConfig) -> Tools:

@@ -55,6 +55,9 @@ class RewardOptions(Config):
     gradient_steps: int = Field(2, ge=1, le=1000)
     """The last denoising steps, through which the gradient goes back."""
 
+    tiny_decoder: Path | None = None
+    """Folder of an AutoencoderTiny (TAESD) that decodes in the VAE's place, in a part of its time and memory."""
+
     pickscore: Path | None = None
     """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
 

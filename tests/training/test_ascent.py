@@ -3,10 +3,13 @@
 import pytest
 import safetensors.torch
 import torch
+from diffusers import AutoencoderTiny
 
 import lab
 from lab.condition.encode import encode
 from lab.errors import InputError
+from lab.sample.denoise import denoise
+from lab.sample.jobs import Job
 from lab.score.metrics import METRICS, Metric
 from lab.training.ascent import Ascent, work
 from lab.training.config import TrainConfig
@@ -104,6 +107,33 @@ def test_fewer_gradient_steps_see_less_and_checkpointing_changes_nothing(sd1, re
         found[last, again] = learned.parameters()[0].grad
     torch.testing.assert_close(found[3, True], found[3, False], rtol=1e-4, atol=1e-9)
     assert not torch.allclose(found[1, False], found[3, False], rtol=0.1)
+
+
+def test_a_tiny_decoder_stands_in_for_the_vae(sd1, rewarded, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tiny = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            upsampling_scaling_factor=2,
+        )
+    tiny.save_pretrained(tmp_path / "tiny")
+    config = rewarded(tiny_decoder=tmp_path / "tiny")
+    task, learned = make(sd1, config)
+    with frozen(sd1):
+        task.losses(task.batch(0)).mean().backward()
+    assert (learned.parameters()[0].grad.norm(dim=1) > 0).all()
+    shot = task.batch(0)[0]
+    with torch.no_grad():
+        pixels = task._make([shot], task._empty)
+        latents = denoise(sd1, [Job(0, task._positive[shot.prompt], task._empty, shot.seed, task._settings)])
+        expected = (tiny.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(pixels, expected)
+    assert peak_memory(sd1, config, work) < peak_memory(sd1, rewarded(), work)
+    with pytest.raises(InputError, match="no tiny decoder"):
+        make(sd1, rewarded(tiny_decoder=tmp_path))
 
 
 def test_images_with_an_empty_negative_are_those_of_generate(sd1, rewarded):
