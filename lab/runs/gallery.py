@@ -33,12 +33,14 @@ class Section:
         text: What to look for, in a sentence or two.
         command: The command line that makes these pictures.
         rows: (label, figures) each; all rows hold the same number of figures.
+        link: Another page and what it is called.
     """
 
     title: str
     text: str
     command: str
     rows: Sequence[tuple[str, Sequence[Figure]]]
+    link: tuple[str, str] | None = None
 
 
 def write_gallery(path: Path, title: str, intro: str, sections: Sequence[Section]) -> None:
