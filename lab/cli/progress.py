@@ -1,4 +1,4 @@
-"""A progress bar for images: how many, how fast, how long still."""
+"""Progress bars: how many, how fast, how long still."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,21 +11,25 @@ console = Console(stderr=True)
 """What is said along the way goes to stderr; results go to stdout."""
 
 
-class _ImagesPerSecond(ProgressColumn):
+class _Speed(ProgressColumn):
+    def __init__(self, things: str):
+        super().__init__()
+        self._things = things
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.2f} images/s" if speed else "", style="progress.data.speed")
+        return Text(f"{speed:.2f} {self._things}/s" if speed else "", style="progress.data.speed")
 
 
 class ImageProgress:
-    """The two callbacks of a generation run, shown on the terminal."""
+    """The two callbacks of a run that makes one thing after the other, shown on the terminal."""
 
     def __init__(self, bar: Progress, label: str):
         self._bar = bar
         self._task = bar.add_task(label, total=None, shown="0")
 
     def progress(self, done: float, total: int) -> None:
-        """Images done, of how many."""
+        """Images, or other things, done, of how many."""
         self._bar.update(self._task, completed=done, total=total, shown=f"{int(done)}/{total}")
 
     def note(self, line: str) -> None:
@@ -34,12 +38,12 @@ class ImageProgress:
 
 
 @contextmanager
-def image_progress(label: str = "") -> Iterator[ImageProgress]:
+def image_progress(label: str = "", things: str = "images") -> Iterator[ImageProgress]:
     """Shows a bar while the block runs."""
     columns = (
-        TextColumn("{task.description} {task.fields[shown]} images"),
+        TextColumn(f"{{task.description}} {{task.fields[shown]}} {things}"),
         BarColumn(),
-        _ImagesPerSecond(),
+        _Speed(things),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console) as bar:

@@ -23,10 +23,13 @@ def search(
     from rich.table import Table
     from rich.text import Text
 
+    from lab.cli.progress import image_progress
     from lab.models.load import load_options
     from lab.search.search import search as run
 
-    answer = run(load_options(settings), settings)
+    bundle = load_options(settings)
+    with image_progress(things="rows") as bar:
+        answer = run(bundle, settings, on_progress=bar.progress, on_note=bar.note)
     console = Console()
     if settings.index is not None:
         console.print(

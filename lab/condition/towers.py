@@ -30,7 +30,11 @@ class Hidden(NamedTuple):
 
 
 def encode_chunks(
-    bundle: Bundle, chunks: Sequence[Chunk], vectors: Vectors | None = None, clip_skip: int = 0
+    bundle: Bundle,
+    chunks: Sequence[Chunk],
+    vectors: Vectors | None = None,
+    clip_skip: int = 0,
+    padded: bool = True,
 ) -> Hidden:
     """Encodes chunks, each for itself.
 
@@ -39,6 +43,8 @@ def encode_chunks(
     Args:
         vectors: What the pieces with an `embedding` name stand for.
         clip_skip: Leaves out this many of the last layers (0 for none); the A1111 web UI counts one more.
+        padded: Whether all rows of a context are wanted, or those up to the longest chunk's end token. The encoders
+            are causal, so that the padding after it changes none of them.
 
     Raises:
         InputError: `clip_skip` leaves no layer.
@@ -46,6 +52,8 @@ def encode_chunks(
     states, pooled = [], None
     for index, tower in enumerate(bundle.towers):
         ids = torch.tensor([chunk_ids(chunk, tower, index) for chunk in chunks], device=bundle.device)
+        if not padded:
+            ids = ids[:, : max(sum(piece.length for piece in chunk) for chunk in chunks) + 2]
         back = layers_back(bundle.family, tower, clip_skip)
         with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
             state, output = run_tower(bundle.family, tower, ids, back)

@@ -7,10 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lab.condition.encode import encode
-from lab.condition.options import Dialect
-from lab.condition.pooling import Pool, pool
-from lab.condition.towers import layers_back, run_tower
+from lab.condition.encode import PromptEncoder
+from lab.condition.layout import Chunk
+from lab.condition.options import Dialect, TextOptions
+from lab.condition.pooling import Pool
+from lab.condition.towers import encode_chunks, layers_back, run_tower
+from lab.condition.vectors import vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
@@ -21,6 +23,9 @@ from lab.score.pixels import read_pixels
 
 BLOCK = 256
 """Texts encoded together: what is kept of each is one vector, not its rows."""
+
+CHUNK_BLOCK = 64
+"""Chunks of these texts encoded together, those of like length: none is padded beyond the longest of them."""
 
 TOKEN_BLOCK = 4096
 """Vocabulary tokens encoded together."""
@@ -61,13 +66,12 @@ class BundleFeatures:
     def __init__(self, bundle: Bundle, pooling: Pool = "eos", dialect: Dialect = "a1111"):
         self._bundle = bundle
         self._dialect = dialect
-        self._context = min(tower.context_length for tower in bundle.towers)
         complete = pooling == "eos" and bundle.clip_folder is not None and len(bundle.towers) == 1
         self._clip: LoadedClip | None = load_clip(bundle) if complete else None
         self.model, self.source, self.pooling = bundle.hash, bundle.source, pooling
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
-        """Vectors of texts, of prompts with schedules those of what is in force first."""
+        """Vectors of texts; of schedules, `AND` and blends, those of what is in force first."""
         blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
         return torch.cat([self._projected(self._pooled(block, embeddings)) for block in blocks])
 
@@ -106,9 +110,33 @@ class BundleFeatures:
         return run_tower(family, tower, batch, layers_back(family, tower, 0))[0].float().cpu()
 
     def _pooled(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
-        found = encode(self._bundle, list(texts), embeddings, self._dialect, "ignore", steps=1)
-        first = [cond.parts[0].entries[0][1] for cond in found]
-        return torch.stack([pool(encoding, self.pooling, self._context) for encoding in first])
+        options = TextOptions.build({"dialect": self._dialect, "weighting": "ignore"})
+        encoder = PromptEncoder(self._bundle, embeddings, options, steps=1)
+        laid_out = [encoder.chunks(encoder.read(text)[0].variants[0])[0] for text in texts]
+        states = iter(self._encoded([chunk for chunks in laid_out for chunk in chunks], embeddings))
+        return torch.stack([self._pool([next(states) for _ in chunks]) for chunks in laid_out])
+
+    @torch.no_grad()
+    def _encoded(self, chunks: Sequence[Chunk], embeddings: Mapping[str, Embedding]) -> list[Tensor]:
+        """For each chunk the states of its start token, its tokens and its end token (2 to context, d)."""
+        names = {piece.embedding for chunk in chunks for piece in chunk if piece.embedding is not None}
+        vectors = {name: vectors_for(self._bundle, embeddings[name]) for name in names}
+        lengths = [sum(piece.length for piece in chunk) + 2 for chunk in chunks]
+        order = sorted(range(len(chunks)), key=lengths.__getitem__)
+        made: dict[int, Tensor] = {}
+        for start in range(0, len(order), CHUNK_BLOCK):
+            places = order[start : start + CHUNK_BLOCK]
+            some = [chunks[place] for place in places]
+            states = encode_chunks(self._bundle, some, vectors, padded=False).joined.float().cpu()
+            made.update((place, each[: lengths[place]]) for place, each in zip(places, states, strict=True))
+        return [made[place] for place in range(len(chunks))]
+
+    def _pool(self, chunks: Sequence[Tensor]) -> Tensor:
+        """(d,): what stands for a text, of the states of its chunks; without words that is the end token's."""
+        words = torch.cat([states[1:-1] for states in chunks])
+        if self.pooling == "eos" or not len(words):
+            return chunks[0][-1]
+        return words[0] if self.pooling == "first" else words.mean(dim=0)
 
     @torch.no_grad()
     def _projected(self, states: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """From the options of a search to what was found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -9,13 +9,23 @@ import torch
 from torch import Tensor
 
 from lab.condition.pooling import Pool
+from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.search.config import SearchConfig
-from lab.search.features import BLOCK, BundleFeatures, ClipFeatures, Features
+from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
 from lab.search.index import ROWS, Hit, Index, Space, new_rows
-from lab.search.sources import Row, read_source
+from lab.search.sources import Row, RowKind, read_source
+
+BLOCKS: Mapping[RowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
+"""Rows of each kind that are encoded between two reports of progress."""
+
+Progress = Callable[[float, int], None]
+"""Called with the rows encoded and the number of rows."""
+
+Note = Callable[[str], None]
+"""Called with a line that the person at the keyboard should read."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +43,18 @@ class Answer:
     hits: dict[str, list[Hit]]
 
 
-def search(bundle: Bundle, config: SearchConfig) -> Answer:
+def search(
+    bundle: Bundle,
+    config: SearchConfig,
+    *,
+    on_progress: Progress | None = None,
+    on_note: Note | None = None,
+) -> Answer:
     """Builds, extends or loads an index, and looks for every query in it.
+
+    Args:
+        on_progress: Hears of rows encoded.
+        on_note: Hears which embeddings of a folder do not fit the model and are left out.
 
     Raises:
         InputError: nothing to search or to look for, a source or query that cannot be read, or an index of another
@@ -47,8 +67,8 @@ def search(bundle: Bundle, config: SearchConfig) -> Answer:
     if old is not None:
         old.check_space(space, _folder(config))
     queries = _queries(config, features)
-    rows = [row for over in config.over for row in read_source(over, bundle)]
-    index, added = _extended(old, config, space, rows, features)
+    rows = [row for over in config.over for row in read_source(over, bundle, on_note)]
+    index, added = _extended(old, config, space, rows, features, on_progress)
     if config.index is not None and added:
         index.save(config.index)
     if not queries:
@@ -102,45 +122,57 @@ def _queries(config: SearchConfig, features: Features) -> dict[str, Tensor]:
 
 
 def _extended(
-    index: Index | None, config: SearchConfig, space: Space, rows: Sequence[Row], features: Features
+    index: Index | None,
+    config: SearchConfig,
+    space: Space,
+    rows: Sequence[Row],
+    features: Features,
+    on_progress: Progress | None,
 ) -> tuple[Index, int]:
     """The index with the rows that it did not have, and how many they were."""
     if index is None:
         kind = config.kind or "flat-ip"
         distinct = new_rows(rows, set())
-        return Index.build(kind, space, distinct, vectors_of(distinct, features)), len(distinct)
+        return Index.build(kind, space, distinct, vectors_of(distinct, features, on_progress)), len(distinct)
     new = new_rows(rows, index.known)
     if new:
-        index.add(new, vectors_of(new, features))
+        index.add(new, vectors_of(new, features, on_progress))
     return index, len(new)
 
 
-def vectors_of(rows: Sequence[Row], features: Features) -> Tensor:
+def vectors_of(rows: Sequence[Row], features: Features, on_progress: Progress | None = None) -> Tensor:
     """(n, d): the vectors of rows of any kinds, in their order."""
-    made = []
+    made: list[Tensor] = []
     for (kind, place), group in groupby(
         rows, key=lambda row: (row.kind, row.source * (row.kind == "embedding"))
     ):
         texts = [row.text for row in group]
-        if kind == "prompt":
-            made.append(_prompts(texts, features))
-        elif kind == "embedding":
-            made.append(features.texts([f"<{name}>" for name in texts], collect(embeddings=[Path(place)])))
-        elif kind == "image":
-            made.append(features.images([Path(text) for text in texts]))
-        else:
-            made.append(features.tokens(texts))
+        library = collect(embeddings=[Path(place)]) if kind == "embedding" else {}
+        size = BLOCKS[kind]
+        for start in range(0, len(texts), size):
+            made.append(_encoded(kind, texts[start : start + size], features, library))
+            if on_progress:
+                on_progress(sum(map(len, made)), len(rows))
     return torch.cat(made)
 
 
-def _prompts(texts: Sequence[str], features: Features) -> Tensor:
-    """Vectors of a library's prompts: names of embeddings that are not here stand for the words that they are."""
-    blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
-    return torch.cat([_readable(block, features) for block in blocks])
+def _encoded(
+    kind: RowKind, texts: Sequence[str], features: Features, library: Mapping[str, Embedding]
+) -> Tensor:
+    if kind == "prompt":
+        return _readable(texts, features)
+    if kind == "embedding":
+        return features.texts([f"<{name}>" for name in texts], library)
+    if kind == "image":
+        return features.images([Path(text) for text in texts])
+    return features.tokens(texts)
 
 
 def _readable(texts: Sequence[str], features: Features) -> Tensor:
-    """Halves what cannot be read until the texts at fault are alone; reading comes before all encoding."""
+    """Vectors of a library's prompts: names of embeddings that are not here stand for the words that they are.
+
+    Halves what cannot be read until the texts at fault are alone; reading comes before all encoding.
+    """
     try:
         return features.texts(texts, {})
     except InputError:

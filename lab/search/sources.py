@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lab.condition.vectors import vectors_for
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
 from lab.models.weights import sha256
 from lab.score.pixels import images_in
+
+Note = Callable[[str], None]
 
 RowKind = Literal["prompt", "image", "embedding", "token"]
 
@@ -30,8 +33,11 @@ class Row:
     identity: str
 
 
-def read_source(over: str, bundle: Bundle) -> list[Row]:
+def read_source(over: str, bundle: Bundle, on_note: Note | None = None) -> list[Row]:
     """The rows of a typed source such as `prompts:library.txt`.
+
+    Args:
+        on_note: Hears what of the source is left out, and why.
 
     Raises:
         InputError: an unknown type of source (with the nearest names), or one that is missing or empty.
@@ -43,13 +49,13 @@ def read_source(over: str, bundle: Bundle) -> list[Row]:
     if bool(place) == (name == "vocabulary"):
         form = "vocabulary" if name == "vocabulary" else f"{name}:PATH"
         raise InputError(f"--over {over}: write {form}")
-    rows = SOURCES[name](Path(place), bundle)
+    rows = SOURCES[name](Path(place), bundle, on_note or (lambda line: None))
     if not rows:
         raise InputError(f"--over {over}: there is nothing in it")
     return rows
 
 
-def _prompts(path: Path, bundle: Bundle) -> list[Row]:
+def _prompts(path: Path, bundle: Bundle, note: Note) -> list[Row]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,23 +70,36 @@ def _prompts(path: Path, bundle: Bundle) -> list[Row]:
     ]
 
 
-def _images(path: Path, bundle: Bundle) -> list[Row]:
+def _images(path: Path, bundle: Bundle, note: Note) -> list[Row]:
     return [Row("image", str(file), str(file), sha256([file])) for file in images_in(path)]
 
 
-def _embeddings(path: Path, bundle: Bundle) -> list[Row]:
+def _embeddings(path: Path, bundle: Bundle, note: Note) -> list[Row]:
+    rows, reason, left_out = [], "", []
     library = collect(embeddings=[path])
-    return [Row("embedding", name, str(path), library[name].provenance.sha256) for name in sorted(library)]
+    for name in sorted(library):
+        try:
+            vectors_for(bundle, library[name])
+        except InputError as error:
+            left_out.append(name)
+            reason = reason or str(error)
+            continue
+        rows.append(Row("embedding", name, str(path), library[name].provenance.sha256))
+    if left_out and not rows:
+        raise InputError(f"{path}: none of its embeddings fits the model: {reason}")
+    if left_out:
+        note(f"{path}: left out {', '.join(left_out)}: made for text encoders of other widths")
+    return rows
 
 
-def _vocabulary(path: Path, bundle: Bundle) -> list[Row]:
+def _vocabulary(path: Path, bundle: Bundle, note: Note) -> list[Row]:
     tokenizer = bundle.towers[0].tokenizer
     special = set(tokenizer.all_special_tokens)
     tokens = [token for token in tokenizer.get_vocab() if token not in special]
     return [Row("token", token, "", token) for token in sorted(tokens)]
 
 
-SOURCES: dict[str, Callable[[Path, Bundle], list[Row]]] = {
+SOURCES: dict[str, Callable[[Path, Bundle, Note], list[Row]]] = {
     "prompts": _prompts,
     "images": _images,
     "embeddings": _embeddings,

@@ -132,3 +132,32 @@ def test_an_index_of_another_model_is_refused(sd1, sd2, library, tmp_path):
 def test_bad_input_is_one_line(sd1, settings, said):
     with pytest.raises(lab.InputError, match=said):
         look(sd1, **settings)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("pooling", ["eos", "mean", "first"])
+def test_texts_without_their_padding_pool_as_with_it(family, pooling, request):
+    from lab.condition.pooling import pool
+
+    bundle = request.getfixturevalue(family)
+    widths = {tower.key: tower.width for tower in bundle.towers}
+    toy = Embedding("toy", {key: torch.ones(3, width) for key, width in widths.items()})
+    prompts = ["", "a <toy> on white", "a (red:1.4) apple", "a cat, " * 40, "[a dog:a cat:0.5] AND a hat"]
+    found = BundleFeatures(bundle, pooling).texts(prompts, {"toy": toy})
+    encodings = [cond.parts[0].entries[0][1] for cond in
+                 lab.encode(bundle, prompts, [toy], weighting="ignore", steps=1)]  # fmt: skip
+    expected = torch.stack([pool(encoding, pooling, 77) for encoding in encodings])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_of_another_width_are_left_out_by_name(sd1, tmp_path):
+    for name, width in (("fits", 32), ("wider", 64)):
+        Embedding(name, {"clip": torch.ones(1, width)}).save(tmp_path / f"{name}.safetensors")
+    notes, seen = [], []
+    config = SearchConfig.build({"over": [f"embeddings:{tmp_path}"], "text": ["a cat"]})
+    answer = search(sd1, config, on_note=notes.append, on_progress=lambda *at: seen.append(at))
+    assert texts(answer.hits["a cat"]) == ["fits"] and seen == [(1, 1)]
+    assert len(notes) == 1 and "left out wider" in notes[0]
+    (tmp_path / "fits.safetensors").unlink()
+    with pytest.raises(lab.InputError, match="none of its embeddings fits"):
+        search(sd1, config)
