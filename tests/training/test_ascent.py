@@ -255,6 +255,21 @@ def test_a_reward_model_of_another_width_is_refused(sd1, rewarded, tmp_path):
         train(sd1, rewarded(reward=["aesthetic"], aesthetic=head))
 
 
+def test_reward_models_from_folders_add_up(sd1, rewarded, clip_folder, tmp_path):
+    head = tmp_path / "head.safetensors"
+    safetensors.torch.save_file({"weight": torch.linspace(-1, 1, 24)[None], "bias": torch.zeros(1)}, head)
+    settings = {"pickscore": clip_folder, "aesthetic": head, "keep_prompt": 0.0, "keep_image": 0.0}
+    found = {}
+    for names in (["pickscore=0.5"], ["aesthetic=2"], ["pickscore=0.5", "aesthetic=2"]):
+        task, learned = make(sd1, rewarded(reward=names, **settings))
+        with frozen(sd1):
+            losses = task.losses(task.batch(0))
+            losses.mean().backward()
+        found[len(names), names[0][0]] = losses.detach(), learned.parameters()[0].grad
+    for one, other, both in zip(found[1, "p"], found[1, "a"], found[2, "p"], strict=True):
+        torch.testing.assert_close(one + other, both, rtol=1e-4, atol=1e-6)
+
+
 def test_prompts_of_more_than_a_chunk_are_refused(sd1, rewarded):
     config = rewarded()
     config.prompt_file.write_text("red " * 80)
