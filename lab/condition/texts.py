@@ -142,7 +142,7 @@ class TextEncoder:
                 spans += token_spans(member, self._context, rows)
             rows += len(states)
         joined = torch.cat(embeds)
-        if not torch.isfinite(joined).all():
+        if not joined.sum().isfinite():
             raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
         first = text.terms[0].members[0][0] if text.pooled is None else text.pooled
         return Encoding(

@@ -12,7 +12,7 @@ from lab.prompt.syntax import Reading, Span
 _TOKEN = re.compile(
     r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|:"
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
@@ -67,8 +67,9 @@ def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict
 def _add_text(builder: SegmentBuilder, text: str, span: Span, weight: float) -> None:
     start, end = span
     for found in _BREAK.finditer(text, start, end):
-        builder.add(start, found.start(), weight)
-        builder.add_break(found.span())
+        before = start + len(text[start : found.start()].rstrip())
+        builder.add(start, before, weight)
+        builder.add_break((before, found.end()))
         start = found.end()
     builder.add(start, end, weight)
 
