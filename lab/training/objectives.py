@@ -52,6 +52,7 @@ class Objective:
         read: Reads and checks what is learned from.
         task: Makes what the loop minimises, from what `read` made.
         shown: The images show what the embedding shall mean, so that `auto` may look for words there.
+        rate: The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L).
         work: What an example costs.
         partner: Another embedding that a subject of this objective brings along.
     """
@@ -61,6 +62,7 @@ class Objective:
     read: Callable[[Bundle, TrainConfig], Material]
     task: Callable[[Bundle, TrainConfig, Any, Learned], Task[Any]]
     shown: bool = True
+    rate: float = 0.3
     work: Callable[[Bundle, TrainConfig], Work] = lambda bundle, config: Work()
     partner: Callable[[TrainConfig], list[Subject]] = lambda config: []
 
@@ -72,7 +74,9 @@ OBJECTIVES: Mapping[str, Objective] = {
         "negative", "low quality", partial(read_data, templates="negative"), Denoising, shown=False
     ),
     "pair": Objective("concept", "object", read_pair_data, Pair, work=pair_work, partner=negative_half),
-    "reward": Objective("negative", "low quality", read_prompt_data, Ascent, shown=False, work=work),
+    "reward": Objective(
+        "negative", "low quality", read_prompt_data, Ascent, shown=False, rate=0.06, work=work
+    ),
 }
 
 

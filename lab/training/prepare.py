@@ -19,10 +19,6 @@ from lab.training.streams import stream
 from lab.training.words import nearest_words, open_clip
 from lab.training.worst import with_worst
 
-RELATIVE_RATE = 0.3
-"""The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A run that is checked and ready: nothing is learned yet.
@@ -114,6 +110,6 @@ def _partners(config: TrainConfig) -> dict[str, str]:
 def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:
     """The learning rate of each embedding: its own, or else the run's, or else one that suits the vocabulary."""
     scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
-    usual = RELATIVE_RATE * sum(scales) / len(scales)
+    usual = find_objective(config.objective).rate * sum(scales) / len(scales)
     asked = {subject.name: (subject.learning_rate, config.learning_rate, usual) for subject in subjects}
     return {name: next(rate for rate in rates if rate is not None) for name, rates in asked.items()}
