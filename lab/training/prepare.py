@@ -19,6 +19,7 @@ from lab.training.streams import stream
 from lab.training.words import nearest_words, open_clip
 from lab.training.worst import with_worst
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that is checked and ready: nothing is learned yet.
