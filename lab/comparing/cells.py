@@ -6,16 +6,16 @@ from itertools import groupby
 from accelerate import PartialState
 
 from lab.comparing.experiment import Cell, Experiment
-from lab.condition.encode import encode_pairs
+from lab.condition.encode import PromptEncoder, encode_pairs
 from lab.models.bundle import Bundle
 from lab.models.load import load_options
 from lab.models.options import ModelOptions
 from lab.runs.folder import RunFolder
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, SamplingOptions
 from lab.sample.engine import Note, Progress, run_jobs
 from lab.sample.jobs import Job
 from lab.sample.record import make_record
-from lab.sample.settings import resolve
+from lab.sample.settings import Settings, resolve
 
 SLAB = 256
 """Images whose prompts are encoded together; more would only take memory."""
@@ -39,21 +39,17 @@ def make_cells(
     state.wait_for_everyone()  # everybody looks before anybody writes
     mine = missing[state.process_index :: state.num_processes]
     done = 0
-    for source, of_model in groupby(sorted(mine, key=_model), key=_model):
-        model = model_for(bundle, experiment, source)
-        for cells in _slabs(list(of_model)):
+    for model, of_model in by_model(bundle, experiment, mine):
+        for cells in _slabs(of_model):
             _make(model, experiment, cells, folder, _moved(on_progress, done, len(mine)), on_note)
             done += len(cells)
 
 
 def plan_cells(bundle: Bundle, cells: Sequence[Cell]) -> list[Job]:
     """Jobs for cells of one model: each distinct text is encoded once for each way of reading it."""
-    settings = {id(cell.options): resolve(bundle, cell.options) for cell in _distinct(cells)}
+    settings = _settings(bundle, cells)
     jobs: dict[int, Job] = {}
-    ways: dict[str, list[Cell]] = {}
-    for cell in cells:
-        ways.setdefault(_way(cell.options), []).append(cell)
-    for alike in ways.values():
+    for alike in _ways(cells):
         options = alike[0].options
         texts = [(cell.prompt, cell.options.negative_prompt) for cell in alike]
         used = {each.name: each for cell in alike for each in cell.used}
@@ -63,12 +59,65 @@ def plan_cells(bundle: Bundle, cells: Sequence[Cell]) -> list[Job]:
     return [jobs[cell.index] for cell in cells]
 
 
-def _distinct(cells: Sequence[Cell]) -> Iterable[Cell]:
-    """One cell for each of their options, which the seeds of a variant and prompt share."""
-    return {id(cell.options): cell for cell in cells}.values()
+def check_cells(bundle: Bundle, cells: Sequence[Cell]) -> dict[int, tuple[int, int]]:
+    """Finds what would fail later: settings that a model cannot serve, texts and embeddings that it cannot read.
+
+    Returns:
+        The images' width and height, by the index of their variant.
+
+    Raises:
+        InputError: what fails, in the words of whoever would have raised it.
+    """
+    settings = _settings(bundle, cells)
+    sizes = {}
+    for cell in cells:
+        own = settings[id(cell.options)]
+        sizes[cell.variant.index] = own.width, own.height
+    for alike in _ways(cells):
+        (job,) = plan_cells(bundle, alike[:1])
+        used = {each.name: each for cell in alike for each in cell.used}
+        encoder = PromptEncoder(bundle, used, alike[0].options, job.settings.steps)
+        texts = [text for cell in alike for text in (cell.prompt, cell.options.negative_prompt or "")]
+        for text in dict.fromkeys(texts):
+            for timeline in encoder.read(text):
+                for variant in timeline.variants:
+                    encoder.chunks(variant)
+    return sizes
 
 
-def model_for(bundle: Bundle, experiment: Experiment, source: str) -> Bundle:
+def _ways(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
+    """Cells whose texts are read and encoded alike."""
+    ways: dict[str, list[Cell]] = {}
+    for cell in cells:
+        ways.setdefault(_way(cell.options), []).append(cell)
+    return ways.values()
+
+
+def _settings(bundle: Bundle, cells: Sequence[Cell]) -> dict[int, Settings]:
+    """The settings by the ids of the cells' options; what is sampled alike is resolved once."""
+    known: dict[str, Settings] = {}
+    found: dict[int, Settings] = {}
+    for cell in cells:
+        if id(cell.options) not in found:
+            key = cell.options.model_dump_json(include=set(SamplingOptions.model_fields))
+            found[id(cell.options)] = known.get(key) or known.setdefault(key, resolve(bundle, cell.options))
+    return found
+
+
+def by_model(
+    bundle: Bundle, experiment: Experiment, cells: Sequence[Cell]
+) -> Iterator[tuple[Bundle, list[Cell]]]:
+    """Cells with the model that makes them, one model in memory at a time beside the bundle."""
+    for source, of_model in groupby(sorted(cells, key=_model), key=_model):
+        yield _model_for(bundle, experiment, source), list(of_model)
+
+
+def is_own(bundle: Bundle, cell: Cell) -> bool:
+    """Whether the bundle itself makes a cell, and not another model of an axis."""
+    return _model(cell) in (bundle.source, "")
+
+
+def _model_for(bundle: Bundle, experiment: Experiment, source: str) -> Bundle:
     """The bundle itself, or for another model that one, loaded with the experiment's options."""
     if source in (bundle.source, ""):
         return bundle

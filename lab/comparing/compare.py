@@ -1,7 +1,7 @@
 """`lab.compare`: what variants change, how much, and how sure that is."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,21 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 
-from lab.comparing.cells import make_cells
+from lab.comparing.cells import by_model, check_cells, make_cells
+from lab.comparing.choosing import choose
 from lab.comparing.config import CompareConfig
 from lab.comparing.effects import EFFECT_COLUMNS, find_effects, image_rows, write_table
 from lab.comparing.experiment import Experiment
 from lab.comparing.extras import check_panels, make_panels
 from lab.comparing.report import write_report
 from lab.comparing.scoring import score_cells
-from lab.comparing.sentences import answers
+from lab.comparing.sentences import answers, caveats
 from lab.embeddings.embedding import Embedding
-from lab.errors import InputError
 from lab.files import atomic
 from lab.models.bundle import Bundle
-from lab.models.sources import locate
 from lab.runs.folder import RunFolder
 from lab.sample.engine import Note, Progress
-from lab.sample.settings import resolve
-from lab.score.metrics import METRICS, choose_metrics
-from lab.score.tools import ScoreOptions, Tools, open_tools
+from lab.score.tools import ScoreOptions, open_tools
 
 
 @dataclass(frozen=True)
@@ -74,18 +71,22 @@ def compare(
     note = on_note or (lambda line: None)
     experiment = Experiment(config, embeddings)
     tools = open_tools(bundle, config)
-    metrics, left_out = _choose_metrics(experiment, tools)
-    _check(bundle, experiment)
+    sizes: dict[int, tuple[int, int]] = {}
+    for model, cells in by_model(bundle, experiment, experiment.cells):
+        sizes |= check_cells(model, cells)
+    metrics, left_out = choose(experiment, tools, sizes)
     check_panels(bundle, experiment)
+    for caveat in caveats(experiment):
+        note(caveat)
     state = PartialState(cpu=bundle.device.type == "cpu")
     out = _open(bundle, experiment, state)
-    cells = RunFolder(out / "cells")
-    finished = len(cells.finished())
+    folder = RunFolder(out / "cells")
+    finished = len(folder.finished())
     if finished:
         note(f"{out}: {finished} images are there already; going on with the rest.")
-    make_cells(bundle, experiment, cells, state, on_progress, on_note)
+    make_cells(bundle, experiment, folder, state, on_progress, on_note)
     state.wait_for_everyone()
-    files = cells.finished()
+    files = folder.finished()
     scores = score_cells(experiment, files, metrics, tools, state)
     effects = find_effects(experiment, scores)
     if state.is_main_process:
@@ -95,28 +96,6 @@ def compare(
         write_report(out, experiment, scores, effects, files, left_out, panels)
     state.wait_for_everyone()
     return Report(out, effects, [answer.text for answer in answers(experiment, effects)])
-
-
-def _choose_metrics(experiment: Experiment, tools: Tools) -> tuple[list[str], Mapping[str, str]]:
-    asked = experiment.config.metrics
-    metrics, reasons = choose_metrics(asked, tools)
-    if len(experiment.seeds) < 2:
-        reason = "it compares the images of several seeds, and there is one seed"
-        alone = [name for name in metrics if METRICS[name].over == "prompt"]
-        for name in set(alone) & set(asked):
-            raise InputError(f"metrics: '{name}' cannot run here: {reason}; give more --seeds")
-        metrics = [name for name in metrics if name not in alone]
-        reasons = reasons | dict.fromkeys(alone, reason)
-    return metrics, reasons
-
-
-def _check(bundle: Bundle, experiment: Experiment) -> None:
-    """Finds what would fail later: settings that the model cannot serve, models that are not there."""
-    for options in {id(cell.options): cell.options for cell in experiment.pictures}.values():
-        if "model" in options.model_fields_set and options.model != bundle.source:
-            locate(options.model)
-        else:
-            resolve(bundle, options)
 
 
 def _open(bundle: Bundle, experiment: Experiment, state: PartialState) -> Path:

@@ -63,7 +63,7 @@ def guidance_difference(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
         raise InputError("guidance difference: there are no pairs to compare")
     groups: dict[Hashable, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        _check_pair(*pair)
+        check_pair(*pair)
         groups[pair[0].batch_key, pair[1].batch_key].append(pair)
     curves = [
         _measure(bundle, group[start : start + BATCH])
@@ -127,7 +127,12 @@ def _rms(values: Tensor) -> Tensor:
     return values.pow(2).mean(dim=(1, 2, 3)).sqrt().cpu()
 
 
-def _check_pair(baseline: Job, variant: Job) -> None:
+def check_pair(baseline: Job, variant: Job) -> None:
+    """Refuses sides that have no noisy latents in common.
+
+    Raises:
+        InputError: they differ in more than texts and guidance.
+    """
     if baseline.seed != variant.seed or _trajectory(baseline.settings) != _trajectory(variant.settings):
         raise InputError(
             "guidance difference: the sides of a pair differ in seed, size, steps or scheduler, so that they "

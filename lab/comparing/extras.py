@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from lab.comparing.attention import HeatMaps, heat_maps
-from lab.comparing.cells import plan_cells
-from lab.comparing.curve import curve_svg, guidance_difference
+from lab.comparing.cells import is_own, plan_cells
+from lab.comparing.curve import check_pair, curve_svg, guidance_difference
 from lab.comparing.experiment import Cell, Experiment, Variant
 from lab.comparing.figures import as_svg
 from lab.comparing.geometry import learned_geometry
@@ -23,17 +23,24 @@ from lab.sample.jobs import Job
 MAPPED = 4
 """Variants whose heat maps are shown, the baseline among them."""
 
+_OTHER_MODELS = "no variant is of the run's own model; give one of the axis' models as --model"
+
 CURVE_PAIRS, CURVE_VARIANTS = 8, 6
 """Pairs that a curve is measured on, and variants that get one."""
 
 
 def check_panels(bundle: Bundle, experiment: Experiment) -> None:
-    """Refuses, before anything is generated, heat maps of what no prompt says.
+    """Refuses, before anything is generated, heat maps of what no prompt says, and curves that cannot be.
 
     Raises:
-        InputError: a word that is in the prompt of no variant, with the nearest words.
+        InputError: a word that is in the prompt of no variant, with the nearest words; a curve of variants of which
+            none shares latents with the baseline.
     """
+    if experiment.config.guidance_curve:
+        _curved(bundle, experiment)
     jobs = plan_cells(bundle, _mapped(bundle, experiment)) if experiment.config.heat_map else []
+    if experiment.config.heat_map and not jobs:
+        raise InputError(f"heat_map: {_OTHER_MODELS}")
     for target in map(_target, experiment.config.heat_map):
         if not any(_has(job, target) for job in jobs):
             for job in jobs:
@@ -103,7 +110,6 @@ def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> Pictur
 
 
 def _curve_panel(bundle: Bundle, experiment: Experiment) -> Panel:
-    others = [variant for variant in experiment.variants if variant is not experiment.baseline]
     pairs = [
         (prompt, seed) for seed in range(len(experiment.seeds)) for prompt in range(len(experiment.prompts))
     ]
@@ -115,7 +121,7 @@ def _curve_panel(bundle: Bundle, experiment: Experiment) -> Panel:
     base = jobs(experiment.baseline)
     curves = {
         variant.name: guidance_difference(bundle, list(zip(base, jobs(variant), strict=True)))
-        for variant in others[:CURVE_VARIANTS]
+        for variant in _curved(bundle, experiment)
     }
     picture = Picture(
         curve_svg(curves),
@@ -126,11 +132,32 @@ def _curve_panel(bundle: Bundle, experiment: Experiment) -> Panel:
     return Panel("When it acts", text, [picture])
 
 
+def _curved(bundle: Bundle, experiment: Experiment) -> list[Variant]:
+    """The first variants that share latents with the baseline: same model, size, scheduler, steps and seed."""
+    others = [cell for cell in _first_pair(bundle, experiment) if cell.variant is not experiment.baseline]
+    (base,) = plan_cells(bundle, [experiment.cell(experiment.baseline, 0, 0)])
+    found, reason = [], _OTHER_MODELS
+    for cell, job in zip(others, plan_cells(bundle, others), strict=True):
+        try:
+            check_pair(base, job)
+        except InputError as error:
+            reason = str(error)
+        else:
+            found.append(cell.variant)
+    if not found or experiment.cell(experiment.baseline, 0, 0) not in _first_pair(bundle, experiment):
+        raise InputError(f"guidance_curve: {reason}")
+    return found[:CURVE_VARIANTS]
+
+
 def _mapped(bundle: Bundle, experiment: Experiment) -> Sequence[Cell]:
-    """The first pair of the baseline and of the next variants of the same model."""
+    return _first_pair(bundle, experiment)[:MAPPED]
+
+
+def _first_pair(bundle: Bundle, experiment: Experiment) -> list[Cell]:
+    """The first pair's cells that the bundle itself makes, the baseline's first."""
     ordered = sorted(experiment.variants, key=lambda variant: variant is not experiment.baseline)
     cells = [experiment.cell(variant, 0, 0) for variant in ordered]
-    return [cell for cell in cells if cell.options.model in (bundle.source, experiment.config.model)][:MAPPED]
+    return [cell for cell in cells if is_own(bundle, cell)]
 
 
 def _target(text: str) -> Target:

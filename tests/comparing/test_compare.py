@@ -1,6 +1,8 @@
 """A whole comparison on a tiny random model: pairs, tables, resuming, refusals."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,7 +124,7 @@ def test_an_interrupted_run_goes_on(sd1, config, denoised):
     denoised.clear()
     notes = []
     lab.compare(sd1, settings, on_note=notes.append)
-    assert len(denoised) == 4 and "8 images are there already" in notes[0]
+    assert len(denoised) == 4 and "8 images are there already" in notes[-1]
     assert (settings.out / "effects.csv").read_bytes() == before
 
 
@@ -166,6 +168,8 @@ def test_one_seed_has_no_interval_and_says_so(sd1, config):
         ({"axes": {"model": ["emoji", "no-such-model"]}}, "unknown model"),
         ({"width": 30}, "multiple"),
         ({"heat_map": ["aple"]}, "apple"),
+        ({"guidance_curve": True, "axes": {"scheduler": ["ddim", "euler"]}}, "share no latents"),
+        ({"prompts": ["a cat", "a <dragon>"]}, "dragon"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(sd1, config, denoised, settings, words):
@@ -182,6 +186,36 @@ def test_another_model_is_a_variant(sd1, sd2_folder, config):
     rows = read(report.folder / "results.csv")
     assert {row["model"] for row in rows} == {sd1.source, str(sd2_folder)}
     assert {row["family"] for row in rows} == {"sd1", "sd2"}
+
+
+def test_what_another_model_cannot_do_is_refused_before_anything_is_made(sd1, config, denoised):
+    from lab.embeddings.embedding import Embedding
+
+    toy = Embedding("toy", {"clip": torch.ones(2, 32)}, kind="concept")
+    axes = {"model": [sd1.source, "emoji"]}
+    settings = config(axes=axes, prompts=["a cat", "a <toy>"])
+    with pytest.raises(lab.InputError, match="embedding toy is 32 wide"):
+        lab.compare(sd1, settings, embeddings=[toy])
+    assert not denoised and not settings.out.exists()
+
+
+def test_images_of_several_sizes_have_no_structural_similarity(sd1, sd2_folder, config, tmp_path):
+    larger = shutil.copytree(sd2_folder, tmp_path / "larger")
+    size = {"width": sd1.defaults.width * 2, "height": sd1.defaults.height * 2, "steps": 2}
+    (larger / "generation_config.json").write_text(json.dumps(size))
+    settings = {"axes": {"model": [sd1.source, str(larger)]}, "seeds": "1-2", "prompts": ["a cat"]}
+    report = lab.compare(sd1, config(**settings))
+    assert "ssim_baseline" not in {row["metric"] for row in report.effects}
+    assert "pixels one by one" in report.page.read_text(encoding="utf-8")
+    with pytest.raises(lab.InputError, match="pixels one by one"):
+        lab.compare(sd1, config(metrics=["ssim_baseline"], out=tmp_path / "other", **settings))
+
+
+def test_few_prompts_are_warned_of_before_and_after(sd1, config):
+    notes = []
+    report = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"), on_note=notes.append)
+    assert "There are 2 prompts" in notes[0]
+    assert notes[0] in report.page.read_text(encoding="utf-8")
 
 
 def test_embeddings_given_as_values(sd1, config):
