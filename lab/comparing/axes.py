@@ -1,11 +1,12 @@
 """The axes: what can vary in a comparison, one table entry each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lab.comparing import values
+from lab.embeddings.formats import NEGATIVE_SUFFIX
 from lab.embeddings.library import collect
 from lab.errors import InputError
 
@@ -112,8 +113,9 @@ def _embeddings(given: Any) -> list[Choice]:
                 names += list(collect([term]))
             else:
                 names.append(term.strip("<>"))
+        shown = [name for name in names if not _is_half(name, names)]
         return Choice(
-            "+".join(names) or NONE,
+            "+".join(shown) or NONE,
             lambda draft: replace(_reading(draft, files), embeddings=(*draft.embeddings, *names)),
         )
 
@@ -121,22 +123,34 @@ def _embeddings(given: Any) -> list[Choice]:
 
 
 def _checkpoints(given: Any) -> list[Choice]:
-    """Every saved step of training runs: files NAME-STEP in their `checkpoints` folders."""
+    """Every saved step of training runs: files NAME-STEP in their `checkpoints` folders, pairs with both halves."""
 
-    def choose(file: Path, name: str, step: str) -> Choice:
+    def choose(step: str, saved: Mapping[str, Path]) -> Choice:
+        files = [f"{file}={name}" for name, file in saved.items()]
+        shown = "+".join(name for name in saved if not _is_half(name, saved))
         return Choice(
-            f"{name} step {int(step)}",
-            lambda draft: replace(_reading(draft, [f"{file}={name}"]), embeddings=(*draft.embeddings, name)),
+            f"{shown} step {int(step)}",
+            lambda draft: replace(_reading(draft, files), embeddings=(*draft.embeddings, *saved)),
         )
 
-    found = []
+    choices = []
     for text in values.texts(given):
         folder = Path(text) / "checkpoints"
-        files = sorted(path for path in folder.glob("*-*") if path.stem.rpartition("-")[2].isdigit())
-        if not files:
+        steps: dict[str, dict[str, Path]] = {}
+        for path in sorted(folder.glob("*-*")):
+            name, _, step = path.stem.rpartition("-")
+            if step.isdigit():
+                steps.setdefault(step, {})[name] = path
+        if not steps:
             raise ValueError(f"{folder} holds no saved steps of a training run")
-        found += [choose(path, *path.stem.rpartition("-")[::2]) for path in files]
-    return found
+        choices += [choose(step, steps[step]) for step in sorted(steps)]
+    return choices
+
+
+def _is_half(name: str, names: Container[str]) -> bool:
+    """Whether a name is the negative half of a pair that is there as a whole."""
+    base = name.removesuffix(NEGATIVE_SUFFIX)
+    return base != name and base in names
 
 
 def _weights(given: Any) -> list[Choice]:

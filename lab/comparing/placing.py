@@ -7,6 +7,7 @@ from typing import Literal
 from lab.comparing.axes import Draft
 from lab.condition.options import Dialect
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.formats import NEGATIVE_SUFFIX, PARTNER
 from lab.errors import InputError, did_you_mean
 from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references
@@ -24,7 +25,8 @@ def place(
     """The prompt and negative prompt of a draft with its embeddings in them.
 
     Where `{embedding}` stands they take its place. Else they go to the end of the prompt, or of the negative
-    prompt if they are negative. A name that the text has already is not added again.
+    prompt if they are negative. A name that the text has already is not added again. A learned pair acts on both
+    sides: wherever its first half goes, `NAME-neg` goes to the negative prompt.
 
     Raises:
         InputError: an unknown name, an embedding whose side nobody says, or a weight that the dialect cannot write.
@@ -34,18 +36,29 @@ def place(
         if name not in library:
             known = did_you_mean(name, library) or "; load it with --embedding FILE or --embeddings DIR"
             raise InputError(f"axes: embedding: no embedding is called '{name}'{known}")
+    names = list(dict.fromkeys(half for name in draft.embeddings for half in _halves(name, library)))
+    negatives = {f"{name}{NEGATIVE_SUFFIX}" for name in names} & set(names)
     if SLOT in prompt or SLOT in (negative or ""):
-        written = ", ".join(_written(name, draft.weight, dialect) for name in draft.embeddings)
-        return _filled(prompt, written), None if negative is None else _filled(negative, written)
-    for name in draft.embeddings:
+        filling = [name for name in names if name not in negatives]
+        written = ", ".join(_written(name, draft.weight, dialect) for name in filling)
+        prompt, negative = _filled(prompt, written), None if negative is None else _filled(negative, written)
+        names = [name for name in names if name in negatives]
+    for name in names:
         if _names(prompt, name, library) or _names(negative or "", name, library):
             continue
         written = _written(name, draft.weight, dialect)
-        if _side_of(library[name], side) == "negative":
+        if name in negatives or _side_of(library[name], side) == "negative":
             negative = f"{negative}, {written}" if negative else written
         else:
             prompt = f"{prompt}, {written}" if prompt else written
     return prompt, negative
+
+
+def _halves(name: str, library: Mapping[str, Embedding]) -> tuple[str, ...]:
+    """A name, and of a learned pair its negative half as well."""
+    negative = f"{name}{NEGATIVE_SUFFIX}"
+    paired = PARTNER in library[name].provenance.metadata and negative in library
+    return (name, negative) if paired else (name,)
 
 
 def plain_text(prompt: str, dialect: Dialect, library: Mapping[str, Embedding], steps: int) -> str:

@@ -6,6 +6,7 @@ import torch
 import lab
 from lab.comparing.experiment import Experiment
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.formats import PARTNER
 
 
 def embedding(name, kind="concept"):
@@ -129,6 +130,35 @@ def test_saved_steps_of_a_training_run(config, tmp_path):
     ]
     assert texts(experiment)[0] == ("a <my-cat>", "")
     assert experiment.cells[0].options.embedding != experiment.cells[-1].options.embedding
+
+
+def test_a_learned_pair_acts_on_both_sides(config, tmp_path):
+    halves = {name: embedding(name, kind) for name, kind in (("toy", "concept"), ("toy-neg", "negative"))}
+    for name, other in (("toy", "toy-neg"), ("toy-neg", "toy")):
+        halves[name].save(tmp_path / f"{name}.safetensors", metadata={PARTNER: other})
+    by_file = lay_out(config, axes={"embedding": ["none", str(tmp_path / "toy.safetensors")]})
+    assert [v.name for v in by_file.variants] == ["embedding=none", "embedding=toy"]
+    expected = [("a red apple", "bad"), ("a red apple, <toy>", "bad, <toy-neg>")]
+    by_name = {"embeddings": [tmp_path], "axes": {"embedding": ["none", "toy"]}, "negative_prompt": "bad"}
+    assert texts(lay_out(config, **by_name)) == expected
+    slot = lay_out(config, prompts=["{embedding} on white"], **by_name)
+    assert texts(slot)[1] == ("<toy> on white", "bad, <toy-neg>")
+    alone = lay_out(config, **by_name | {"axes": {"embedding": ["none", "toy-neg"]}})
+    assert texts(alone)[1] == ("a red apple", "bad, <toy-neg>")
+
+
+def test_saved_steps_of_a_pair_are_taken_together(config, tmp_path):
+    folder = tmp_path / "training" / "checkpoints"
+    folder.mkdir(parents=True)
+    for step in (50, 100):
+        embedding("toy").save(folder / f"toy-{step:06d}.safetensors")
+        embedding("toy-neg", "negative").save(folder / f"toy-neg-{step:06d}.safetensors")
+    experiment = lay_out(config, axes={"embedding_checkpoint": str(tmp_path / "training")})
+    assert [v.name for v in experiment.variants] == [
+        "embedding_checkpoint=toy step 50",
+        "embedding_checkpoint=toy step 100",
+    ]
+    assert texts(experiment) == [("a red apple, <toy>", "<toy-neg>")] * 2
 
 
 def test_equal_cells_share_one_picture(config):
