@@ -23,7 +23,7 @@ from scripts.pretrain.degrade import DEGRADATIONS
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.vae import DECODER
 
-NAMES = ("quality", "judge_quality")  # of the folders, and in the YAML
+NAMES = ("judge_quality", "quality")  # of the folders, and in the YAML
 LABELS = ("clean", *DEGRADATIONS)
 
 
@@ -32,6 +32,9 @@ def quality_network(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, width in zip([3, *widths], widths, strict=False):
         layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]
+    for layer in layers[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own lets the signal die away
+        nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(LABELS)))
 
 
@@ -105,8 +108,8 @@ def accuracy(network: nn.Module, data: Data, device: str, count: int = 320) -> d
 
 
 def write(network: nn.Module, widths: list[int], folder: Path) -> None:
-    """The classifier's tensors, and a configuration that says how to build and read it."""
-    tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
+    """The classifier's tensors (fp16), and a configuration that says how to build and read it."""
+    tensors = {k: v.half().contiguous() for k, v in network.state_dict().items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path))
     layers = "for each width: Conv2d(3x3, stride 2, padding 1), ReLU; then mean over height and width, Linear"
     config = {"widths": widths, "labels": list(LABELS), "mean": [0.5] * 3, "std": [0.5] * 3, "size": 128}
