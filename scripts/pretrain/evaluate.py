@@ -2,7 +2,8 @@
 
 Figures: autoencoder PSNR, CLIP retrieval, and for generated images the object, style and background that the
 judge sees, beside the same for real renderings of the same prompts; then what the negative prompt does.
-Writes figures.json and samples.png under outputs/pretrain/evaluate/.
+Writes figures.json, seen.png (samples.png of the model card), pairs.png, negative.png and failures.png under
+outputs/pretrain/evaluate/.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -139,20 +141,24 @@ def degraded(network: torch.nn.Module, images: Tensor) -> float:
     return (probability < 0.5).float().mean().item()
 
 
+def write_small(rows: Tensor, path: Path) -> None:
+    """(rows, columns, 3, h, w) in [-1, 1] as one PNG at half size, in 64 colours: it ships."""
+    write_grid(torch.stack([F.avg_pool2d(row, 2) for row in rows]), path)
+    Image.open(path).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def grid(images: Tensor, path: Path, columns: int = 16) -> None:
-    """The first images as one PNG, at half size."""
+    """The first images as one PNG."""
     rows = min(len(images) // columns, 8)
-    small = F.avg_pool2d(images[: rows * columns], 2)
-    write_grid(small.view(rows, columns, *small.shape[1:]), path)
+    write_small(images[: rows * columns].unflatten(0, (rows, columns)), path)
 
 
 def failures(images: Tensor, real: Tensor, wrong: Tensor, columns: int = 12) -> None:
     """A row of images whose object is not recognised, and below it what they should have shown."""
     which = wrong.nonzero()[:, 0]
     which = which[:: max(1, len(which) // columns)][:columns]
-    rows = torch.stack([F.avg_pool2d(images[which], 2), F.avg_pool2d(real[which], 2)])
     if len(which):
-        write_grid(rows, FOLDER / "failures.png")
+        write_small(torch.stack([images[which], real[which]]), FOLDER / "failures.png")
 
 
 def main() -> None:
