@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -142,9 +141,8 @@ def degraded(network: torch.nn.Module, images: Tensor) -> float:
 
 
 def write_small(rows: Tensor, path: Path) -> None:
-    """(rows, columns, 3, h, w) in [-1, 1] as one PNG at half size, in 64 colours: it ships."""
+    """(rows, columns, 3, h, w) in [-1, 1] as one PNG at half size."""
     write_grid(torch.stack([F.avg_pool2d(row, 2) for row in rows]), path)
-    Image.open(path).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def grid(images: Tensor, path: Path, columns: int = 16) -> None:
