@@ -7,9 +7,15 @@ each variant and prompt with the seeds as one batch, in the bundle's own precisi
 The lab writes every image with its record to disk; with metrics, it also reads them back, measures them and writes
 tables and report. The three take turns in one process, so that a machine that speeds up or slows down does so for
 all. Printed are medians over the rounds; ratios are taken within a round.
+
+    python scripts/bench_compare.py --memory 10000
+
+How much memory a run of so many images takes on top of a small one's, stage by stage: images that cost next to
+nothing (one step, 32 x 32, no guidance) stand in for real ones; whatever grows with their number is the same.
 """
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -43,8 +49,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--memory", type=int, help="images of a run whose memory is measured instead")
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model, dtype=arguments.dtype)
+    if arguments.memory:
+        measure_memory(bundle, arguments.memory)
+        return
     pipeline = stock_pipeline(bundle)
     sides = {
         "plain loop": lambda _: plain_loop(pipeline, bundle, arguments.steps),
@@ -113,6 +123,24 @@ def images_alone(bundle: Bundle, steps: int, out: Path) -> None:
 
 def whole(bundle: Bundle, steps: int, out: Path) -> None:
     lab.compare(bundle, config(steps, out))
+
+
+def measure_memory(bundle: Bundle, images: int) -> None:
+    """Prints the peak of a small run, and how far a large one goes beyond it."""
+
+    def peak(count: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            prompts = [f"a noto emoji of {number}" for number in range(10)]
+            axes = {"negative_prompt": [f"blurry {number}" for number in range(10)]}
+            cheap = {"steps": 1, "guidance": 1.0, "width": 32, "height": 32, "batch_size": 100}
+            seeds = range(max(count // 100, 2))
+            lab.compare(
+                bundle, lab.CompareConfig(prompts=prompts, seeds=seeds, axes=axes, out=folder, **cheap)
+            )
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+    before = peak(200)
+    print(f"200 images: {before:.0f} MB at most; {images}: {peak(images) - before:.0f} MB more")
 
 
 if __name__ == "__main__":

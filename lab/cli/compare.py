@@ -1,6 +1,7 @@
 """`lab compare`: what variants change, how much, and how sure that is."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,6 +14,12 @@ from lab.errors import InputError
 from lab.models.options import ModelOptions
 from lab.sample.config import SamplingOptions
 from lab.score.tools import ScoreOptions
+
+if TYPE_CHECKING:
+    from lab.comparing.sentences import Answer
+
+MOST_ANSWERS = 16
+"""Sentences up to which all are printed."""
 
 ExperimentFlags = Annotated[ExperimentOptions, Parameter(name="*", group="What is compared")]
 ScoreFlags = Annotated[ScoreOptions, Parameter(name="*", group="How it is judged")]
@@ -55,9 +62,18 @@ def compare(
         return
     with image_progress() as bar:
         report = run(bundle, settings, on_progress=bar.progress, on_note=bar.note)
-    for answer in report.answers:
-        print(answer)
+    _print(report.sentences)
     print(f"Open {report.page.resolve().as_uri()}")
+
+
+def _print(answers: Sequence["Answer"]) -> None:
+    """Prints all sentences of a small comparison, and of a large one those that say something."""
+    clear = [answer for answer in answers if answer.clear]
+    shown = answers if len(answers) <= MOST_ANSWERS else clear
+    for answer in shown:
+        print(answer.text)
+    if len(shown) < len(answers):
+        print(f"{len(clear)} of {len(answers)} effects are clear; the report has them all.")
 
 
 def _assigned(flag: str, texts: list[str]) -> dict[str, str]:

@@ -29,7 +29,8 @@ class ImageProgress:
         self._task = bar.add_task(label, total=None, shown="0")
 
     def progress(self, done: float, total: int) -> None:
-        """Images, or other things, done, of how many."""
+        """Images, or other things, done, of how many; the bar appears with the first."""
+        self._bar.start()
         self._bar.update(self._task, completed=done, total=total, shown=f"{int(done)}/{total}")
 
     def note(self, line: str) -> None:
@@ -46,8 +47,11 @@ def image_progress(label: str = "", things: str = "images") -> Iterator[ImagePro
         _Speed(things),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console) as bar:
+    bar = Progress(*columns, console=console)
+    try:
         yield ImageProgress(bar, label)
+    finally:
+        bar.stop()
 
 
 class StepProgress:

@@ -17,7 +17,7 @@ from lab.comparing.experiment import Experiment
 from lab.comparing.extras import check_panels, make_panels
 from lab.comparing.report import write_report
 from lab.comparing.scoring import score_cells
-from lab.comparing.sentences import answers, caveats
+from lab.comparing.sentences import Answer, answers, caveats
 from lab.embeddings.embedding import Embedding
 from lab.files import atomic
 from lab.models.bundle import Bundle
@@ -33,12 +33,17 @@ class Report:
     Attributes:
         folder: Holds config.yaml, results.csv, effects.csv, cells/ and report.html.
         effects: The rows of effects.csv: variant, metric, difference, low, high, p, win_rate, n.
-        answers: The effects in a sentence each.
+        sentences: Them in words.
     """
 
     folder: Path
     effects: list[dict[str, Any]]
-    answers: list[str]
+    sentences: list[Answer]
+
+    @property
+    def answers(self) -> list[str]:
+        """The effects in a sentence each."""
+        return [sentence.text for sentence in self.sentences]
 
     @property
     def page(self) -> Path:
@@ -58,6 +63,10 @@ def compare(
 
     The same config again goes on where it was interrupted. Under torchrun or `accelerate launch`, each process makes
     its share of the images; they all need the same `out` folder, and the first one writes tables and report.
+
+    Images stream to disk and are read back in batches; what stays in memory of each is its place in the experiment,
+    its scores and its CLIP features. 10,000 images stay within 1 GB beside the model: `scripts/bench_compare.py
+    --memory 10000` measures it.
 
     Args:
         embeddings: Learned embeddings that prompts and axes may name.
@@ -90,12 +99,12 @@ def compare(
     scores = score_cells(experiment, files, metrics, tools, state)
     effects = find_effects(experiment, scores)
     if state.is_main_process:
-        write_table(out / "results.csv", image_rows(experiment, scores, files))
-        write_table(out / "effects.csv", effects, EFFECT_COLUMNS)
+        write_table(out / "results.csv", lambda: image_rows(experiment, scores, files))
+        write_table(out / "effects.csv", lambda: effects, EFFECT_COLUMNS)
         panels = make_panels(bundle, experiment, out)
         write_report(out, experiment, scores, effects, files, left_out, panels)
     state.wait_for_everyone()
-    return Report(out, effects, [answer.text for answer in answers(experiment, effects)])
+    return Report(out, effects, answers(experiment, effects))
 
 
 def _open(bundle: Bundle, experiment: Experiment, state: PartialState) -> Path:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +72,21 @@ def image_rows(experiment: Experiment, scores: Scores, files: Mapping[int, Path]
         }
 
 
-def write_table(path: Path, rows: Sequence[Row] | Iterable[Row], columns: Sequence[str] = ()) -> None:
-    """Writes a CSV file; without columns, those of all rows in the order of their first appearance.
+def write_table(path: Path, rows: Callable[[], Iterable[Row]], columns: Sequence[str] = ()) -> None:
+    """Writes a CSV file row by row.
+
+    Args:
+        rows: Makes the rows; called twice where no columns are given, so that none has to stay in memory.
+        columns: By default those of all rows in the order of their first appearance.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    rows = list(rows)
-    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    columns = columns or list(dict.fromkeys(key for row in rows() for key in row))
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows())
 
 
 def _cell(value: Any) -> Any:

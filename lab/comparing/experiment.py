@@ -169,7 +169,9 @@ def _check_axes(config: CompareConfig) -> None:
     for name in config.axes:
         for option in AXES[name].replaces:
             if option in given:
-                raise InputError(f"axes: '{name}' varies what '{option}' fixes; leave one of them out")
+                raise InputError(
+                    f"axes: '{name}' varies what the option '{option}' fixes; leave one of them out"
+                )
         for other in AXES[name].excludes:
             if other in config.axes:
                 raise InputError(
@@ -195,9 +197,14 @@ def _variants(choices: Mapping[str, Sequence[Choice]]) -> list[Variant]:
     variants = []
     for index, chosen in enumerate(itertools.product(*choices.values())):
         labels = {name: choice.label for name, choice in zip(choices, chosen, strict=True)}
-        name = ", ".join(f"{axis}={labels[axis] or '(empty)'}" for axis in varying)
+        name = ", ".join(f"{axis}={_quoted(labels[axis])}" for axis in varying)
         variants.append(Variant(index, name, labels, chosen))
     return variants
+
+
+def _quoted(label: str) -> str:
+    """A label as a part of a variant's name, in which commas stand between axes."""
+    return f'"{label}"' if "," in label else label or "(empty)"
 
 
 def _baseline(

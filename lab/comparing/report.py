@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ def write_report(
     Raises:
         InputError: the folder cannot be written.
     """
-    records = {index: _read(files[index]) for index in {cell.picture for cell in experiment.cells}}
     largest = {
         METRICS[name]: _largest(experiment, scores, name)
         for name in scores.values
@@ -58,7 +57,12 @@ def write_report(
     pages = paged(experiment, files, shown)
     everywhere = {
         **{"experiment": experiment, "question": question(experiment), "caveats": caveats(experiment)},
-        **{"effects": effects, "left_out": left_out, "config": _given(experiment), "made": _made(records)},
+        **{
+            "effects": effects,
+            "left_out": left_out,
+            "config": _given(experiment),
+            "made": _made(files.values()),
+        },
         **{"number": number, "rows_of": rows_of, "data_uri": image_uri},
         "names": [_name(page) for page in range(1, len(pages) + 1)],
     }
@@ -69,7 +73,7 @@ def write_report(
     }
     for page, pairs in enumerate(pages, start=1):
         cells = [experiment.cell(variant, *pair) for pair in pairs for variant in experiment.variants]
-        data = _data(experiment, scores, records, cells + (shown if page == 1 else []))
+        data = _data(experiment, scores, files, cells + (shown if page == 1 else []))
         html = _template().render(
             everywhere,
             **(on_the_first if page == 1 else dict.fromkeys(on_the_first, ())),
@@ -142,13 +146,11 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return {"title": panel.title, "text": panel.text, "pictures": pictures}
 
 
-def _data(
-    experiment: Experiment, scores: Scores, records: Mapping[int, dict[str, Any]], cells: Sequence[Cell]
-) -> Markup:
+def _data(experiment: Experiment, scores: Scores, files: Mapping[int, Path], cells: Sequence[Cell]) -> Markup:
     """What the page's script knows of its cells, as JSON that cannot end the script element."""
     found = {}
     for cell in cells:
-        record = records[cell.picture]
+        record = _read(files[cell.picture])
         settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
         uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
         place = (cell.variant.index, *cell.pair)
@@ -172,13 +174,13 @@ def _given(experiment: Experiment) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def _made(records: Mapping[int, dict[str, Any]]) -> list[tuple[str, str]]:
+def _made(files: Iterable[Path]) -> list[tuple[str, str]]:
     """What made the images: models, embeddings and versions with their hashes."""
-    models = {(record["model"], record["model_hash"]) for record in records.values()}
-    uses = {(use["name"], use["sha256"]) for record in records.values() for use in record["applied"]}
-    first = next(iter(records.values()))
-    lines = [("model", f"{model}, SHA-256 {digest}") for model, digest in sorted(models)]
-    lines += [("embedding", f"<{name}>, SHA-256 {digest}") for name, digest in sorted(uses)]
-    lines.append(("computed on", f"{first['device']}, {first['dtype']}"))
-    lines += [(name, number) for name, number in first["versions"].items()]
-    return lines
+    facts: dict[tuple[str, str], None] = {}
+    for record in map(_read, files):
+        used = [("embedding", f"<{use['name']}>, SHA-256 {use['sha256']}") for use in record["applied"]]
+        model = "model", f"{record['model']}, SHA-256 {record['model_hash']}"
+        device = "computed on", f"{record['device']}, {record['dtype']}"
+        facts |= dict.fromkeys([model, *used, device, *record["versions"].items()])
+    first = ("model", "embedding", "computed on")
+    return sorted(facts, key=lambda fact: first.index(fact[0]) if fact[0] in first else len(first))

@@ -65,6 +65,11 @@ def test_every_combination_with_the_first_as_baseline(config):
     assert (other.prompt, other.seed, other.pair) == (cell.prompt, 3, (1, 2)) and other.options.guidance == 3
 
 
+def test_values_with_commas_are_quoted_in_names(config):
+    experiment = lay_out(config, axes={"negative_prompt": ["", "blurry, noisy"], "guidance": [3, 7]})
+    assert experiment.variants[2].name == 'negative_prompt="blurry, noisy", guidance=3'
+
+
 def test_another_baseline(config):
     experiment = lay_out(config, axes={"guidance": [3, 7], "clip_skip": [0, 1]}, baseline={"guidance": 7})
     assert experiment.baseline.labels == {"guidance": "7", "clip_skip": "0"}
@@ -175,9 +180,9 @@ def test_equal_cells_share_one_picture(config):
         ({"axes": {"guidance": [3]}}, "one value"),
         ({"axes": {"guidance": [3, 3.0]}}, "twice"),
         ({"axes": {"guidance": "a, b"}}, "1-10"),
-        ({"axes": {"guidance": [3, 7]}, "guidance": 5.0}, "varies what 'guidance' fixes"),
-        ({"axes": {"prompt": ["a", "b"]}}, "varies what 'prompts' fixes"),
-        ({"axes": {"seed": [1, 2]}}, "varies what 'seeds' fixes"),
+        ({"axes": {"guidance": [3, 7]}, "guidance": 5.0}, "varies what the option 'guidance' fixes"),
+        ({"axes": {"prompt": ["a", "b"]}}, "varies what the option 'prompts' fixes"),
+        ({"axes": {"seed": [1, 2]}}, "varies what the option 'seeds' fixes"),
         ({"axes": {"embedding_weight": [0.5, 1]}}, "embedding as well"),
         ({"axes": {"embedding": ["none", "cat-to"]}}, "nearest: cat-toy"),
         ({"axes": {"embedding": ["none", "riddle"]}}, "--embedding-side"),
