@@ -43,10 +43,10 @@ class RewardOptions(Config):
     reward: Lines = Field(default_factory=lambda: ["degraded"])
     """Metrics that are made better, as NAME or NAME=WEIGHT: degraded, clip_text, pickscore, aesthetic. Repeatable."""
 
-    keep_prompt: float = Field(10.0, ge=0)
+    keep_prompt: float = Field(5.0, ge=0)
     """Weight of what is lost in CLIP similarity to the prompt, against the same image without the vectors."""
 
-    keep_image: float = Field(1.0, ge=0)
+    keep_image: float = Field(0.5, ge=0)
     """Weight of the CLIP distance to the same image without the vectors: keeps the style, and much else."""
 
     most_lost: float = Field(0.02, ge=0, le=2)
