@@ -1,16 +1,20 @@
 """Whether the map of an object's word covers the object: against the masks of renderings with two objects.
 
-    python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--each-layer] [--sheet FILE]
+    python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--noise 0.5] [--each-layer] [--sheet FILE]
 
-Each scene is rendered, encoded, noised to half of the schedule and denoised for one step with its caption; the maps of
-that one call of the U-Net are compared with the renderings' own opacity. A map becomes a mask by this rule: a pixel
-counts if it lies above the middle between the map's least and largest value; of a uniform map every pixel counts.
+Each scene is rendered, encoded, noised (by default to half of the schedule) and denoised for one step with its
+caption; the maps of that one call of the U-Net are compared with the renderings' own opacity. A map becomes a mask by
+this rule: a pixel counts if it lies above the middle between the map's least and largest value; of a uniform map every
+pixel counts. Beside it stand DAAM's thresholds (Tang et al. 2210.04885), by which a pixel counts from 0.3, 0.4 or 0.5
+of the largest value on.
+
 Printed are mean intersection over union with the object that the word names, with the other object, and of a uniform
 map; how often the map's largest pixel lies on the object; and how often, on the objects' pixels, the word of the
 object beats the other's. Needs the renderings of `python -m scripts.pretrain.data`.
 """
 
 import argparse
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -44,15 +48,20 @@ from scripts.pretrain.scene import COLOURS, MEDIUM, Placed, Scene
 
 Icons = dict[tuple[str, str], Tensor]
 SIDE = MEDIUM * 0.86  # as two objects are painted for pretraining
-STEPS, STRENGTH = 4, 0.5
-FIRST = int(STEPS * (1 - STRENGTH))
-"""The denoising step whose maps count: the first that is run, at half of the schedule."""
+STEPS = 20
+"""Of the schedule; only the first that is run counts."""
+
+DAAM = (0.3, 0.4, 0.5)
+"""The thresholds of the paper, as shares of a map's largest value."""
 
 
 class Scores(NamedTuple):
     """Of one object in one scene."""
 
     iou: float
+    daam_3: float
+    daam_4: float
+    daam_5: float
     other: float
     uniform: float
     pointing: float
@@ -65,6 +74,9 @@ def main() -> None:
     )
     parser.add_argument("--model", default="emoji", help="the bundled model or a diffusers folder")
     parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument(
+        "--noise", type=float, nargs="+", default=[0.5], help="shares of the schedule, 0 to 1"
+    )
     parser.add_argument("--each-layer", action="store_true", help="also the maps of each layer alone")
     parser.add_argument("--sheet", type=Path, help="writes overlays of the first scenes to this PNG file")
     arguments = parser.parse_args()
@@ -73,17 +85,28 @@ def main() -> None:
     names = json.loads((WORK / "split.json").read_text())["train"]
     scenes = draw_scenes(names, icons, arguments.scenes)
     table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
-    for column in ("layers", "IoU", "the other's", "a uniform map's", "points at it", "beats the other"):
+    for column in (
+        "layers",
+        "noise",
+        "IoU",
+        *(f"at {share}" for share in DAAM),
+        "the other's",
+        "a uniform map's",
+        "points at it",
+        "beats the other",
+    ):
         table.add_column(column, justify="left" if column == "layers" else "right")
-    maps = capture(bundle, scenes, icons)
-    table.add_row("all", *means(scenes, maps, icons))
-    for layer in layer_names(bundle) if arguments.each_layer else ():
-        table.add_row(layer, *means(scenes, capture(bundle, scenes, icons, [layer]), icons))
+    layers = ["all", *(layer_names(bundle) if arguments.each_layer else ())]
+    shown: list[HeatMaps] = []
+    for layer, noise in itertools.product(layers, arguments.noise):
+        maps = capture(bundle, scenes, icons, noise, [] if layer == "all" else [layer])
+        table.add_row(layer, f"{noise:g}", *means(scenes, maps, icons))
+        shown = shown or maps
     Console(width=140).print(table)
     if arguments.sheet:
         write_sheets(
             arguments.sheet,
-            [picture_row(arguments.sheet, *each) for each in zip(scenes[:12], maps[:12], strict=True)],
+            [picture_row(arguments.sheet, *each) for each in zip(scenes[:12], shown[:12], strict=True)],
         )
 
 
@@ -120,16 +143,18 @@ def means(scenes: list[Scene], maps: list[HeatMaps], icons: Icons) -> list[str]:
     return [f"{sum(values) / len(values):.3f}" for values in zip(*scores, strict=True)]
 
 
-def capture(bundle: Bundle, scenes: list[Scene], icons: Icons, layers: Sequence[str] = ()) -> list[HeatMaps]:
-    """The maps of one call of the U-Net for each scene, which is halfway noised."""
+def capture(
+    bundle: Bundle, scenes: list[Scene], icons: Icons, noise: float, layers: Sequence[str]
+) -> list[HeatMaps]:
+    """The maps of one call of the U-Net for each scene, which is noised to a share of the schedule."""
     options = SamplingOptions(steps=STEPS, guidance=1.0, scheduler="ddim")
-    settings = replace(resolve(bundle, options), strength=STRENGTH)
+    settings = replace(resolve(bundle, options), strength=noise)
     pairs = encode_pairs(bundle, [(caption(scene), "") for scene in scenes], {}, TextOptions(), STEPS)
     jobs = [
         Job(place, *pair, place, settings, encode_image(bundle, picture(scene, icons, settings.width)))
         for place, (scene, pair) in enumerate(zip(scenes, pairs, strict=True))
     ]
-    return heat_maps(bundle, jobs, steps={FIRST}, layers=layers)
+    return heat_maps(bundle, jobs, steps={STEPS - settings.steps_run}, layers=layers)
 
 
 def picture(scene: Scene, icons: Icons, size: int) -> Image.Image:
@@ -156,6 +181,7 @@ def judge(scene: Scene, maps: HeatMaps, icons: Icons) -> list[Scores]:
         scores.append(
             Scores(
                 iou(marked, masks[own]),
+                *(iou(heat >= share * heat.max(), masks[own]) for share in DAAM),
                 iou(marked, masks[other]),
                 iou(torch.ones_like(marked), masks[own]),
                 float(masks[own].flatten()[heat.argmax()]),
