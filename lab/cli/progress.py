@@ -51,7 +51,8 @@ def image_progress(label: str = "", things: str = "images") -> Iterator[ImagePro
     try:
         yield ImageProgress(bar, label)
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would print an empty line
+            bar.stop()
 
 
 class StepProgress:
