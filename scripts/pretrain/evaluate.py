@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,8 +78,8 @@ def generate(
 ) -> Tensor:
     """(n, 3, 128, 128) in [-1, 1]."""
     found, device = [], pipeline.device
-    for start in range(0, len(wanted), 16):
-        part = wanted[start : start + 16]
+    for start in range(0, len(wanted), 25):
+        part = wanted[start : start + 25]
         with torch.autocast(device.type, torch.bfloat16):
             images = pipeline(
                 [c.prompt for c in part],
@@ -141,13 +142,14 @@ def degraded(network: torch.nn.Module, images: Tensor) -> float:
 
 
 def write_small(rows: Tensor, path: Path) -> None:
-    """(rows, columns, 3, h, w) in [-1, 1] as one PNG at half size."""
+    """(rows, columns, 3, h, w) in [-1, 1] as one PNG at half size, in 160 colours: it ships."""
     write_grid(torch.stack([F.avg_pool2d(row, 2) for row in rows]), path)
+    Image.open(path).quantize(160, kmeans=3).save(path, optimize=True)
 
 
 def grid(images: Tensor, path: Path, columns: int = 16) -> None:
     """The first images as one PNG."""
-    rows = min(len(images) // columns, 8)
+    rows = min(len(images) // columns, 5)
     write_small(images[: rows * columns].unflatten(0, (rows, columns)), path)
 
 
@@ -172,6 +174,8 @@ def main() -> None:
     quality = quality_network(read_config(EXPORT / "quality" / "config.json")["widths"])
     quality.load_state_dict(load_file(EXPORT / "quality" / "model.safetensors"))
     pipeline = StableDiffusionPipeline.from_pretrained(EXPORT, dtype=torch.float32).to(args.device)
+    pipeline.unet.to(memory_format=torch.channels_last)  # the same images, sooner on a CPU
+    pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
 
     names = sorted(learnt(read_config(CONFIGS / "latents.yaml"), data))
