@@ -75,7 +75,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     ),
     "pair": Objective("concept", "object", read_pair_data, Pair, work=pair_work, partner=negative_half),
     "reward": Objective(
-        "negative", "low quality", read_prompt_data, Ascent, shown=False, rate=0.06, work=work
+        "negative", "low quality", read_prompt_data, Ascent, shown=False, rate=0.2, work=work
     ),
 }
 
