@@ -26,7 +26,7 @@ from lab.runs.likeness import psnr
 
 Images = list[Image.Image]
 WORKLOADS = {"16 prompts x 1 seed": (16, 1), "1 prompt x 16 seeds": (1, 16), "64 prompts x 1 seed": (64, 1)}
-THINGS = ("red apple", "cat face", "rocket", "crown", "frog", "tulip", "honeybee", "tent")
+THINGS = ("red apple", "cat", "rocket", "crown", "frog", "tulip", "honeybee", "sailboat")
 COLOURS = ("white", "blue", "yellow", "green", "pink", "black", "red", "orange")
 PROMPTS = [f"noto emoji of a {thing} on a {colour} background" for colour in COLOURS for thing in THINGS]
 

@@ -18,9 +18,9 @@ PROMPTS = [
     "a twemoji emoji of a crown on a blue background",
     "a noto emoji of a honeybee",
     "a fluent emoji of a rocket on a yellow background",
-    "a twemoji emoji of a clown face",
-    "a noto emoji of a camel",
-    "a fluent emoji of a watch on a pink background",
+    "a twemoji emoji of a penguin",
+    "a noto emoji of a zebra",
+    "a fluent emoji of a camera on a pink background",
 ]
 SEED, SIDE, GAP, TEXT = 11, 96, 6, 18
 

@@ -14,7 +14,7 @@ from lab.runs.gallery import Figure, Section
 PROMPTS = [
     "a noto emoji of a red apple",
     "a fluent emoji of a rocket",
-    "a twemoji emoji of a cat face",
+    "a twemoji emoji of a cat",
     "a noto emoji of a crown on a blue background",
 ]
 METRICS = ["clip_text", "degraded", "sharpness"]
