@@ -12,7 +12,7 @@ from lab.runs.folder import RunFolder
 from lab.runs.gallery import Figure, Section
 from lab.sample.generate import generate
 
-THINGS = ("red apple", "cat", "rocket", "crown", "frog", "tulip")
+THINGS = ("red apple", "cat", "rocket", "crown", "carrot", "avocado")
 STYLES = ("noto", "fluent", "twemoji")
 COLOURS = ("white", "blue", "yellow", "green", "pink", "black")
 NEGATIVE = "blurry, pixelated, noisy, washed out, low quality"
