@@ -1,6 +1,7 @@
 """Draws the README's picture with the bundled model: `python scripts/readme_picture.py`.
 
-Eight prompts, the same noise twice: the upper row without a negative prompt, the lower row with one.
+Eight prompts, the same noise twice: the upper row without a negative prompt, the lower row with the negative
+embedding that comes with the model.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import lab
 from lab.files import atomic
 
 PICTURE = Path(__file__).parents[1] / "lab" / "assets" / "readme.png"
-NEGATIVE = "blurry, pixelated, noisy, washed out, low quality"
+NEGATIVE = PICTURE.parent / "emoji" / "negative.safetensors"
 PROMPTS = [
     "a noto emoji of a red apple",
     "a fluent emoji of a carrot",
@@ -26,17 +27,21 @@ SEED, SIDE, GAP, TEXT = 11, 96, 6, 18
 
 
 def main() -> None:
-    bundle = lab.load("emoji")
+    bundle, negative_embedding = lab.load("emoji"), lab.read_embedding(NEGATIVE)
     font = ImageFont.load_default(size=12)
     width = GAP + len(PROMPTS) * (SIDE + GAP)
     picture = Image.new("RGB", (width, 2 * (TEXT + SIDE + GAP)), "white")
     pen = ImageDraw.Draw(picture)
     for row, (label, negative) in enumerate(
-        {"no negative prompt": None, f"negative prompt “{NEGATIVE}”": NEGATIVE}.items()
+        {
+            "no negative prompt": None,
+            "negative prompt “<negative>”, a learned embedding": "<negative>",
+        }.items()
     ):
         top = row * (TEXT + SIDE + GAP)
         pen.text((GAP, top + 1), label, fill="black", font=font)
-        results = lab.generate(bundle, prompt=PROMPTS, negative_prompt=negative, seeds=SEED)
+        settings = {"prompt": PROMPTS, "negative_prompt": negative, "seeds": SEED}
+        results = lab.generate(bundle, embeddings=[negative_embedding], **settings)
         for column, result in enumerate(results):
             cell = result.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             picture.paste(cell, (GAP + column * (SIDE + GAP), top + TEXT))
