@@ -38,10 +38,12 @@ from lab.training.initial import initial_vectors
 from lab.training.streams import stream
 from scripts.negative_tables import Array, Found, diversity_of, effect, pairs, report, show
 from scripts.pretrain.caption import with_article
+from scripts.pretrain.common import read_config
 from scripts.pretrain.scene import COLOURS
 
 WORDS = "blurry, pixelated, noisy, washed out, low quality"
 LEARNED_ON = Path("configs/train/emoji-prompts.txt")
+DRAWN = Path("configs/pretrain/latents.yaml")
 STYLES = ("noto", "fluent", "twemoji")
 GUIDANCES, SCHEDULERS, STEPS = (2.0, 4.0, 7.0, 10.0), ("ddim", "euler", "dpm++2m", "unipc"), (8, 12, 25, 50)
 
@@ -99,7 +101,10 @@ def choose_prompts(bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[
     order, taken = random.Random(7), " ".join(read_lines(LEARNED_ON))
     unseen = [(name, style) for name, style in known["pairs"] if name not in taken]
     held = {tuple(pair) for pair in known["pairs"]}
-    names = [name for name in sorted(known["training_objects"]) if name not in taken]
+    drawn = set(read_config(DRAWN)["objects"] or known["training_objects"]) | {
+        name for name, _ in known["pairs"]
+    }
+    names = [name for name in sorted(drawn) if name not in taken]
     seen = [(name, order.choice([s for s in STYLES if (name, s) not in held])) for name in names]
     half = arguments.prompts // 2
     chosen = order.sample(seen, arguments.prompts - half) + order.sample(unseen, half)

@@ -151,7 +151,7 @@ class _Collector:
             for image, job in enumerate(self._batch):
                 encoding = getattr(job, side).parts[part].at(step.step)
                 maps = self._found[image].setdefault((side, part, encoding.text), KeyMaps(encoding))
-                row = step.rows[place * len(self._batch) + image]
+                row = place * len(self._batch) + image
                 maps.add({grid: share[row].unflatten(-1, grid) for grid, share in grids.items()})
 
     def finish(self, images: Iterable[Image.Image]) -> list[HeatMaps]:

@@ -7,8 +7,8 @@ from typing import Any
 from lab.comparing.experiment import Experiment
 from lab.score.metrics import METRICS, Metric
 
-FEW = 6
-"""Prompts from which the intervals hold what they promise (see `statistics.bootstrap`)."""
+FEW = 8
+"""Prompts from which the intervals come close to what they promise (see `statistics.bootstrap`)."""
 
 SIGNIFICANT = 0.05
 """Corrected p up to which an effect that its interval shows is stressed."""
@@ -58,7 +58,7 @@ def caveats(experiment: Experiment) -> list[str]:
     elif len(experiment.prompts) < FEW:
         found.append(
             f"There are {len(experiment.prompts)} prompts: with so few, intervals that are called 95 % hold the effect "
-            f"on prompts like these in 70 to 90 % of experiments; from 8 prompts on they come close."
+            f"on prompts like these in 70 to 90 % of experiments; from {FEW} prompts on they come close."
         )
     return found
 

@@ -30,7 +30,6 @@ class Step:
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
         unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
-        rows: For each part of each side (the negative first) and each image, its row of the U-Net's batch.
     """
 
     index: int
@@ -41,7 +40,6 @@ class Step:
     prediction: Tensor
     conditional: Tensor
     unconditional: Tensor | None
-    rows: Sequence[int]
 
 
 Observer = Callable[[Step], None]
@@ -102,8 +100,8 @@ def _denoise(
             prediction, conditional, unconditional = found
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
-            predicted = prediction, conditional, unconditional
-            observer(Step(index, len(timesteps), step, timestep, noisy, *predicted, predict.rows))
+            seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
+            observer(seen)
     return latents
 
 

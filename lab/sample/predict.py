@@ -1,6 +1,6 @@
 """One call of the U-Net for a batch of images: gathers the prompts in force and guides the result."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,7 @@ from lab.sample.jobs import Job
 class Predictor:
     """Predicts noise (or v) for one batch, step by step.
 
-    The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers. At the
-    first call images of one seed still have the same latents, so that rows with the same text are computed once.
-
-    Attributes:
-        rows: Of the last call, for each part of each side and each image, the row of the U-Net's batch it has.
+    The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers.
     """
 
     def __init__(self, bundle: Bundle, jobs: Sequence[Job], alphas_cumprod: Tensor):
@@ -35,8 +31,6 @@ class Predictor:
         self._scale_input = self._embedded_scale()
         self._guided = jobs[0].guided and self._scale_input is None
         self._prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = {}
-        self._first: Tensor | None = None
-        self.rows: list[int] = []
 
     def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
@@ -64,37 +58,19 @@ class Predictor:
 
     def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
         """One U-Net call over all members (each a list of one encoding an image)."""
-        encodings = [encoding for member in members for encoding in member]
-        if self._first is None:
-            self._first = timestep
-        # Gradient checkpointing makes the first call again: it is known by its timestep, not by having been made.
-        self.rows = self._shared(encodings) if timestep is self._first else list(range(len(encodings)))
-        first = [self.rows.index(row) for row in range(max(self.rows) + 1)]
-        images = [place % len(self._jobs) for place in first]
-        texts, extra = self._inputs([encodings[place] for place in first])
+        copies = len(members)
+        texts, extra = self._inputs([encoding for member in members for encoding in member])
         if self._scale_input is not None:
-            extra = extra | {"timestep_cond": self._scale_input[images]}
-        noisy = noisy.to(self._bundle.dtype)[images]
+            extra = extra | {"timestep_cond": self._scale_input.repeat(copies, 1)}
+        noisy = noisy.to(self._bundle.dtype).repeat(copies, 1, 1, 1)
         output = self._bundle.unet(noisy, timestep, encoder_hidden_states=texts, return_dict=False, **extra)
-        return output[0].float()[self.rows].chunk(len(members))
-
-    def _shared(self, encodings: Sequence[Encoding]) -> list[int]:
-        """The rows of the first call: equal for equal latents (seed, init image, embedded scale) and texts."""
-        known: dict[Hashable, int] = {}
-        rows = []
-        for place, encoding in enumerate(encodings):
-            job = self._jobs[place % len(self._jobs)]
-            scale = job.settings.guidance if self._scale_input is not None else None
-            key = job.seed, id(job.init_latents), scale, id(encoding)
-            rows.append(known.setdefault(key, len(known)))
-        return rows
+        return output[0].float().chunk(copies)
 
     def _inputs(self, rows: Sequence[Encoding]) -> tuple[Tensor, dict[str, Any]]:
         """Prompt embeddings (rows, n, d) and SDXL's size conditioning, moved to the device once for many steps."""
         key = tuple(id(row) for row in rows)
-        if (
-            torch.is_grad_enabled() or key not in self._prepared
-        ):  # what gradients pass is never taken from before
+        # What gradients pass is never taken from before.
+        if torch.is_grad_enabled() or key not in self._prepared:
             device = self._bundle.device
             extra: dict[str, Any] = {}
             if self._settings.time_ids is not None:

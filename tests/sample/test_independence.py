@@ -1,15 +1,10 @@
 """Same seed, same image: whatever the batch size, the other prompts in it, and how memory ran out."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import lab
 from lab.sample import engine
-from lab.sample.config import GenerateConfig
-from lab.sample.engine import run_jobs
-from lab.sample.generate import plan
 from lab.sample.schedulers import SCHEDULERS
 
 TOLERANCE = 1e-4
@@ -35,26 +30,6 @@ def test_batch_size_and_neighbours_change_nothing(sd1, scheduler):
     for prompt in PROMPTS:
         (alone,) = lab.generate(sd1, prompt=prompt, seeds="2", batch_size=1, **settings)
         torch.testing.assert_close(together[prompt, 2], alone.latents, atol=TOLERANCE, rtol=0)
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "euler-a", "heun"])
-def test_what_images_of_one_seed_share_is_computed_once(sd1, scheduler):
-    """At the first call of the U-Net, 12 images have 2 seeds x (2 prompts + 1 negative prompt)."""
-    rows, jobs = [], []
-    for scale in (3.0, 5.0, 7.0):
-        settings = {"steps": 3, "scheduler": scheduler, "guidance": scale, "negative_prompt": "blurry"}
-        jobs += plan(sd1, GenerateConfig.build(settings | {"prompt": PROMPTS[0::2], "seeds": "1-2"}))
-    shared = {job.positive.prompt: job for job in jobs}  # as a comparison plans its jobs: each text once
-    jobs = [
-        replace(job, positive=shared[job.positive.prompt].positive, negative=jobs[0].negative) for job in jobs
-    ]
-    hook = sd1.unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    together = list(run_jobs(sd1, jobs, batch_size=12))
-    hook.remove()
-    assert rows[0] == 6 and set(rows[1:]) == {24}
-    for sample in together:
-        (alone,) = run_jobs(sd1, [sample.job])
-        torch.testing.assert_close(sample.latents, alone.latents, atol=TOLERANCE, rtol=0)
 
 
 def test_results_are_prompt_major_then_seeds(sd1):
