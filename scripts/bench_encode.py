@@ -4,7 +4,8 @@
 
 Both sides encode the same distinct prompts and their negative prompt with the same modules: `encode_pairs`, which
 encodes each distinct text once and in batches, and the diffusers pipeline's `encode_prompt`, called once a prompt
-as its own `__call__` does. Turns alternate, so that a busy machine slows both; medians are compared.
+as its own `__call__` does, in the same precision. Turns alternate, so that a busy machine slows both; medians are
+compared.
 """
 
 import argparse
@@ -41,10 +42,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="emoji")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--dtype", default="auto")
     options.add_argument("--prompts", type=int, default=1000)
     options.add_argument("--turns", type=int, default=5)
     arguments = options.parse_args()
-    bundle = load(arguments.model, device=arguments.device)
+    bundle = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     pipeline = bundle.pipeline()
     prompts = make_prompts(arguments.prompts)
     text = TextOptions()
@@ -66,7 +68,8 @@ def main() -> None:
         for prompt in prompts:
             resolve(parse(prompt), 20)
 
-    with torch.inference_mode():
+    print(f"{bundle.device.type}, {bundle.dtype}, {torch.get_num_threads()} threads")
+    with torch.inference_mode(), bundle.autocast():
         times = {work: [] for work in (together, one_at_a_time, parsing)}
         for turn, work in itertools.product(range(arguments.turns + 1), times):
             seconds = timed(work)

@@ -77,7 +77,8 @@ class TextEncoder:
         }  # alternations come back
         laid_out = {key: self.lay_out(variant) for key, variant in distinct.items()}
         self._run([chunk for text in laid_out.values() for chunk in text.chunks()])
-        made = {key: self._encoding(key[0], text) for key, text in laid_out.items()}
+        with self._bundle.autocast():  # some weightings encode texts again
+            made = {key: self._encoding(key[0], text) for key, text in laid_out.items()}
         return [made[variant.text, variant.reading] for variant in variants]
 
     @torch.no_grad()
@@ -121,9 +122,10 @@ class TextEncoder:
         keys = list(new)
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
-            hidden = encode_chunks(
-                self._bundle, [new[key] for key in batch], self._vectors, self._options.clip_skip
-            )
+            with self._bundle.autocast():
+                hidden = encode_chunks(
+                    self._bundle, [new[key] for key in batch], self._vectors, self._options.clip_skip
+                )
             states = hidden.joined.float().cpu()
             pooled = [None] * len(batch) if hidden.pooled is None else hidden.pooled.float().cpu()
             for key, rows in zip(batch, zip(states, pooled, strict=True), strict=True):

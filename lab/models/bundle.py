@@ -77,7 +77,7 @@ class Bundle:
         scheduler_config: The scheduler's config as saved with the model, but for an overridden prediction type.
         device: Where the modules compute, and so where their inputs belong.
         dtype: What the U-Net computes in. It takes inputs of any precision and answers in theirs, but whoever casts
-            once outside the loop saves time. Text encoders and VAE compute in float32.
+            once outside the loop saves time. Weights of text encoders and VAE are float32, see `autocast`.
         options: What was asked for, whole.
         weights: Every file whose weights are in use.
         clip_folder: Folder with the vision half that completes the first text encoder to a CLIPModel.
@@ -122,6 +122,10 @@ class Bundle:
     def short_hash(self) -> str:
         """The first 10 digits of `hash`, as A1111 writes it."""
         return self.hash[:10]
+
+    def autocast(self) -> torch.autocast:
+        """Lets text encoders multiply matrices in the U-Net's precision: norms, embeddings and states stay float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def pipeline(self) -> "DiffusionPipeline":
         """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own."""

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import lab
 from lab.errors import InputError
 from lab.models.load import load
 from lab.models.precision import pick_device, pick_dtype
@@ -19,6 +20,17 @@ def test_only_the_unet_computes_in_lower_precision_and_pipelines_still_work(fami
 
     difference = abs(picture(bundle) - picture(exact)).max()
     assert 0 < difference < 0.05  # bfloat16 has 8 bits: a few hundredths of the range after three steps
+
+
+@pytest.mark.parametrize("weighting", ["a1111", "comfy", "compel"])
+def test_prompts_are_encoded_in_the_unets_precision_from_exact_weights(sd1, weighting):
+    prompts = ["a (red:1.3) cat", "a dog [in the snow:at night:0.5]"]
+    bundle = load(sd1.root, device="cpu", dtype="bfloat16")
+    exact, low = (lab.encode(one, prompts, weighting=weighting) for one in (sd1, bundle))
+    for first, second in zip(exact, low, strict=True):
+        assert second.embeds.dtype == torch.float32
+        difference = (first.embeds - second.embeds).norm() / first.embeds.norm()
+        assert 0 < difference < 0.02
 
 
 def test_timesteps_keep_their_precision(sd1_folder):
