@@ -27,7 +27,7 @@ def comparison(bundle: Bundle, out: Path) -> Section:
         seeds="1-4",
         axes={"negative_prompt": ["", NEGATIVE]},
         metrics=METRICS,
-        out=fresh(out / "comparison"),
+        out=fresh(out / "demo-comparison"),
     )
     with image_progress("comparison") as bar:
         report = compare(bundle, config, on_progress=bar.progress, on_note=bar.note)
@@ -36,7 +36,7 @@ def comparison(bundle: Bundle, out: Path) -> Section:
         label: [figure for figure in figures if figure.record["negative_prompt"] == negative][:5]
         for label, negative in (("without", ""), ("with", NEGATIVE))
     }
-    link = "comparison/report.html", "The report: intervals, every pair side by side, what made it"
+    link = "demo-comparison/report.html", "The report: intervals, every pair side by side, what made it"
     text = f"What does the negative prompt “{NEGATIVE}” change? " + " ".join(report.answers)
     command = "lab compare --config configs/compare/negative.yaml"
     return Section("Compared with certainty", text, command, list(rows.items()), link)
@@ -44,4 +44,4 @@ def comparison(bundle: Bundle, out: Path) -> Section:
 
 def _figure(path: Path) -> Figure:
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return Figure(f"comparison/cells/{path.name}", f"{record['prompt']}, seed {record['seed']}", record)
+    return Figure(f"demo-comparison/cells/{path.name}", f"{record['prompt']}, seed {record['seed']}", record)

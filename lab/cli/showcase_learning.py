@@ -29,7 +29,7 @@ def learning(bundle: Bundle, out: Path) -> Section:
     shown, apart = (
         _drawings(ASSETS / folder / THING, out / folder) for folder in ("samples", "samples_test")
     )
-    before, after = _learn(bundle, fresh(out / "training"))
+    before, after = _learn(bundle, fresh(out / "demo-training"))
     prompts = [figure.record["prompt"] for figure in shown]
     rows = {
         "learned from": shown,
@@ -47,7 +47,7 @@ def learning(bundle: Bundle, out: Path) -> Section:
         f"lab generate --prompt {shlex.quote(prompts[-1])} --seeds {SEED} "
         f"--embedding outputs/{NAME}/{NAME}.safetensors"
     )
-    link = "training/index.html", "How the training went"
+    link = "demo-training/index.html", "How the training went"
     return Section("A thing learned from five pictures", text, command, list(rows.items()), link)
 
 
