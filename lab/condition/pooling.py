@@ -22,9 +22,14 @@ def pool(encoding: Encoding, how: Pool, context: int) -> Tensor:
     """
     rows = sorted({row for span in encoding.spans for row in range(span.start, span.end)})
     end = max((row + 1 for row in rows if row < context), default=1)
-    if how == "eos" or not rows:
-        return encoding.embeds[end]
-    return encoding.embeds[rows[0]] if how == "first" else encoding.embeds[rows].mean(dim=0)
+    return pool_words(encoding.embeds[rows], encoding.embeds[end], how)
+
+
+def pool_words(words: Tensor, end: Tensor, how: Pool) -> Tensor:
+    """(d,): what stands for a text whose words have the rows (n, d) and whose end token has (d,)."""
+    if how == "eos" or not len(words):
+        return end
+    return words[0] if how == "first" else words.mean(dim=0)
 
 
 def similarities(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,20 @@ from lab.score.judges import Quality, read_aesthetic
 from lab.score.pixels import images_in, read_pixels
 
 
-class ScoreOptions(Config):
+class JudgeOptions(Config):
+    """Who judges images besides CLIP."""
+
+    pickscore: Path | None = None
+    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
+
+    aesthetic: Path | None = None
+    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
+
+    quality: Path | None = None
+    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
+
+
+class ScoreOptions(JudgeOptions):
     """How images are judged."""
 
     metrics: list[str] = Field(default_factory=list)
@@ -27,15 +40,6 @@ class ScoreOptions(Config):
 
     clip: Path | None = None
     """Folder with a CLIPModel to judge with; by default the model's own."""
-
-    pickscore: Path | None = None
-    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
-
-    aesthetic: Path | None = None
-    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
-
-    quality: Path | None = None
-    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lab.condition.encode import PromptEncoder
 from lab.condition.layout import Chunk
 from lab.condition.options import Dialect, TextOptions
-from lab.condition.pooling import Pool
+from lab.condition.pooling import Pool, pool_words
 from lab.condition.towers import encode_chunks, layers_back, run_tower
 from lab.condition.vectors import vectors_for
 from lab.embeddings.embedding import Embedding
@@ -132,11 +132,8 @@ class BundleFeatures:
         return [made[place] for place in range(len(chunks))]
 
     def _pool(self, chunks: Sequence[Tensor]) -> Tensor:
-        """(d,): what stands for a text, of the states of its chunks; without words that is the end token's."""
-        words = torch.cat([states[1:-1] for states in chunks])
-        if self.pooling == "eos" or not len(words):
-            return chunks[0][-1]
-        return words[0] if self.pooling == "first" else words.mean(dim=0)
+        """(d,): what stands for a text, of the states of its chunks."""
+        return pool_words(torch.cat([states[1:-1] for states in chunks]), chunks[0][-1], self.pooling)
 
     @torch.no_grad()
     def _projected(self, states: Tensor) -> Tensor:

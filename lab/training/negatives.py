@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lab.config import Config
+from lab.score.tools import JudgeOptions
 from lab.training.fields import MAX_VECTORS, Init, Lines
 
 
@@ -37,7 +38,7 @@ class WorstOptions(Config):
     """By what they are the worst: a metric's name, or `reward` for the weighted sum of --reward."""
 
 
-class RewardOptions(Config):
+class RewardOptions(JudgeOptions):
     """What a reward asks for."""
 
     reward: Lines = Field(default_factory=lambda: ["degraded"])
@@ -57,15 +58,6 @@ class RewardOptions(Config):
 
     tiny_decoder: Path | None = None
     """Folder of an AutoencoderTiny (TAESD) that decodes in the VAE's place, in a part of its time and memory."""
-
-    pickscore: Path | None = None
-    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
-
-    aesthetic: Path | None = None
-    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
-
-    quality: Path | None = None
-    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
 
 
 class PairOptions(Config):
