@@ -1,7 +1,8 @@
 """Encode once what the U-Net reads many times: latents of the scenes that it learns from and its captions' text states.
 
 The scenes are the data set's, as far as they show objects to learn and no others, and close-ups: every drawing large,
-single and centred on every background, because a small model needs to see what it is to draw often.
+single and centred on every background, because a small model needs to see what it is to draw often; and pairs of
+objects side by side, from which it learns which word is drawn where.
 
 Writes outputs/pretrain/latents.pt, text.npy and captions.json: latents (n, 4, 16, 16) float16 scaled to unit
 standard deviation, and states (n k + 1, 77, d) float16 of k captions a scene, the text encoder's last hidden state as
@@ -32,7 +33,7 @@ from scripts.pretrain.common import WORK, arguments, read_config, write_atomical
 from scripts.pretrain.data import Data, Icons, load
 from scripts.pretrain.degrade import DEGRADATIONS
 from scripts.pretrain.paint import paint
-from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene
+from scripts.pretrain.scene import COLOURS, LARGE, Placed, Scene, beside
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.tokenizer import LENGTH
 from scripts.pretrain.vae import FOLDER as VAE
@@ -49,6 +50,7 @@ class Encoded:
     empty: Tensor  # (77, d) float16, the states of the empty prompt
     scaling: float  # the autoencoder's scaling_factor
     captions: list[str]  # n k
+    ends: Tensor  # (n k,) place of each caption's end token, from which on every state has read all of it
 
     @property
     def per_scene(self) -> int:
@@ -60,10 +62,13 @@ def load_encoded() -> Encoded:
     """What `main` wrote."""
     states = np.load(TEXT, mmap_mode="r")
     empty = torch.from_numpy(states[-1].copy())
+    captions = json.loads(CAPTIONS.read_text())
+    ids = CLIPTokenizer.from_pretrained(TOKENIZER)(captions, truncation=True).input_ids
     return Encoded(
         states=states,
         empty=empty,
-        captions=json.loads(CAPTIONS.read_text()),
+        captions=captions,
+        ends=torch.tensor([len(row) - 1 for row in ids]),
         **torch.load(LATENTS, weights_only=True),
     )
 
@@ -88,15 +93,27 @@ def close_ups(names: set[str], data: Data, config: dict[str, Any], order: random
     return found
 
 
+def side_by_side(names: set[str], data: Data, count: int, order: random.Random) -> list[Scene]:
+    """Two objects to learn in one style, left and right, half of them on white."""
+    held, found = set(data.split.pairs), []
+    for _ in range(count):
+        style = order.choice(list(STYLES))
+        some = order.sample(sorted(n for n in names if (n, style) not in held), 2)
+        background = "white" if order.random() < 0.5 else order.choice(list(COLOURS))
+        found.append(Scene(style, beside(*some), background, "next to", "", False, order.getrandbits(31)))
+    return found
+
+
 def chosen_scenes(data: Data, config: dict[str, Any]) -> tuple[list[int], list[Scene]]:
-    """Which images of the data set the U-Net learns from, and the close-ups that come after them."""
-    names = learnt(config, data)
+    """Which images of the data set the U-Net learns from, and the scenes painted for it that come after them."""
+    names, seed = learnt(config, data), config["seed"]
     own = [i for i in data.indices("train") if {o.name for o in data.scenes[i].objects} <= names]
-    return own, close_ups(names, data, config["close_ups"], random.Random(config["seed"]))
+    painted = close_ups(names, data, config["close_ups"], random.Random(seed))
+    return own, painted + side_by_side(names, data, config["side_by_side"], random.Random(seed + 2))
 
 
 def images(data: Data, own: list[int], painted: list[Scene], icons: Icons) -> Iterator[Tensor]:
-    """(32, 3, 128, 128) uint8 at a time: the data set's images, then the close-ups."""
+    """(32, 3, 128, 128) uint8 at a time: the data set's images, then those painted."""
     for start in range(0, len(own), 32):
         yield torch.from_numpy(data.images[own[start : start + 32]])
     for start in range(0, len(painted), 32):
@@ -144,7 +161,7 @@ def write_latents(data: Data, config: dict[str, Any], device: str) -> None:
     vae = AutoencoderKL.from_pretrained(VAE / "average")
     latents = encode_images(vae, images(data, own, painted, icons), device)
     scaling = 1 / latents.std().item()
-    print(f"{len(own)} scenes, {len(painted)} close-ups; scaling factor {scaling:.4f}")
+    print(f"{len(own)} scenes, {len(painted)} painted for it; scaling factor {scaling:.4f}")
     found = {"latents": (latents * scaling).half(), "scaling": scaling}
     write_atomically(LATENTS, lambda path: torch.save(found, path))
 

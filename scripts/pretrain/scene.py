@@ -69,6 +69,11 @@ class Shares:
     degraded_said: float
 
 
+def beside(name: str, other: str) -> tuple[Placed, Placed]:
+    """Two objects, the first on the left."""
+    return Placed(name, 0.26, 0.5, MEDIUM * 0.86), Placed(other, 0.74, 0.5, MEDIUM * 0.86)
+
+
 def _placement(
     name: str, other: str | None, shares: Shares, order: random.Random
 ) -> tuple[tuple[Placed, ...], str]:
@@ -77,7 +82,7 @@ def _placement(
     if kind < shares.centred or (other is None and kind < shares.centred + shares.two_objects):
         return (Placed(name, 0.5, 0.5, LARGE),), ""
     if other is not None and kind < shares.centred + shares.two_objects:
-        return (Placed(name, 0.26, 0.5, MEDIUM * 0.86), Placed(other, 0.74, 0.5, MEDIUM * 0.86)), "next to"
+        return beside(name, other), "next to"
     if order.random() < 0.3:
         return (Placed(name, 0.5, 0.5, SMALL),), "small"
     words, (x, y) = order.choice(list(POSITIONS.items()))

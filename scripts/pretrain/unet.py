@@ -22,9 +22,10 @@ from scripts.pretrain.latents import Encoded, load_encoded
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.vae import FOLDER as VAE
 from scripts.pretrain.vae import write_grid
-from scripts.pretrain.whiten import Whitening, fold, measure
+from scripts.pretrain.whiten import Whitening, fold, measure, unfold
 
 FOLDER = WORK / "unet"
+READ_TEXT = "attn2.to_k", "attn2.to_v"
 
 
 def build(config: dict[str, Any], text_width: int) -> UNet2DConditionModel:
@@ -91,6 +92,9 @@ class Objective:
         x = self.encoded.latents[captions // self.encoded.per_scene].float()
         states = torch.from_numpy(self.encoded.states[captions.numpy()])
         states[torch.rand(count, generator=generator) < self.config["empty"]] = self.encoded.empty
+        hidden = torch.rand(count, 1, generator=generator) < self.config["end_hidden"]
+        past = torch.arange(states.shape[1]) >= self.encoded.ends[captions, None]
+        states = torch.where((hidden & past)[..., None], self.encoded.empty, states)
         noise = torch.randn(x.shape, generator=generator)
         steps = timesteps(count, generator)
         x, states, noise, steps = (t.to(self.device) for t in (x, states, noise, steps))
@@ -155,10 +159,14 @@ def decode(vae: AutoencoderKL, latents: Tensor, scaling: float) -> Tensor:
     return torch.cat(images)
 
 
-def begin(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Take over the weights in `folder`, but not those that read the text: they were learnt for another encoder."""
-    start = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
-    kept = {k: v for k, v in start.items() if "attn2.to_k" not in k and "attn2.to_v" not in k}
+def begin(unet: UNet2DConditionModel, folder: Path, whitening: Whitening | None) -> None:
+    """Take over the weights in `folder`; without `whitening` not those that read the text: it was another's."""
+    start = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+    if whitening:
+        unfold(start, whitening)
+    kept = {
+        k: v for k, v in start.state_dict().items() if whitening or not any(part in k for part in READ_TEXT)
+    }
     unet.load_state_dict(kept, strict=False)
 
 
@@ -170,13 +178,13 @@ def main() -> None:
     unet = build(config, encoded.states.shape[-1])
     whitening = measure(encoded.states, config["whitening_floor"])
     if config["warm_start"]:
-        begin(unet, ROOT / config["warm_start"])
+        begin(unet, ROOT / config["warm_start"], whitening if config["same_text_encoder"] else None)
     if args.device == "cpu":
         speed_up_wide(unet)
     run = Run({"unet": unet}, FOLDER, args.device, Budget(**config["budget"]))
     vae = AutoencoderKL.from_pretrained(VAE / "average").to(args.device)
     every = len(encoded.latents) // config["shown"]
-    shown = [every * i for i in range(config["shown"])]
+    shown = [every * i + every // 2 for i in range(config["shown"])]
     print(*(encoded.captions[i * encoded.per_scene] for i in shown), sep="\n", flush=True)
 
     def look(run: Run) -> None:

@@ -38,14 +38,24 @@ def measure(states: np.ndarray, floor: float, count: int = 1500) -> Whitening:
     return Whitening(mean, vectors @ torch.diag(values.clamp_min(floor).rsqrt()) @ vectors.T)
 
 
-@torch.no_grad()
 def fold(unet: UNet2DConditionModel, whitening: Whitening) -> None:
     """Turn a U-Net for whitened states into one for plain states, in place."""
     matrix, mean = whitening.matrix.double(), whitening.mean.double()
+    _change_states(unet, matrix, -mean @ matrix)
+
+
+def unfold(unet: UNet2DConditionModel, whitening: Whitening) -> None:
+    """Turn a U-Net for plain states into one for whitened states, in place."""
+    _change_states(unet, whitening.matrix.double().inverse(), whitening.mean.double())
+
+
+@torch.no_grad()
+def _change_states(unet: UNet2DConditionModel, matrix: Tensor, shift: Tensor) -> None:
+    """Make a U-Net that read s @ matrix + shift read s; `matrix` (d, d) and `shift` (d,) in float64."""
     for name, module in unet.named_modules():
         if not name.endswith("attn2"):
             continue
+        seen = module.to_v.weight.double() @ shift
+        module.to_out[0].bias += (module.to_out[0].weight.double() @ seen).float()
         for linear in (module.to_k, module.to_v):
             linear.weight.copy_((linear.weight.double() @ matrix.T).float())
-        shift = module.to_out[0].weight.double() @ (module.to_v.weight.double() @ mean)
-        module.to_out[0].bias -= shift.float()

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from scripts.pretrain.caption import caption, quality_words, with_article
-from scripts.pretrain.catalogue import Thing, split
+from scripts.pretrain.catalogue import Split, Thing, split
+from scripts.pretrain.data import Data
 from scripts.pretrain.degrade import DEGRADATIONS
+from scripts.pretrain.latents import side_by_side
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, SMALL, Placed, Scene, Shares, draw
 
@@ -58,6 +60,17 @@ def test_shares_of_scenes_are_those_asked_for():
 def test_without_neighbours_scenes_hold_one_object():
     order = random.Random(0)
     assert all(len(draw("noto", "cat", [], SHARES, order).objects) == 1 for _ in range(200))
+
+
+def test_objects_side_by_side_are_never_held_out_pairs():
+    held = [(name, style) for name in ("cat", "dog") for style in ("noto", "fluent")]
+    data = Data(None, [], [], {}, Split(("cat", "dog", "owl", "bee"), (), tuple(held)))
+    scenes = side_by_side(set(data.split.train), data, 200, random.Random(0))
+    assert len(scenes) == 200
+    for one in scenes:
+        left, right = one.objects
+        assert left.name != right.name and left.x < 0.5 < right.x
+        assert not {(left.name, one.style), (right.name, one.style)} & set(held)
 
 
 def test_captions_speak_of_degradations_only_when_they_are_said():

@@ -10,7 +10,7 @@ from torch import nn
 from scripts.pretrain.convolution import speed_up_wide
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.unet import build
-from scripts.pretrain.whiten import fold, measure
+from scripts.pretrain.whiten import fold, measure, unfold
 
 BUDGET = Budget(minutes=2, learning_rate=0.05, ema=0.9)
 
@@ -104,4 +104,6 @@ def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
         before = output(whitening(states[:2]))
         fold(unet, whitening)
         assert torch.allclose(output(states[:2]), before, atol=1e-4)
+        unfold(unet, whitening)
+        assert torch.allclose(output(whitening(states[:2])), before, atol=1e-4)
     assert torch.allclose(torch.cov(whitening(states).flatten(0, 1).T), torch.eye(8), atol=1e-3)
