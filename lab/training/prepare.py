@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from lab.embeddings.embedding import Kind
 from lab.errors import InputError
@@ -16,6 +15,7 @@ from lab.training.learned import vocabulary_scale
 from lab.training.names import check_names
 from lab.training.objectives import Material, all_subjects, find_objective
 from lab.training.streams import stream
+from lab.training.tracking import check_trackers
 from lab.training.words import nearest_words, open_clip
 from lab.training.worst import with_worst
 
@@ -65,9 +65,7 @@ def prepare(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) ->
         InputError: anything that would fail later: images, captions, names, objectives, initial vectors, trackers.
     """
     subjects = all_subjects(config)
-    for tracker in config.track:
-        if find_spec(tracker) is None:
-            raise InputError(f"track: '{tracker}' is not installed; pip install {tracker}")
+    check_trackers(config.track)
     check_names(bundle, [subject.name for subject in subjects], config.overwrite_token)
     if config.worst_of is not None:
         config = with_worst(bundle, config, on_note)

@@ -25,6 +25,7 @@ from lab.training.prepare import Prepared, prepare, settled
 from lab.training.previews import Previews
 from lab.training.recording import Recorder
 from lab.training.saving import Saver
+from lab.training.tracking import start_trackers
 
 Watch = Callable[[Report, int], None]
 """Called after each step with what happened and with the number of steps there are at most."""
@@ -141,7 +142,7 @@ class _Run:
         if not self._accelerator.is_main_process:
             return self._loop.run(lambda report: None, interrupted)
         if self._config.track:
-            self._accelerator.init_trackers("lab", {**self._prepared.rates, "seed": self._config.seed})
+            start_trackers(self._accelerator, self._config, self._prepared.rates)
         self._recorder.begin()
         with self._folder.progress_file() as progress:
 

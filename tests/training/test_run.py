@@ -181,7 +181,7 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
         ({"timesteps": (5, 5)}, "timesteps"),
         ({"background": "whitish"}, "no colour"),
         ({"templates": ["a photo"]}, "templates"),
-        ({"track": ["wandb_of_no_one"]}, "not installed"),
+        ({"track": ["wandb_of_no_one"]}, "no tracker"),
         ({"captions": "sidecar"}, "toy-0.txt"),
     ],
 )
