@@ -101,12 +101,11 @@ def _read_picture(
 ) -> Picture:
     data = path.read_bytes()
     size = _decode(path, data).size
-    side = max(max(bucket.width, bucket.height) for bucket in buckets)
     square = min(buckets, key=lambda bucket: abs(bucket.width - bucket.height)).width
     if min(size) < square * SMALLEST_SHARE:
         raise InputError(
             f"{path}: {size[0]}x{size[1]} is too small to learn from at {square} px; "
-            f"use images of at least {int(square * SMALLEST_SHARE)} px, better {side}"
+            f"use images of at least {int(square * SMALLEST_SHARE)} px, better {square}"
         )
     mask = path.with_name(f"{path.stem}.mask.png")
     has_mask = mask.is_file()

@@ -1,5 +1,6 @@
 """Writes what a run learned, with what made it."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from lab.embeddings.formats import PARTNER
 from lab.models.bundle import Bundle
 from lab.training.captions import placeholder
 from lab.training.prepare import Prepared
+from lab.training.recipe import recipe, without_folders
 
 
 class Saver:
@@ -39,22 +41,30 @@ class Saver:
         layout = self._config.layout
         path = self.path(stem)
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {
-            "lab.base_model_hash": self._bundle.hash,
-            "lab.images": str(len(self._prepared.data.images)),
-            "lab.initial_text": self._prepared.initial[embedding.name].text,
-            "lab.config": json.dumps(self._config.model_dump(mode="json")),
-        }
+        metadata = self._about(embedding.name)
         if final and embedding.name in self._prepared.partners:
             metadata[PARTNER] = self._prepared.partners[embedding.name]
-        provenance = Provenance(step=step, base_model=self._bundle.source)
+        provenance = Provenance(step=step, base_model=without_folders(self._bundle.source))
         made = replace(embedding, provenance=provenance)
         made.save(path, layout, None if layout == "a1111" else metadata)
+
+    def _about(self, name: str) -> dict[str, str]:
+        """What an embedding was learned from and how; `lab.data_hash` is that of all images, masks and captions, or
+        of the prompts, whatever their files are called."""
+        data = "\n".join(sorted(self._prepared.data.fingerprint().values()))
+        return {
+            "lab.base_model_hash": self._bundle.hash,
+            "lab.images": str(len(self._prepared.data.images)),
+            "lab.data_hash": hashlib.sha256(data.encode()).hexdigest(),
+            "lab.initial_text": self._prepared.initial[name].text,
+            "lab.learning_rate": f"{self._prepared.rates[name]:g}",
+            "lab.config": json.dumps(recipe(self._config)),
+        }
 
     def save_encoded(self, embedding: Embedding, folder: Path) -> None:
         """Writes a negative embedding as the embeddings of the whole negative prompt (the form of 2412.19637)."""
         conditioning = encode(
             self._bundle, placeholder(embedding.name), [embedding], clip_skip=self._config.clip_skip
         )
-        about = {"model": self._bundle.source, "clip_skip": self._config.clip_skip}
+        about = {"model": without_folders(self._bundle.source), "clip_skip": self._config.clip_skip}
         write_embeds(folder / f"{embedding.name}-embeds.safetensors", conditioning, about)
