@@ -2,41 +2,48 @@
 
     python -m scripts.bench_training [--steps 10] [--batch-size 4]           # steps/s and memory, the bundled model
     python -m scripts.bench_training --shape sd15 --batch-size 1 --steps 2    # random weights of SD 1.5's shape, 256 px
-    python -m scripts.bench_training --quality                               # time to an equal fixed-batch loss
+    python -m scripts.bench_training --quality [--longest 3000]              # time to equal quality, the bundled model
 
-The stock loop is that of diffusers' examples/textual_inversion/textual_inversion.py: it decodes and encodes images in
-every step, gives the optimizer the whole token table with weight decay, and puts the other rows back after each step.
-Both sides run in this one process and take turns, so that a machine that changes its speed does so for both.
+For speed, both sides take turns in this one process, so that a machine that changes its speed does so for both.
+
+For quality, the lab learns by the default recipe until it stops by itself. The stock loop, from the same initial
+vectors, goes on until its vectors are as good: by the loss on the lab's fixed examples, and by the CLIP similarity of
+generated images to drawings kept apart, as scripts/eval_training.py measures it. Only training counts as time.
 """
 
 import argparse
-import copy
+import operator
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import lab
 from lab.models.bundle import Bundle, TextTower
+from lab.models.options import ModelOptions
 from lab.training.frozen import frozen
 from lab.training.learned import Learned
 from lab.training.loop import Loop
 from lab.training.objectives import find_objective
-from lab.training.pictures import load_view
 from lab.training.prepare import Prepared, prepare
+from lab.training.words import image_features, open_clip
 from scripts.bench_generate import peak, reset_peak
+from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
+from scripts.stock_training import Stock
 
 IMAGES = Path("lab/assets/samples/hot-dog")
-STOCK_RATE = 5e-4  # the README of diffusers' script
-STOCK_DECAY = 1e-2
-LONGEST = 3000  # steps of the stock loop before the comparison gives up
+RECIPE = Path("configs/train/emoji-object.yaml")
+AS_GOOD = {"loss": operator.le, "similarity": operator.ge}
+CHECK_EVERY = 50  # steps of the stock loop between two looks at its quality
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -48,10 +55,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="rounds; each side makes one step in each")
-    parser.add_argument("--quality", action="store_true", help="time to an equal fixed-batch loss (float32)")
+    parser.add_argument("--quality", action="store_true", help="time to equal quality (emoji, float32)")
+    parser.add_argument(
+        "--longest", type=int, default=3000, help="steps of the stock loop before it gives up"
+    )
     arguments = parser.parse_args()
-    precisions = ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,)
-    for dtype in ("float32",) if arguments.quality else precisions:
+    if arguments.quality:
+        arguments.shape, arguments.dtype = "emoji", "float32"
+    for dtype in ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,):
         bundle = lab.load("emoji", dtype=dtype) if arguments.shape == "emoji" else sd15_shape(dtype)
         with tempfile.TemporaryDirectory() as out:
             prepared = prepare(bundle, config_for(arguments, Path(out)))
@@ -60,15 +71,10 @@ def main() -> None:
 
 
 def config_for(arguments: argparse.Namespace, out: Path) -> lab.TrainConfig:
-    return lab.TrainConfig(
-        images=arguments.images,
-        name="my-thing",
-        vectors=4,
-        init="text:a thing",
-        batch_size=arguments.batch_size,
-        evaluate_every=10 if arguments.quality else 10**6,
-        out=out,
-    )
+    same = {"images": arguments.images, "batch_size": arguments.batch_size, "out": out}
+    if arguments.quality:
+        return lab.TrainConfig.read(RECIPE, same)
+    return lab.TrainConfig(**same, name="my-thing", vectors=4, init="text:a thing", evaluate_every=10**6)
 
 
 def sd15_shape(dtype: str) -> Bundle:
@@ -104,85 +110,24 @@ def sd15_shape(dtype: str) -> Bundle:
         },
         device=emoji.device,
         dtype=getattr(torch, dtype),
+        options=ModelOptions(),
+        weights=(),
         defaults=type(emoji.defaults)(width=256, height=256),
     )
 
 
 def lab_loop(bundle: Bundle, prepared: Prepared) -> Loop:
-    """The lab's loop, its latents encoded."""
-    prepared.data.latents.encode_all()
+    """The lab's loop, before its images are encoded."""
     config = prepared.config
     learned = Learned(bundle, {config.name: prepared.initial[config.name].vectors}, {config.name: "concept"})
     task = find_objective("concept").task(bundle, config, prepared.data, learned)
     return Loop(task, learned, config, prepared.rates, Accelerator(cpu=bundle.device.type == "cpu"))
 
 
-class Stock:
-    """The stock loop, one step at a time."""
-
-    def __init__(self, bundle: Bundle, prepared: Prepared):
-        self.bundle, self.prepared = bundle, prepared
-        (tower,) = bundle.towers
-        self.tokenizer = copy.deepcopy(tower.tokenizer)
-        self.encoder = copy.deepcopy(tower.encoder).train()
-        count = prepared.config.vectors
-        self.tokenizer.add_tokens([f"<my-thing-{number}>" for number in range(count)])
-        self.new = self.tokenizer.convert_tokens_to_ids([f"<my-thing-{number}>" for number in range(count)])
-        self.encoder.resize_token_embeddings(
-            max(self.encoder.config.vocab_size, len(self.tokenizer)), mean_resizing=False
-        )
-        self.encoder.requires_grad_(False)
-        self.table = self.encoder.get_input_embeddings().weight
-        self.table.requires_grad_(True)
-        with torch.no_grad():
-            self.table[self.new] = prepared.initial["my-thing"].vectors[tower.key].to(self.table)
-        self.optimizer = torch.optim.AdamW([self.table], lr=STOCK_RATE, weight_decay=STOCK_DECAY)
-        self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
-        self.vae = copy.deepcopy(bundle.vae).to(bundle.dtype)
-        self.original = self.table.detach().clone()
-        self.step_number = 0
-
-    def step(self) -> None:
-        """One step as the stock script makes it."""
-        config, data = self.prepared.config, self.prepared.data
-        size, device, dtype = config.batch_size, self.bundle.device, self.bundle.dtype
-        places = [(self.step_number * size + slot) % len(data.views) for slot in range(size)]
-        pixels = torch.stack([load_view(data.pictures[i], data.views[i], config)[0] for i in places])
-        captions = [list(data.captions)[int(torch.randint(len(data.captions), ()))] for _ in places]
-        captions = [
-            text.replace("<my-thing>", " ".join(f"<my-thing-{n}>" for n in range(len(self.new))))
-            for text in captions
-        ]
-        with torch.no_grad():
-            latents = (
-                self.vae.encode(pixels.to(device, dtype)).latent_dist.sample()
-                * self.vae.config.scaling_factor
-            )
-        noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (size,), device=device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        length = self.bundle.towers[0].context_length
-        ids = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            states = self.encoder(ids.to(device))[0].to(dtype)
-        prediction = self.bundle.unet(noisy, timesteps, states).sample
-        is_v = self.bundle.prediction_type == "v_prediction"
-        target = self.scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
-        F.mse_loss(prediction.float(), target.float()).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        others = torch.ones(len(self.table), dtype=torch.bool)
-        others[self.new] = False
-        with torch.no_grad():
-            self.table[others] = self.original[others]
-        self.step_number += 1
-
-
 def compare_speed(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace, dtype: str) -> None:
     """Steps a second and peak memory, taking turns."""
     loop, stock = lab_loop(bundle, prepared), Stock(bundle, prepared)
+    prepared.data.make_ready()
     sides: dict[str, Callable[[], object]] = {
         "stock": stock.step,
         "lab": lambda: loop.run(lambda report: None, interrupted=lambda: True),
@@ -209,25 +154,56 @@ def compare_speed(bundle: Bundle, prepared: Prepared, arguments: argparse.Namesp
 
 
 def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace, dtype: str) -> None:
-    """Seconds until the lab stops by itself, and until the stock loop is at the same loss on the fixed examples."""
+    """Seconds until the lab stops by itself, and until the stock loop is as good by loss and by similarity."""
     loop, stock = lab_loop(bundle, prepared), Stock(bundle, prepared)
+    likeness = similarity_to_kept_apart(bundle, arguments.images.name)
+
+    def quality(embedding: lab.Embedding) -> dict[str, float]:
+        loop.learned.restore({f"{embedding.name}/{key}": rows for key, rows in embedding.vectors.items()})
+        return {"loss": loop.evaluate()["loss"], "similarity": likeness(embedding)}
+
+    encoding, _ = timed(prepared.data.make_ready)
+    learning, ending = timed(lambda: loop.run(lambda report: None))
+    ours = encoding + learning
+    goals = quality(loop.learned.embeddings(loop.state.best)[0])
+    print(f"lab: {loop.state.step} steps, {ours:.0f} s, {described(goals)}; {ending.reason}", flush=True)
+    theirs, needed = 0.0, dict[str, float]()
+    while len(needed) < len(goals) and stock.step_number < arguments.longest:
+        theirs += timed(lambda: [stock.step() for _ in range(CHECK_EVERY)])[0]
+        now = quality(stock.embedding())
+        print(f"stock: {stock.step_number} steps, {theirs:.0f} s, {described(now)}", flush=True)
+        for name, as_good in AS_GOOD.items():
+            if as_good(now[name], goals[name]):
+                needed.setdefault(name, theirs)
+    for name in goals:
+        found = (
+            f"{needed[name] / ours:.1f} times" if name in needed else f"more than {theirs / ours:.1f} times"
+        )
+        print(f"to equal {name}, the stock loop needs {found} the lab's time")
+
+
+def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:
+    """A function: how like the drawings kept apart the images are that are generated with an embedding."""
+    clip = open_clip(bundle, None)
+    assert clip is not None, "the bundled model comes with its CLIP"
+    apart, contexts = image_features(clip, sorted((KEPT_APART / name).glob("*.png"))), read_contexts(name)
+
+    def measure(embedding: lab.Embedding) -> float:
+        images = generate(bundle, fill_all(contexts, f"<{embedding.name}>"), [embedding])
+        return similarity(features(clip, images), apart)
+
+    return measure
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds, and the result."""
     began = time.perf_counter()
-    ending = loop.run(lambda report: None)
-    ours = time.perf_counter() - began
-    goal, steps = loop.state.best_loss, loop.state.step
-    print(f"lab: {steps} steps in {ours:.0f} s to a fixed-batch loss of {goal:.4f}; {ending.reason}")
-    theirs, reached = 0.0, float("inf")
-    while reached > goal and stock.step_number < LONGEST:
-        began = time.perf_counter()
-        for _ in range(20):
-            stock.step()
-        theirs += time.perf_counter() - began
-        key = bundle.towers[0].key
-        loop.learned.restore({f"my-thing/{key}": stock.table.detach()[stock.new].float().cpu()})
-        reached = loop.evaluate()  # outside of the stock loop's time
-        print(f"stock: step {stock.step_number}, {theirs:.0f} s, fixed-batch loss {reached:.4f}")
-    more = "" if reached <= goal else "more than "
-    print(f"the stock loop needs {more}{theirs / ours:.1f} times the time")
+    result = work()
+    return time.perf_counter() - began, result
+
+
+def described(values: dict[str, float]) -> str:
+    return f"fixed-batch loss {values['loss']:.4f}, similarity {values['similarity']:.3f}"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python -m scripts.eval_heatmaps [--model emoji] [--scenes 100] [--noise 0.5] [--each-layer] [--sheet FILE]
 
-Each scene is rendered, encoded, noised (by default to half of the schedule) and denoised for one step with its
-caption; the maps of that one call of the U-Net are compared with the renderings' own opacity. A map becomes a mask by
-this rule: a pixel counts if it lies above the middle between the map's least and largest value; of a uniform map every
-pixel counts. Beside it stand DAAM's thresholds (Tang et al. 2210.04885), by which a pixel counts from 0.3, 0.4 or 0.5
-of the largest value on.
+Scenes hold two of the objects that the U-Net draws. Each is rendered, encoded, noised (by default to half of the
+schedule) and denoised for one step with its caption; the maps of that one call of the U-Net are compared with the
+renderings' own opacity. A map becomes a mask by this rule: a pixel counts if it lies above the middle between the map's
+least and largest value; of a uniform map every pixel counts. Beside it stand DAAM's thresholds (Tang et al.,
+2210.04885), by which a pixel counts from 0.3, 0.4 or 0.5 of the largest value on.
 
 Printed are mean intersection over union with the object that the word names, with the other object, and of a uniform
 map; how often the map's largest pixel lies on the object; and how often, on the objects' pixels, the word of the
@@ -15,7 +15,6 @@ object beats the other's. Needs the renderings of `python -m scripts.pretrain.da
 
 import argparse
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,13 +40,13 @@ from lab.sample.jobs import Job
 from lab.sample.pixels import encode_image
 from lab.sample.settings import resolve
 from scripts.pretrain.caption import with_article
-from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.common import WORK
+from scripts.pretrain.common import CONFIGS, WORK, read_config
+from scripts.pretrain.data import load
+from scripts.pretrain.latents import learnt, side_by_side
 from scripts.pretrain.paint import paint
-from scripts.pretrain.scene import COLOURS, MEDIUM, Placed, Scene
+from scripts.pretrain.scene import Placed, Scene
 
 Icons = dict[tuple[str, str], Tensor]
-SIDE = MEDIUM * 0.86  # as two objects are painted for pretraining
 STEPS = 20
 """Of the schedule; only the first that is run counts."""
 
@@ -82,8 +81,9 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model)
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
-    names = json.loads((WORK / "split.json").read_text())["train"]
-    scenes = draw_scenes(names, icons, arguments.scenes)
+    data = load()
+    names = learnt(read_config(CONFIGS / "latents.yaml"), data)
+    scenes = side_by_side(names, data, arguments.scenes, random.Random(7))
     table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
     for column in (
         "layers",
@@ -108,19 +108,6 @@ def main() -> None:
             arguments.sheet,
             [picture_row(arguments.sheet, *each) for each in zip(scenes[:12], shown[:12], strict=True)],
         )
-
-
-def draw_scenes(names: list[str], icons: Icons, count: int) -> list[Scene]:
-    """Pairs of learned objects side by side, in a style and before a colour of their own."""
-    order = random.Random(7)
-    scenes = []
-    while len(scenes) < count:
-        style, colour = order.choice(list(STYLES)), order.choice(list(COLOURS))
-        left, right = order.sample(names, 2)
-        if (style, left) in icons and (style, right) in icons:
-            objects = Placed(left, 0.26, 0.5, SIDE), Placed(right, 0.74, 0.5, SIDE)
-            scenes.append(Scene(style, objects, colour, "next to", "", False, 0))
-    return scenes
 
 
 def caption(scene: Scene) -> str:

@@ -1,0 +1,91 @@
+"""A textual-inversion loop of the stock kind, to measure the lab against.
+
+It does what diffusers' examples/textual_inversion/textual_inversion.py does: it decodes and encodes images in every
+step, gives the optimizer the whole token table with weight decay, and puts the other rows back after each step. The
+learning rate is that of the script's README.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+
+import lab
+from lab.models.bundle import Bundle
+from lab.training.pictures import load_view
+from lab.training.prepare import Prepared
+
+RATE = 5e-4
+DECAY = 1e-2
+
+
+class Stock:
+    """The loop, one step at a time, from the initial vectors, images and captions of a prepared run of the lab."""
+
+    def __init__(self, bundle: Bundle, prepared: Prepared):
+        torch.manual_seed(prepared.config.seed)  # the script draws everything from the global generator
+        self.bundle, self.prepared = bundle, prepared
+        (self.tower,) = bundle.towers
+        self.name, count = prepared.config.name, prepared.config.vectors
+        self.tokens = [f"<{self.name}-{number}>" for number in range(count)]
+        self.tokenizer = copy.deepcopy(self.tower.tokenizer)
+        self.tokenizer.add_tokens(self.tokens)
+        self.new = self.tokenizer.convert_tokens_to_ids(self.tokens)
+        self.encoder = copy.deepcopy(self.tower.encoder).train()
+        rows = max(self.encoder.config.vocab_size, len(self.tokenizer))
+        self.encoder.resize_token_embeddings(rows, mean_resizing=False)
+        self.encoder.requires_grad_(False)
+        self.table = self.encoder.get_input_embeddings().weight
+        self.table.requires_grad_(True)
+        with torch.no_grad():
+            self.table[self.new] = prepared.initial[self.name].vectors[self.tower.key].to(self.table)
+        self.original = self.table.detach().clone()
+        self.others = torch.ones(len(self.table), dtype=torch.bool)
+        self.others[self.new] = False
+        self.optimizer = torch.optim.AdamW([self.table], lr=RATE, weight_decay=DECAY)
+        self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
+        self.vae = copy.deepcopy(bundle.vae).to(bundle.dtype)
+        self.step_number = 0
+
+    def step(self) -> None:
+        """One step as the script makes it."""
+        device, dtype = self.bundle.device, self.bundle.dtype
+        pixels, captions = self.batch()
+        with torch.no_grad():
+            posterior = self.vae.encode(pixels.to(device, dtype)).latent_dist
+            latents = posterior.sample() * self.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        steps = self.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(0, steps, (len(captions),), device=device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        length = self.tower.context_length
+        ids = self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            states = self.encoder(ids.to(device))[0].to(dtype)
+        prediction = self.bundle.unet(noisy, timesteps, states).sample
+        is_v = self.bundle.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
+        F.mse_loss(prediction.float(), target.float()).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.table[self.others] = self.original[self.others]
+        self.step_number += 1
+
+    def batch(self) -> tuple[torch.Tensor, list[str]]:
+        """Pixels (b, 3, h, w) in -1..1, decoded anew, and captions with a token for each vector."""
+        config, data = self.prepared.config, self.prepared.data
+        first = self.step_number * config.batch_size
+        views = [data.views[(first + slot) % len(data.views)] for slot in range(config.batch_size)]
+        pictures = [data.pictures[view.picture] for view in views]
+        pixels = [load_view(picture, view, config)[0] for picture, view in zip(pictures, views, strict=True)]
+        drawn = [picture.captions[int(torch.randint(len(picture.captions), ()))] for picture in pictures]
+        tokens = " ".join(self.tokens)
+        return torch.stack(pixels), [text.replace(f"<{self.name}>", tokens) for text in drawn]
+
+    def embedding(self) -> lab.Embedding:
+        """The vectors as they are."""
+        return lab.Embedding(self.name, {self.tower.key: self.table.detach()[self.new].float().cpu()})
