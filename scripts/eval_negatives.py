@@ -1,7 +1,7 @@
 """Whether negative embeddings help: paired seeds against nothing, words and random vectors, with intervals.
 
     python -m scripts.eval_negatives --negative outputs/train-emoji-reward/emoji-reward.safetensors [more ...]
-        [--model emoji] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008] [--transfer]
+        [--model emoji] [--dtype auto] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008] [--transfer]
         [--judge lab/assets/emoji/judge_quality] [--prompt-file FILE] [--clip DIR] [--pickscore DIR]
         [--aesthetic FILE] [--references DIR] [--styles noto fluent twemoji]
 
@@ -50,7 +50,7 @@ GUIDANCES, SCHEDULERS, STEPS = (2.0, 4.0, 7.0, 10.0), ("ddim", "euler", "dpm++2m
 
 def main() -> None:
     arguments = read_arguments()
-    bundle = lab.load(arguments.model)
+    bundle = lab.load(arguments.model, dtype=arguments.dtype)
     prompts, seen = choose_prompts(bundle, arguments)
     negatives = [negative for file in arguments.negative for negative in read_negative(file)]
     count = max((negative.count for negative in negatives), default=8)
@@ -75,6 +75,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--negative", nargs="*", default=[], help="negative embeddings, FILE or FILE=name")
     parser.add_argument("--model", default="emoji")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-negatives"))
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--prompt-file", type=Path, help="instead of the bundled model's own")

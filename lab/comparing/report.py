@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lab.comparing.experiment import Cell, Experiment
@@ -18,6 +17,7 @@ from lab.comparing.plots import effect_plot
 from lab.comparing.scoring import Scores
 from lab.comparing.sentences import answers, caveats, number, question
 from lab.files import atomic
+from lab.runs.pages import template
 from lab.score.metrics import METRICS
 
 PAIRS_SHOWN = 3
@@ -71,10 +71,11 @@ def write_report(
         "largest": largest,
         "panels": [_panel(panel) for panel in panels],
     }
+    page_template = template("lab.comparing", "report.html")
     for page, pairs in enumerate(pages, start=1):
         cells = [experiment.cell(variant, *pair) for pair in pairs for variant in experiment.variants]
         data = _data(experiment, scores, files, cells + (shown if page == 1 else []))
-        html = _template().render(
+        html = page_template.render(
             everywhere,
             **(on_the_first if page == 1 else dict.fromkeys(on_the_first, ())),
             **{"page": page, "pairs": pairs, "pictures": Pictures(files), "data": data},
@@ -85,13 +86,6 @@ def write_report(
         if not (folder / _name(page)).exists():
             break
         (folder / _name(page)).unlink()
-
-
-def _template() -> Template:
-    loader = PackageLoader("lab.comparing")
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("report.html")
 
 
 def _name(page: int) -> str:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lab.files import atomic
+from lab.runs.pages import template
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,6 @@ def write_gallery(path: Path, title: str, intro: str, sections: Sequence[Section
     Raises:
         InputError: the folder cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("lab.runs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    html = environment.get_template("gallery.html").render(title=title, intro=intro, sections=sections)
+    html = template("lab.runs", "gallery.html").render(title=title, intro=intro, sections=sections)
     with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lab.files import atomic
+from lab.runs.pages import template
 
 IMAGES_SHOWN = 8
 
@@ -29,10 +28,7 @@ def write_page(
         steps.setdefault(int(step), []).append((f"previews/{path.name}", caption.replace("-", ", ")))
     rows = [(f"step {step}", figures) for step, figures in sorted(steps.items())]
     shown = [(_relative(path, folder), path.name) for path in images[:IMAGES_SHOWN]]
-    environment = Environment(
-        loader=PackageLoader("lab.training"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    html = environment.get_template("training.html").render(
+    html = template("lab.training", "training.html").render(
         title=title,
         status=status,
         ending=ending,
