@@ -176,10 +176,8 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
             if as_good(now[name], goals[name]):
                 needed.setdefault(name, theirs)
     for name in goals:
-        found = (
-            f"{needed[name] / ours:.1f} times" if name in needed else f"more than {theirs / ours:.1f} times"
-        )
-        print(f"to equal {name}, the stock loop needs {found} the lab's time")
+        found, missed = needed.get(name, theirs) / ours, f", more: not reached in {stock.step_number} steps"
+        print(f"to equal {name}: {found:.1f} times the lab's time{'' if name in needed else missed}")
 
 
 def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:

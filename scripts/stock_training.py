@@ -45,7 +45,7 @@ class Stock:
         self.others[self.new] = False
         self.optimizer = torch.optim.AdamW([self.table], lr=RATE, weight_decay=DECAY)
         self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
-        self.vae = copy.deepcopy(bundle.vae).to(bundle.dtype)
+        self.vae = torch.nn.Module.to(copy.deepcopy(bundle.vae), bundle.dtype)
         self.step_number = 0
 
     def step(self) -> None:
