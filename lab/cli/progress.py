@@ -47,12 +47,8 @@ def image_progress(label: str = "", things: str = "images") -> Iterator[ImagePro
         _Speed(things),
         TimeRemainingColumn(compact=True),
     )
-    bar = Progress(*columns, console=console)
-    try:
+    with _stopped(Progress(*columns, console=console)) as bar:
         yield ImageProgress(bar, label)
-    finally:
-        if bar.live.is_started:  # else it would print an empty line
-            bar.stop()
 
 
 class StepProgress:
@@ -60,10 +56,11 @@ class StepProgress:
 
     def __init__(self, bar: Progress):
         self._bar = bar
-        self._task = bar.add_task("", total=None, shown="beginning")
+        self._task = bar.add_task("", total=None, shown="")
 
     def step(self, done: int, total: int, loss: float) -> None:
-        """Steps done, of at most how many, and the last one's loss."""
+        """Steps done, of at most how many, and the last one's loss; the bar appears with the first."""
+        self._bar.start()
         self._bar.update(
             self._task, completed=done, total=total, shown=f"step {done}/{total}, loss {loss:.3f}"
         )
@@ -77,5 +74,15 @@ class StepProgress:
 def step_progress() -> Iterator[StepProgress]:
     """Shows a bar while the block runs."""
     columns = (TextColumn("{task.fields[shown]}"), BarColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console) as bar:
+    with _stopped(Progress(*columns, console=console)) as bar:
         yield StepProgress(bar)
+
+
+@contextmanager
+def _stopped(bar: Progress) -> Iterator[Progress]:
+    """Stops a bar when the block ends, if it was ever started: else it would print an empty line."""
+    try:
+        yield bar
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,6 +1,7 @@
 """Everything that a resumed run needs, in one file that is replaced as a whole."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -59,15 +60,15 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         ) from None
     except (SafetensorError, OSError, KeyError, ValueError):
         raise InputError(f"{path}: not a checkpoint of this version, or damaged") from None
-    wanted = {name: rows.shape for name, rows in loop.learned.named()}
+    wanted = {name: tuple(rows.shape) for name, rows in loop.learned.named()}
     held = {
-        key.removeprefix("vectors/"): value.shape
+        key.removeprefix("vectors/"): tuple(value.shape)
         for key, value in tensors.items()
         if key.startswith("vectors/")
     }
     if wanted != held:
         raise InputError(
-            f"{path}: a checkpoint of another run: it holds {sorted(held)} where {sorted(wanted)} are learned"
+            f"{path}: a checkpoint of another run: it holds {_listed(held)} where {_listed(wanted)} are learned"
         )
     loop.learned.restore({name: tensors[f"vectors/{name}"] for name in wanted})
     for name, rows in loop.learned.named():
@@ -82,3 +83,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         state["best_step"],
         state["best_loss"],
     )
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in sorted(shapes.items()))

@@ -9,7 +9,7 @@ from lab.config import Config
 from lab.embeddings.embedding import Layout
 from lab.models.options import ModelOptions
 from lab.sample.config import Seeds
-from lab.training.fields import MAX_VECTORS, Init, Lines, Name, Stop
+from lab.training.fields import MAX_VECTORS, Init, Lines, Name, Rate, Stop
 from lab.training.negatives import NegativeOptions
 
 
@@ -20,7 +20,7 @@ class Subject(Config):
     objective: str = "style"
     vectors: int = Field(1, ge=1, le=MAX_VECTORS)
     init: Init = "auto"
-    learning_rate: float | None = Field(None, ge=0)
+    learning_rate: Rate | None = None
 
 
 class DataOptions(Config):
@@ -110,7 +110,7 @@ class LearningOptions(Config):
     gradient_checkpointing: bool = False
     """Computes the U-Net's activations twice to save memory."""
 
-    learning_rate: float | None = Field(None, ge=0)
+    learning_rate: Rate | None = None
     """AdamW's learning rate; by default one that suits the size of the vocabulary's vectors."""
 
     schedule: Literal["constant", "cosine"] = "constant"

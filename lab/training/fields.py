@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 MAX_VECTORS = 64
 """The most vectors an embedding may have; what is left of the text encoder's context is for words."""
@@ -35,3 +35,4 @@ Stop = Annotated[
     str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), AfterValidator(_checked_stop)
 ]
 Lines = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+Rate = Annotated[float, Field(ge=0, le=1e37)]  # above it, AdamW's first step is no float32

@@ -121,7 +121,7 @@ class Loop:
         self._config = config
         self._accelerator = accelerator
         self._parameters = learned.parameters()
-        self._good: Sequence[Tensor] = self._parameters
+        self._good: tuple[int, Sequence[Tensor]] | None = None
 
     def run(self, on_step: Observer, interrupted: Callable[[], bool] = lambda: False) -> Ending:
         """Steps until all steps are done, the objective has settled, the task objects, or something goes wrong."""
@@ -131,8 +131,9 @@ class Loop:
         while state.step < last:
             loss, norm, told_to_stop = self._gradients(interrupted())
             if not (isfinite(loss) and isfinite(norm)):
+                ending = Ending(f"the loss was no number at step {state.step + 1}", failed=True)
                 self._put_back()
-                return Ending(f"the loss was no number at step {state.step + 1}", failed=True)
+                return ending
             rate = self._update(norm)
             evaluation = self._evaluated(last)
             on_step(Report(state.step, loss, rate, norm, evaluation))
@@ -190,7 +191,7 @@ class Loop:
     def _update(self, norm: float) -> float:
         """Makes one step of the optimizer and returns its learning rate."""
         config, state = self._config, self.state
-        self._good = [each.detach().clone() for each in self._parameters]
+        self._good = state.step, [each.detach().clone() for each in self._parameters]
         if norm > config.clip_gradient:
             for each in self._parameters:
                 assert each.grad is not None
@@ -231,9 +232,11 @@ class Loop:
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        """Goes back to the last vectors whose loss was a number."""
-        for each, good in zip(self._parameters, self._good, strict=True):
-            each.copy_(good)
+        """Goes back to the last vectors whose loss was a number, if there was a step since."""
+        if self._good:
+            self.state.step, vectors = self._good
+            for each, good in zip(self._parameters, vectors, strict=True):
+                each.copy_(good)
 
 
 def pieces(examples: Sequence[E], count: int) -> list[Sequence[E]]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lab.config import Config
 from lab.score.tools import JudgeOptions
-from lab.training.fields import MAX_VECTORS, Init, Lines
+from lab.training.fields import MAX_VECTORS, Init, Lines, Rate
 
 
 class MakingOptions(Config):
@@ -69,7 +69,7 @@ class PairOptions(Config):
     negative_init: Init = "auto"
     """Where they begin, as --init says it."""
 
-    negative_rate: float | None = Field(None, ge=0)
+    negative_rate: Rate | None = None
     """Their learning rate; by default that of the positive half."""
 
     negative_templates: Lines = Field(default_factory=lambda: ["{name}"])

@@ -131,10 +131,12 @@ def test_a1111_layout(sd1, changed):
 def test_a_learning_rate_that_gives_nan_keeps_the_last_good_vectors(sd1, changed):
     config = changed(learning_rate=1e30, evaluate_every=100)
     with pytest.raises(
-        InputError, match=r"learning_rate: 1e\+30 is too high, the loss was no number at step 2"
+        InputError,
+        match=r"learning_rate: 1e\+30 is too high, the loss was no number at step 2; the vectors of step 0 are kept",
     ):
         train(sd1, config)
     kept = lab.read_embedding(config.out / "cat-toy.safetensors")
+    assert kept.provenance.step == 0
     expected = prepare(sd1, config).initial["cat-toy"].vectors["clip"]
     assert torch.equal(kept.vectors["clip"], expected)
 
@@ -171,6 +173,8 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
     ("settings", "words"),
     [
         ({"vectors": 0}, "vectors"),
+        ({"learning_rate": 1e38}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
         ({"name": None}, "name: there is none"),
         ({"name": "red apple"}, "cannot stand in a prompt"),
         ({"name": "apple"}, "'apple' is a word"),
