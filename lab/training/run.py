@@ -128,7 +128,8 @@ class _Run:
         state, last = self._loop.state, self._loop.last_step
         if state.step >= last:
             raise InputError(
-                f"{self._folder.path}: no steps left, {state.step} of {last} are done; give more --steps"
+                f"{self._folder.path}: no steps left, {state.step} of {last} are done; "
+                "give more --steps or a later --stop"
             )
         if main:
             self._folder.rewind(state.step)
