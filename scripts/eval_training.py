@@ -1,6 +1,6 @@
 """How well embeddings are learned on the bundled model, with the default recipe, from images it has never seen.
 
-    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N]
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N] [--dtype auto]
 
 For each folder of lab/assets/samples it trains, then generates from the captions of the images it learned from, and
 prints the mean CLIP cosine to images kept apart (lab/assets/samples_test): of what is generated (a) with the vectors
@@ -41,10 +41,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-training"))
     parser.add_argument("--only", nargs="*", help="folders of lab/assets/samples")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--vectors", type=int, default=4)
     parser.add_argument("--steps", type=int, default=lab.TrainConfig().steps)
     arguments = parser.parse_args()
-    bundle = lab.load("emoji")
+    bundle = lab.load("emoji", dtype=arguments.dtype)
     clip = open_clip(bundle, None)
     assert clip is not None, "the bundled model comes with its CLIP"
     names = arguments.only or sorted(path.name for path in LEARN_FROM.iterdir() if path.is_dir())
