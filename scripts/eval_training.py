@@ -1,6 +1,7 @@
 """How well embeddings are learned on the bundled model, with the default recipe, from images it has never seen.
 
-    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N] [--dtype auto]
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N] [--norm free]
+        [--dtype auto]
 
 For each folder of lab/assets/samples it trains, then generates from the captions of the images it learned from, and
 prints the mean CLIP cosine to images kept apart (lab/assets/samples_test): of what is generated (a) with the vectors
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--vectors", type=int, default=4)
     parser.add_argument("--steps", type=int, default=lab.TrainConfig().steps)
+    parser.add_argument("--norm", default=lab.TrainConfig().norm)
     arguments = parser.parse_args()
     bundle = lab.load("emoji", dtype=arguments.dtype)
     clip = open_clip(bundle, None)
@@ -74,6 +76,7 @@ def evaluate(
         objective=kind,
         vectors=arguments.vectors,
         steps=arguments.steps,
+        norm=arguments.norm,
         preview_every=0,
         out=out,
     )
