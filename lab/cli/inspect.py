@@ -24,6 +24,7 @@ LARGEST_MATRIX = 12
 def inspect(
     *files: str,
     model: str | None = None,
+    variant: str | None = None,
     plot: Path | None = None,
     word: list[str] | None = None,
     prompt: list[str] | None = None,
@@ -34,6 +35,7 @@ def inspect(
         files: Embeddings: files of any layout, folders of them, or hub:org/name.
         model: A model whose vocabulary the vectors are held against: emoji, a diffusers folder,
             file:x.safetensors or hub:org/name.
+        variant: Of a folder or hub model, the files of this variant, such as fp16.
         plot: Draws cosines, dot products, norms and a map (PCA) of the vectors into a .png or .svg file, and writes
             the numbers into a .json file beside it.
         word: A word of the model's vocabulary to plot beside the vectors; repeatable.
@@ -45,7 +47,7 @@ def inspect(
     if model:
         from lab.cli.vocabulary import vocabularies as read_vocabularies
 
-        vocabularies = read_vocabularies(model)
+        vocabularies = read_vocabularies(model, variant)
     console = Console()
     for embedding in embeddings:
         console.rule(Text(embedding.name), align="left")
@@ -55,7 +57,7 @@ def inspect(
             show_vectors(console, key, tensor, vocabularies)
     show_together(console, embeddings)
     if plot:
-        _plot(plot, embeddings, vocabularies, word or [], prompt or [], model)
+        _plot(plot, embeddings, vocabularies, word or [], prompt or [], model, variant)
         _say(console, f"\n{plot} shows them together; {plot.with_suffix('.json')} has the numbers")
 
 
@@ -181,6 +183,7 @@ def _plot(
     words: Sequence[str],
     prompts: Sequence[str],
     model: str | None,
+    variant: str | None,
 ) -> None:
     from lab.comparing.geometry import learned_geometry, prompt_geometry
     from lab.comparing.maps import write_geometries
@@ -193,7 +196,7 @@ def _plot(
     if prompts and model is not None:
         from lab.models.load import load
 
-        spaces.append(prompt_geometry(load(model), prompts, embeddings))
+        spaces.append(prompt_geometry(load(model, variant=variant), prompts, embeddings))
     write_geometries(path, spaces)
 
 

@@ -13,7 +13,7 @@ from lab.models.bundle import Family
 from lab.models.family import FAMILIES, family_of
 from lab.models.libraries import refusing
 from lab.models.parts import Parts, encoder_class, read_json
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, read_header, uses_variant
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, read_header, uses_variant, variants
 
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 
@@ -25,26 +25,39 @@ def read_folder(root: Path, variant: str | None, dtype: torch.dtype) -> Parts:
         InputError: a missing part (which), a family that the lab does not load, or damaged files.
     """
     family = folder_family(root)
-    traits = FAMILIES[family]
     files = check_folder(root, family, variant)
     weights = {part: tuple(root / name for name in names) for part, names in files.items()}
     for path in (path for paths in weights.values() for path in paths):
         read_header(path)
 
-    def module(kind: Any, part: str, precision: torch.dtype = torch.float32) -> Any:
-        used = variant if uses_variant(files[part], variant) else None
-        return read_module(kind, root / part, used, precision)
-
+    towers = read_encoders(root, family, variant)
     return Parts(
         family=family,
-        tokenizers=[read_tokenizer(root / f"tokenizer{suffix}") for suffix in traits.suffixes],
-        encoders=[module(encoder_class(suffix), f"text_encoder{suffix}") for suffix in traits.suffixes],
-        unet=module(UNet2DConditionModel, "unet", dtype),
-        vae=module(AutoencoderKL, "vae"),
+        tokenizers=[tokenizer for tokenizer, _ in towers],
+        encoders=[encoder for _, encoder in towers],
+        unet=_read_part(UNet2DConditionModel, root, "unet", variant, dtype),
+        vae=_read_part(AutoencoderKL, root, "vae", variant),
         scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
         settings=read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {},
         weights=weights,
     )
+
+
+def read_encoders(
+    root: Path, family: Family, variant: str | None
+) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
+    """Loads the tokenizers and text encoders alone, in the U-Net's order.
+
+    Raises:
+        InputError: damaged files.
+    """
+    return [
+        (
+            read_tokenizer(root / f"tokenizer{suffix}"),
+            _read_part(encoder_class(suffix), root, f"text_encoder{suffix}", variant),
+        )
+        for suffix in FAMILIES[family].suffixes
+    ]
 
 
 def folder_family(root: Path) -> Family:
@@ -78,6 +91,9 @@ def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, l
     missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
     if missing:
         wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
+        others = variants(names)
+        if others and variant not in others:
+            raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
         pickles = any(Path(name).suffix in PICKLES for name in names)
         weights_missing = any(name.endswith("*.safetensors") for name in missing)
         raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
@@ -100,6 +116,18 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
     """
     with refusing(f"{folder}: cannot load the tokenizer"):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _read_part(
+    kind: type[ModelMixin] | type[PreTrainedModel],
+    root: Path,
+    part: str,
+    variant: str | None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    names = [path.relative_to(root).as_posix() for path in (root / part).glob("*")]
+    used = variant if uses_variant(pick_weights(names, part, variant), variant) else None
+    return read_module(kind, root / part, used, dtype)
 
 
 def read_module(

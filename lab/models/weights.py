@@ -40,6 +40,15 @@ def pick_weights(names: Iterable[str], part: str, variant: str | None) -> list[s
     return []
 
 
+def variants(names: Iterable[str]) -> list[str]:
+    """The variants of which a model folder's file names speak: fp16, say."""
+    found = (
+        re.fullmatch(r".+/(?:diffusion_pytorch_model|model)\.(\w+)(-.+)?\.safetensors", name)
+        for name in names
+    )
+    return sorted({match[1] for match in found if match})
+
+
 def uses_variant(files: Iterable[str], variant: str | None) -> bool:
     """True if the picked files are those of the variant."""
     return variant is not None and any(f".{variant}" in Path(file).name for file in files)

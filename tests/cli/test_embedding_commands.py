@@ -1,5 +1,7 @@
 """`lab inspect`, `lab convert` and `lab merge`, as people type them."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -55,6 +57,18 @@ class TestInspect:
         assert f"{3 * table[number].norm():.3f}" in rows[0]
         low, middle, high = table.norm(dim=1).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         assert f"{low:.3f}, {middle:.3f}, {high:.3f}" in out
+
+    def test_a_model_of_one_variant_alone(self, tmp_path, capsys, sd1_folder):
+        folder = shutil.copytree(sd1_folder, tmp_path / "model")
+        for path in list(folder.glob("*/*.safetensors")):
+            path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+        (tower,) = load(str(sd1_folder), device="cpu").towers
+        table = tower.encoder.get_input_embeddings().weight.detach()
+        Embedding("x", {"clip": table[:1]}).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors", "--model", folder) == BAD_INPUT
+        assert "use --variant fp16" in capsys.readouterr().err
+        assert run("inspect", tmp_path / "x.safetensors", "--model", folder, "--variant", "fp16") == 0
+        assert "! 1.00" in capsys.readouterr().out
 
     def test_both_encoders_of_sdxl(self, tmp_path, capsys, sdxl_folder):
         towers = load(str(sdxl_folder), device="cpu").towers

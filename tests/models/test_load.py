@@ -93,7 +93,9 @@ def test_a_part_without_the_variant_is_taken_plain(folder, sd1):
     shutil.move(folder / UNET_FILE, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
     bundle = load(folder, device="cpu", variant="fp16")
     assert torch.equal(bundle.unet.conv_in.weight, sd1.unet.conv_in.weight)
-    with pytest.raises(InputError, match=r"without unet/\*\.safetensors"):
+    with pytest.raises(
+        InputError, match=r"without unet/\*\.safetensors; it has variants: use --variant fp16"
+    ):
         load(folder, device="cpu")
 
 
