@@ -100,7 +100,9 @@ def judged(judge: Judge, data: Data, wanted: list[Case], images: Tensor) -> dict
     """Which images' object (among the objects asked for), style and background are recognised, (n,) bool each."""
     names, styles, colours = list(data.split.train), list(STYLES), list(COLOURS)
     among = sorted({names.index(c.name) for c in wanted})
-    logits = [torch.cat(part) for part in zip(*(judge(b) for b in images.split(64)), strict=True)]
+    logits = [
+        torch.cat(part) for part in zip(*(judge(F.avg_pool2d(b, 2)) for b in images.split(64)), strict=True)
+    ]
     truth = torch.tensor(
         [
             (among.index(names.index(c.name)), styles.index(c.style), colours.index(c.background))

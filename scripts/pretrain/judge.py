@@ -1,4 +1,4 @@
-"""Train the judge of generated images on renderings alone: it names object, style and background of 128 px images.
+"""Train the judge of generated images on renderings alone: it names object, style and background of 64 px images.
 
 It stays under outputs/. The CLIP that conditions has no part in it.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.clip import shifted
+from scripts.pretrain.clip import shifted, small_images
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.loop import Budget, Run, train
@@ -22,13 +22,13 @@ FOLDER = WORK / "judge"
 
 
 class Judge(nn.Module):
-    """(b, 3, 128, 128) in [-1, 1] -> logits of object, style and background."""
+    """(b, 3, 64, 64) in [-1, 1] -> logits of object, style and background."""
 
     def __init__(self, objects: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
-        for width in (16, 32, 64, 128, 256):
+        for width in (32, 64, 128, 256):
             layers += [nn.Conv2d(before, width, 3, 2, 1), nn.GroupNorm(4, width), nn.ReLU()]
             layers += [nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(4, width), nn.ReLU()]
             before = width
@@ -47,25 +47,25 @@ class JudgeObjective:
 
     def __init__(self, judge: Judge, data: Data, config: dict[str, Any], device: str) -> None:
         self.judge, self.config, self.device = judge, config, device
-        self.chosen = [i for i in data.indices("train", "pair") if len(data.scenes[i].objects) == 1]
-        self.images, scenes = data.images, [data.scenes[i] for i in self.chosen]
+        chosen = [i for i in data.indices("train", "pair") if len(data.scenes[i].objects) == 1]
+        scenes = [data.scenes[i] for i in chosen]
         names, styles, colours = (
             {v: i for i, v in enumerate(values)} for values in (data.split.train, STYLES, COLOURS)
         )
+        self.pixels = small_images(data.images, chosen)
         self.targets = torch.tensor(
             [(names[s.objects[0].name], styles[s.style], colours[s.background]) for s in scenes]
         )
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
-        rows = torch.randint(0, len(self.chosen), (self.config["batch"],), generator=generator)
-        images = torch.from_numpy(self.images[[self.chosen[row] for row in rows]])
-        pixels = shifted(images.float() / 127.5 - 1, 12, generator)
+        rows = torch.randint(0, len(self.pixels), (self.config["batch"],), generator=generator)
+        pixels = shifted(self.pixels[rows].float() / 127.5 - 1, 6, generator)
         grain = 0.1 * torch.rand(len(rows), 1, 1, 1, generator=generator)
         pixels = pixels + grain * torch.randn(pixels.shape, generator=generator)
         soft = torch.rand(len(rows), generator=generator) < 0.3
-        pixels[soft] = F.avg_pool2d(F.pad(pixels[soft], (2, 2, 2, 2), mode="replicate"), 5, 1)
-        logits = self.judge(pixels.contiguous(memory_format=torch.channels_last).to(self.device))
+        pixels[soft] = F.avg_pool2d(F.pad(pixels[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
+        logits = self.judge(pixels.to(self.device))
         targets = self.targets[rows].to(self.device).T
         parts = [F.cross_entropy(a.float(), b) for a, b in zip(logits, targets, strict=True)]
         return parts[0] + parts[1] + 0.3 * parts[2]
