@@ -111,7 +111,9 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one(sd1, changed, tmp_path):
     other = stopped(sd1, changed, vectors=3, out=tmp_path / "other")
     state = TrainingFolder(config.out).state
     state.write_bytes(TrainingFolder(other.out).state.read_bytes())
-    with pytest.raises(InputError, match="another run: it holds cat-toy/clip 3 x 32 where cat-toy/clip 2 x 32"):
+    with pytest.raises(
+        InputError, match="another run: it holds cat-toy/clip 3 x 32 where cat-toy/clip 2 x 32"
+    ):
         train(sd1, TrainConfig(resume=config.out, stop="never"))
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(InputError, match="damaged"):
