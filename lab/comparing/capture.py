@@ -1,6 +1,6 @@
 """Cross-attention probabilities, read while the U-Net computes and without changing what it computes."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ def capturing(
         InputError: a part of a name that no cross-attention layer has.
     """
     before: dict[str, Any] = dict(unet.attn_processors)
-    chosen = _choose(before, layers)
+    chosen = choose_layers(unet, layers)
     recorder = Recorder(heads)
     beside = {name: _Beside(processor, recorder) for name, processor in before.items() if name in chosen}
     unet.set_attn_processor(before | beside)
@@ -102,8 +102,13 @@ class _Beside:
         return self._processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
-def _choose(processors: Mapping[str, Any], layers: Sequence[str]) -> set[str]:
-    names = [name for name in processors if CROSS_ATTENTION in name]
+def choose_layers(unet: UNet2DConditionModel, layers: Sequence[str]) -> set[str]:
+    """The names of the cross-attention layers' processors, of those that have any of these parts in them, or of all.
+
+    Raises:
+        InputError: a part of a name that no cross-attention layer has.
+    """
+    names = [name for name in unet.attn_processors if CROSS_ATTENTION in name]
     for part in layers:
         if not any(part in name for name in names):
             known = ", ".join(name.partition(".transformer_blocks")[0] for name in names)

@@ -143,7 +143,7 @@ def _same_images(before: str, now: str) -> bool:
         one, other = yaml.safe_load(before), yaml.safe_load(now)
     except yaml.YAMLError:
         return False
-    judging = {*ScoreOptions.model_fields, "heat_map", "guidance_curve"}
+    judging = {*ScoreOptions.model_fields, "heat_map", "heat_layers", "guidance_curve"}
     kept = [
         {key: value for key, value in each.items() if key not in judging} if isinstance(each, dict) else None
         for each in (one, other)

@@ -27,6 +27,10 @@ class ExperimentOptions(Config):
     heat_map: list[str] = Field(default_factory=list)
     """A word or embedding whose attention the report maps; `negative:WORD` for the negative prompt. Repeatable."""
 
+    heat_layers: list[str] = Field(default_factory=list)
+    """U-Net layers whose attention the maps show, by a part of their names such as `up_blocks.1`; by default all.
+    Repeatable."""
+
     guidance_curve: bool = False
     """Also measures at which steps the variants' guidance differs from the baseline's (a few more images' time)."""
 

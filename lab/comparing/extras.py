@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab.comparing.attention import HeatMaps, heat_maps
+from lab.comparing.capture import choose_layers
 from lab.comparing.cells import is_own, plan_cells
 from lab.comparing.curve import check_pair, curve_svg, guidance_difference
 from lab.comparing.experiment import Cell, Experiment, Variant
@@ -30,17 +31,18 @@ CURVE_PAIRS, CURVE_VARIANTS = 8, 6
 
 
 def check_panels(bundle: Bundle, experiment: Experiment) -> None:
-    """Refuses, before anything is generated, heat maps of what no prompt says, and curves that cannot be.
+    """Refuses, before anything is generated, heat maps of what is not there, and curves that cannot be.
 
     Raises:
-        InputError: a word that is in the prompt of no variant, with the nearest words; a curve of variants of which
-            none shares latents with the baseline.
+        InputError: a word that is in the prompt of no variant, with the nearest words; an unknown layer; a curve of
+            variants of which none shares latents with the baseline.
     """
     if experiment.config.guidance_curve:
         _curved(bundle, experiment)
     jobs = plan_cells(bundle, _mapped(bundle, experiment)) if experiment.config.heat_map else []
     if experiment.config.heat_map and not jobs:
         raise InputError(f"heat_map: {_OTHER_MODELS}")
+    choose_layers(bundle.unet, experiment.config.heat_layers)
     for target in map(_target, experiment.config.heat_map):
         if not any(_has(job, target) for job in jobs):
             for job in jobs:
@@ -81,7 +83,8 @@ def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
     cells = _mapped(bundle, experiment)
     jobs = plan_cells(bundle, cells)
     targets = [_target(text) for text in experiment.config.heat_map]
-    mapped = list(zip(cells, jobs, heat_maps(bundle, jobs), strict=True))
+    layers = experiment.config.heat_layers
+    mapped = list(zip(cells, jobs, heat_maps(bundle, jobs, layers=layers), strict=True))
     for cell, job, maps in mapped:
         present = [target for target in targets if _has(job, target)]
         if present:
@@ -91,9 +94,10 @@ def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
         shown = [(cell, maps) for cell, job, maps in mapped if _has(job, target)]
         high = max(float(maps.of(target).max()) for _, maps in shown)
         pictures += [_overlaid(cell, maps, target, high) for cell, maps in shown]
+    where = f" in {', '.join(layers)}" if layers else ""
     text = (
-        f"Share of the cross-attention that goes to each word, over all steps, layers and heads; from blue to red, on "
-        f"one scale for all variants. Seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
+        f"Share of the cross-attention that goes to each word, over all steps, heads and layers{where}; from blue to "
+        f"red, on one scale for all variants. Seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
     )
     return Panel("Where words act", text, pictures)
 

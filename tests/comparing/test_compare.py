@@ -168,6 +168,7 @@ def test_one_seed_has_no_interval_and_says_so(sd1, config):
         ({"axes": {"model": ["emoji", "no-such-model"]}}, "unknown model"),
         ({"width": 30}, "multiple"),
         ({"heat_map": ["aple"]}, "apple"),
+        ({"heat_map": ["apple"], "heat_layers": ["up_blocks.9"]}, "there are down_blocks"),
         ({"guidance_curve": True, "axes": {"scheduler": ["ddim", "euler"]}}, "share no latents"),
         ({"prompts": ["a cat", "a <dragon>"]}, "dragon"),
     ],
@@ -237,3 +238,8 @@ def test_heat_maps_and_the_curve_are_in_the_report(sd1, config):
     assert "Where words act" in page and "When it acts" in page
     arrays = np.load(next((report.folder / "heatmaps").glob("*.npz")))
     assert arrays["apple"].shape == (sd1.defaults.height, sd1.defaults.width)
+    settings = settings.model_copy(update={"heat_layers": ["up_blocks"]})
+    page = lab.compare(sd1, settings).page.read_text(encoding="utf-8")
+    assert "layers in up_blocks" in page
+    in_part = np.load(next((report.folder / "heatmaps").glob("*.npz")))["apple"]
+    assert not np.allclose(in_part, arrays["apple"])
