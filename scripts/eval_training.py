@@ -4,15 +4,16 @@
         [--dtype auto]
 
 For each folder of lab/assets/samples it trains, then generates from the captions of the images it learned from, and
-prints the mean CLIP cosine to images kept apart (lab/assets/samples_test): of what is generated (a) with the vectors
-before training, (b) with the thing's own name in words, and with what was learned; and (c) the ceiling, of the images
-that it learned from, which have the same captions; and the share of the way from (a) to (c) that was learned. Prompt
+prints the mean CLIP cosine to images kept apart (lab/assets/samples_test): of what is generated (a) without training,
+where a word that fits anything stands for the thing; with the initial vectors, which the recipe chooses by looking at
+the images; (b) with the thing's own name in words; and with what was learned; and (c) the ceiling, of the images that
+it learned from, which have the same captions; and the share of the way from (a) to (c) that was learned. Prompt
 fidelity is the share of "<token> on a COLOUR background" images whose border has that colour. A contact sheet shows
-what was made.
+what was made. The same command goes on where it was interrupted.
 """
 
 import argparse
-import time
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from lab.runs.sheet import Row, write_sheets
 from lab.score.clip import Clip
 from lab.score.pixels import to_tensor
 from lab.training.learned import Learned
+from lab.training.objectives import find_objective
 from lab.training.prepare import prepare
 from lab.training.words import image_features, open_clip
 
@@ -52,7 +54,7 @@ def main() -> None:
     assert clip is not None, "the bundled model comes with its CLIP"
     names = arguments.only or sorted(path.name for path in LEARN_FROM.iterdir() if path.is_dir())
     rows, shares = [], {"concept": [], "style": []}
-    print("name             before  words  learned  ceiling  share  colour  steps  seconds")
+    print("name             untrained  initial  words  learned  ceiling  share  colour  steps  seconds")
     for name in names:
         kind = "style" if name.endswith("style") else "concept"
         share, row = evaluate(bundle, clip, name, kind, arguments)
@@ -68,7 +70,6 @@ def evaluate(
     bundle: Bundle, clip: Clip, name: str, kind: str, arguments: argparse.Namespace
 ) -> tuple[float, list[Row]]:
     """Trains on one folder, prints its line, and returns the share and rows for the contact sheet."""
-    began = time.perf_counter()
     out = arguments.out / name
     config = lab.TrainConfig(
         images=LEARN_FROM / name,
@@ -80,9 +81,9 @@ def evaluate(
         preview_every=0,
         out=out,
     )
-    steps = []
-    after = lab.train(bundle, config, on_step=lambda report, last: steps.append(report.step))
-    seconds = time.perf_counter() - began
+    saved = out / f"{config.name}.safetensors"
+    after = lab.read_embedding(saved) if saved.is_file() else lab.train(bundle, config)
+    last = json.loads((out / "progress.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     initial = {config.name: prepare(bundle, config).initial[config.name].vectors}
     (before,) = Learned(bundle, initial, {config.name: "unknown"}).embeddings()
     words = "emojione" if kind == "style" else name.replace("-", " ")
@@ -91,21 +92,22 @@ def evaluate(
     apart = image_features(clip, sorted((KEPT_APART / name).glob("*.png")))
     real = image_features(clip, sorted((LEARN_FROM / name).glob("*.png")))
     made = {
-        "before": generate(bundle, fill_all(contexts, f"<my-{name}>"), [before]),
+        "untrained": generate(bundle, fill_all(contexts, find_objective(kind).word), []),
+        "initial": generate(bundle, fill_all(contexts, f"<my-{name}>"), [before]),
         "words": generate(bundle, fill_all(contexts, words), []),
         "learned": generate(bundle, fill_all(contexts, f"<my-{name}>"), [after]),
     }
     found = {label: similarity(features(clip, images), apart) for label, images in made.items()}
     ceiling = similarity(real, apart)
-    share = (found["learned"] - found["before"]) / (ceiling - found["before"])
+    share = (found["learned"] - found["untrained"]) / (ceiling - found["untrained"])
     placed = generate(bundle, [f"{token} on a {colour} background" for colour in COLOURS], [after])
     asked = [colour for colour in COLOURS for _ in SEEDS]
     right = [border_colour(image) == colour for colour, image in zip(asked, placed, strict=True)]
-    print(
-        f"{name:16} {found['before']:.3f}  {found['words']:.3f}    {found['learned']:.3f}    {ceiling:.3f}   "
-        f"{share:4.0%}    {sum(right) / len(right):4.0%}  {steps[-1]:5d}  {seconds:7.0f}",
-        flush=True,
+    likeness = "  ".join(
+        f"{value:{len(label)}.3f}" for label, value in (found | {"ceiling": ceiling}).items()
     )
+    effort = f"{last['step']:5d}  {last['seconds']:7.0f}"
+    print(f"{name:16} {likeness}  {share:5.0%}  {sum(right) / len(right):6.0%}  {effort}", flush=True)
     made["in context"] = placed[:: len(SEEDS)]
     return share, contact_rows(out, name, made)
 
