@@ -67,7 +67,7 @@ def test_the_lab_makes_images_and_learns_from_the_worst(sd1, making):
     prompts = [json.loads(path.with_suffix(".json").read_text())["prompt"] for path in made]
     assert {prompts.count(prompt) for prompt in PROMPTS} == {2, 3}, "every prompt before any comes again"
     again = train(sd1, TrainConfig(resume=config.out, steps=8))
-    assert again.provenance.base_model == sd1.source
+    assert again.provenance.base_model == sd1.root.name
 
 
 def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, monkeypatch):
