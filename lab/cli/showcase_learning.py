@@ -19,8 +19,8 @@ from lab.training.prepare import prepare, settled
 from lab.training.run import run
 from lab.training.words import image_features, open_clip
 
-THING = "hot-dog"
-NAME = "my-snack"
+THING = "candle"
+NAME = "my-candle"
 SEED = "1"
 
 
