@@ -47,6 +47,9 @@ from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import Placed, Scene
 
 Icons = dict[tuple[str, str], Tensor]
+SEED = 1007
+"""Of the scenes: other ones than pretraining draws, though of the same objects."""
+
 STEPS = 20
 """Of the schedule; only the first that is run counts."""
 
@@ -83,7 +86,7 @@ def main() -> None:
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
     data = load()
     names = learnt(read_config(CONFIGS / "latents.yaml"), data)
-    scenes = side_by_side(names, data, arguments.scenes, random.Random(7))
+    scenes = side_by_side(names, data, arguments.scenes, random.Random(SEED))
     table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
     for column in (
         "layers",

@@ -9,7 +9,8 @@ where a word that fits anything stands for the thing; with the initial vectors, 
 the images; (b) with the thing's own name in words; and with what was learned; and (c) the ceiling, of the images that
 it learned from, which have the same captions; and the share of the way from (a) to (c) that was learned. Prompt
 fidelity is the share of "<token> on a COLOUR background" images whose border has that colour. A contact sheet shows
-what was made. The same command goes on where it was interrupted.
+what was made. The same command goes on where it was interrupted; with
+other options give another --out.
 """
 
 import argparse

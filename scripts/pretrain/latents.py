@@ -94,7 +94,7 @@ def close_ups(names: set[str], data: Data, config: dict[str, Any], order: random
 
 
 def side_by_side(names: set[str], data: Data, count: int, order: random.Random) -> list[Scene]:
-    """Two objects to learn in one style, left and right, half of them on white."""
+    """Two objects to learn in one style, left and right, about half of them on white."""
     held, found = set(data.split.pairs), []
     for _ in range(count):
         style = order.choice(list(STYLES))
