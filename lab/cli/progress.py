@@ -56,13 +56,24 @@ class StepProgress:
 
     def __init__(self, bar: Progress):
         self._bar = bar
-        self._task = bar.add_task("", total=None, shown="")
+        self._encoding = bar.add_task("", total=None, shown="", visible=False)
+        self._task = bar.add_task("", total=None, shown="", visible=False)
+
+    def encoded(self, done: int, total: int) -> None:
+        """Images encoded before the first step, of how many."""
+        self._bar.start()
+        shown = f"image {done}/{total} encoded"
+        self._bar.update(self._encoding, completed=done, total=total, shown=shown, visible=done < total)
 
     def step(self, done: int, total: int, loss: float) -> None:
         """Steps done, of at most how many, and the last one's loss; the bar appears with the first."""
         self._bar.start()
         self._bar.update(
-            self._task, completed=done, total=total, shown=f"step {done}/{total}, loss {loss:.3f}"
+            self._task,
+            completed=done,
+            total=total,
+            shown=f"step {done}/{total}, loss {loss:.3f}",
+            visible=True,
         )
 
     def note(self, line: str) -> None:

@@ -64,6 +64,7 @@ def train(
             prepared,
             on_step=lambda report, last: bar.step(report.step, last, report.loss),
             on_note=bar.note,
+            on_encoded=bar.encoded,
         )
     for embedding in made if isinstance(made, list) else [made]:
         print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")

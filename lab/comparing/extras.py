@@ -42,6 +42,8 @@ def check_panels(bundle: Bundle, experiment: Experiment) -> None:
     jobs = plan_cells(bundle, _mapped(bundle, experiment)) if experiment.config.heat_map else []
     if experiment.config.heat_map and not jobs:
         raise InputError(f"heat_map: {_OTHER_MODELS}")
+    if experiment.config.heat_layers and not experiment.config.heat_map:
+        raise InputError("heat_layers: there is no heat map to take them for; name a word with --heat-map")
     choose_layers(bundle.unet, experiment.config.heat_layers)
     for target in map(_target, experiment.config.heat_map):
         if not any(_has(job, target) for job in jobs):

@@ -13,7 +13,7 @@ from lab.training.buckets import make_buckets, multiple_of
 from lab.training.captions import placeholder
 from lab.training.config import TrainConfig
 from lab.training.examples import Examples
-from lab.training.latents import Latents
+from lab.training.latents import Latents, Progress
 from lab.training.pictures import Picture, View, make_views, read_pictures
 from lab.training.text import check_placeholders
 
@@ -63,9 +63,9 @@ class Data:
         if len(self.captions) > CAPTIONS_SHOWN:
             yield f"  ... and {len(self.captions) - CAPTIONS_SHOWN} more"
 
-    def make_ready(self) -> None:
+    def make_ready(self, on_progress: Progress | None = None) -> None:
         """Encodes every view."""
-        self.latents.encode_all()
+        self.latents.encode_all(on_progress)
 
 
 def read_data(bundle: Bundle, config: TrainConfig, templates: str) -> Data:

@@ -17,6 +17,7 @@ from lab.training.config import TrainConfig
 from lab.training.pictures import Picture, View, load_view
 
 Progress = Callable[[int, int], None]
+"""Called with the views encoded and the number of views."""
 
 
 class Latents:

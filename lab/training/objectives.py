@@ -14,6 +14,7 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data import read_data
 from lab.training.denoising import Denoising
 from lab.training.estimate import Work
+from lab.training.latents import Progress
 from lab.training.learned import Learned
 from lab.training.loop import Task
 from lab.training.pair import Pair, negative_half, read_pair_data
@@ -38,7 +39,7 @@ class Material(Protocol):
     def describe(self) -> Iterator[str]:
         """Yields what there is, in lines for people."""
 
-    def make_ready(self) -> None:
+    def make_ready(self, on_progress: Progress | None = None) -> None:
         """Does once what takes its time, before the first step."""
 
 

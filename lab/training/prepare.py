@@ -62,7 +62,8 @@ def prepare(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) ->
     With `worst_of`, the images are made now, in the run's folder; made before, they are found there.
 
     Raises:
-        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, trackers.
+        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, learning
+            rates, trackers.
     """
     subjects = all_subjects(config)
     check_trackers(config.track)
@@ -111,4 +112,9 @@ def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> 
     scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
     usual = find_objective(config.objective).rate * sum(scales) / len(scales)
     asked = {subject.name: (subject.learning_rate, config.learning_rate, usual) for subject in subjects}
-    return {name: next(rate for rate in rates if rate is not None) for name, rates in asked.items()}
+    chosen = {name: next(rate for rate in rates if rate is not None) for name, rates in asked.items()}
+    if not any(chosen.values()):
+        raise InputError(
+            "learning_rate: with 0, vectors never move; give a larger one, or none for the default"
+        )
+    return chosen

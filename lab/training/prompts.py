@@ -8,6 +8,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.prompts import read_lines
 from lab.training.config import TrainConfig
+from lab.training.latents import Progress
 
 SHOWN = 20
 
@@ -36,7 +37,7 @@ class PromptData:
         if len(self.prompts) > SHOWN:
             yield f"  ... and {len(self.prompts) - SHOWN} more"
 
-    def make_ready(self) -> None:
+    def make_ready(self, on_progress: Progress | None = None) -> None:
         """Nothing takes its time here."""
 
 

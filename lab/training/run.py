@@ -18,6 +18,7 @@ from lab.training.config import TrainConfig
 from lab.training.estimate import check_memory, what_would_fit
 from lab.training.folder import TrainingFolder
 from lab.training.frozen import frozen, interruptible
+from lab.training.latents import Progress
 from lab.training.learned import Learned
 from lab.training.loop import Ending, Loop, Report
 from lab.training.objectives import find_objective
@@ -32,7 +33,12 @@ Watch = Callable[[Report, int], None]
 
 
 def train(
-    bundle: Bundle, config: TrainConfig, *, on_step: Watch | None = None, on_note: Note | None = None
+    bundle: Bundle,
+    config: TrainConfig,
+    *,
+    on_step: Watch | None = None,
+    on_note: Note | None = None,
+    on_encoded: Progress | None = None,
 ) -> Embedding | list[Embedding]:
     """Learns embeddings from images (textual inversion, 2208.01618) or by a reward; `OBJECTIVES` has them all.
 
@@ -41,6 +47,7 @@ def train(
     Args:
         config: With `resume`, the run in that folder goes on, to the same bits on a CPU as if never interrupted.
         on_step, on_note: Hear how it goes.
+        on_encoded: Hears, before the first step, how many images are encoded, and of how many.
 
     Returns:
         The embedding, or a list if the config names several: the vectors of the best evaluation on the fixed
@@ -51,11 +58,15 @@ def train(
             saved), vectors that never moved, or too little memory (with options that would need less).
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    return run(bundle, prepare(bundle, settled(config), on_note), on_step, on_note)
+    return run(bundle, prepare(bundle, settled(config), on_note), on_step, on_note, on_encoded)
 
 
 def run(
-    bundle: Bundle, prepared: Prepared, on_step: Watch | None = None, on_note: Note | None = None
+    bundle: Bundle,
+    prepared: Prepared,
+    on_step: Watch | None = None,
+    on_note: Note | None = None,
+    on_encoded: Progress | None = None,
 ) -> Embedding | list[Embedding]:
     """`train`, with what `prepare` made."""
     out = prepared.config.out
@@ -67,7 +78,7 @@ def run(
     folder = TrainingFolder(out)
     attempt = _Run(bundle, prepared, folder, accelerator, note)
     with folder.locked() if accelerator.is_main_process else nullcontext():
-        return attempt.go(on_step)
+        return attempt.go(on_step, on_encoded)
 
 
 class _Run:
@@ -98,13 +109,13 @@ class _Run:
 
         self._recorder = Recorder(self._loop, config, folder, previews, accelerator, images, note, save)
 
-    def go(self, on_step: Watch | None) -> Embedding | list[Embedding]:
+    def go(self, on_step: Watch | None, on_encoded: Progress | None) -> Embedding | list[Embedding]:
         self._open()
         for line in self._prepared.data.skipped:
             self._note(line)
         try:
             with frozen(self._bundle, self._config.gradient_checkpointing), interruptible() as interrupted:
-                self._prepared.data.make_ready()
+                self._prepared.data.make_ready(on_encoded)
                 ending = self._steps(on_step, interrupted)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or should_reduce_batch_size(error):

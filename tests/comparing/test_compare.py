@@ -169,6 +169,7 @@ def test_one_seed_has_no_interval_and_says_so(sd1, config):
         ({"width": 30}, "multiple"),
         ({"heat_map": ["aple"]}, "apple"),
         ({"heat_map": ["apple"], "heat_layers": ["up_blocks.9"]}, "there are down_blocks"),
+        ({"heat_layers": ["up_blocks"]}, "no heat map to take them for"),
         ({"guidance_curve": True, "axes": {"scheduler": ["ddim", "euler"]}}, "share no latents"),
         ({"prompts": ["a cat", "a <dragon>"]}, "dragon"),
     ],

@@ -143,8 +143,27 @@ def test_a_learning_rate_that_gives_nan_keeps_the_last_good_vectors(sd1, changed
 
 def test_vectors_that_never_moved_are_an_error(sd1, changed):
     with pytest.raises(InputError, match="never moved"):
-        train(sd1, changed(learning_rate=0.0))
+        train(sd1, changed(learning_rate=1e-30))
     assert not (changed().out / "cat-toy.safetensors").exists()
+
+
+def test_a_learning_rate_of_zero_is_refused_before_the_first_step(sd1, changed):
+    with pytest.raises(InputError, match="learning_rate: with 0, vectors never move"):
+        train(sd1, changed(learning_rate=0.0))
+    assert not changed().out.exists()
+
+
+def test_encoded_images_are_counted_before_the_first_step(sd1, changed):
+    heard = []
+    config = changed(steps=1)
+    train(
+        sd1,
+        config,
+        on_encoded=lambda done, total: heard.append((done, total)),
+        on_step=lambda report, last: heard.append(report.step),
+    )
+    count = heard[0][1]
+    assert heard == [*((done, count) for done in range(1, count + 1)), 1]
 
 
 def test_leaving_the_vocabularys_range_is_said_once(sd1, changed):
