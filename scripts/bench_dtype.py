@@ -14,10 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 
 import lab
 from lab.models.libraries import quiet
 from lab.models.single_file import CONFIGS
+from lab.sample.pixels import decode
 
 PROMPTS = [
     "a red apple on a white background",
@@ -28,7 +30,7 @@ PROMPTS = [
 
 
 def main() -> None:
-    """Prints one table of times a U-Net, and the PSNR of the images."""
+    """Prints one table of times a U-Net, and the PSNR of the images and of their decoding."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,17 +86,25 @@ def _call(unet: UNet2DConditionModel, batch: int, side: int, dtype: torch.dtype,
 
 
 def _compare_images(model: str) -> None:
-    exact, low = (
-        [
-            np.asarray(result.image, dtype=np.float64)
-            for result in lab.generate(
-                lab.load(model, device="cpu", dtype=dtype), prompt=PROMPTS, seeds=[1, 2]
-            )
-        ]
-        for dtype in ("float32", "bfloat16")
+    exact, half = (lab.load(model, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    wanted, found = (lab.generate(bundle, prompt=PROMPTS, seeds=[1, 2]) for bundle in (exact, half))
+    images = [result.image for result in found]
+    print(f"images in bfloat16 against float32: {_psnr(images, [result.image for result in wanted])}")
+    latents = torch.stack([result.latents for result in found])
+    seconds = {
+        bundle.dtype: _seconds(lambda bundle=bundle: list(decode(bundle, latents)))
+        for bundle in (exact, half)
+    }
+    print(
+        f"the same latents decoded: {_psnr(images, list(decode(exact, latents)))}, "
+        f"{seconds[exact.dtype] / seconds[half.dtype]:.2f} times float32's speed"
     )
-    ratios = [10 * np.log10(255**2 / np.mean((a - b) ** 2)) for a, b in zip(exact, low, strict=True)]
-    print(f"images in bfloat16 against float32: PSNR {np.mean(ratios):.1f} dB, lowest {min(ratios):.1f} dB")
+
+
+def _psnr(images: list[Image.Image], references: list[Image.Image]) -> str:
+    pairs = [(np.asarray(a, float), np.asarray(b, float)) for a, b in zip(images, references, strict=True)]
+    ratios = [10 * np.log10(255**2 / np.mean((a - b) ** 2)) for a, b in pairs]
+    return f"PSNR {np.mean(ratios):.1f} dB, lowest {min(ratios):.1f} dB"
 
 
 if __name__ == "__main__":

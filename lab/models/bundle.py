@@ -124,7 +124,7 @@ class Bundle:
         return self.hash[:10]
 
     def autocast(self) -> torch.autocast:
-        """Lets text encoders multiply matrices in the U-Net's precision: norms, embeddings and states stay float32."""
+        """Lets text encoders and VAE multiply in the U-Net's precision: weights, norms and states stay float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def pipeline(self) -> "DiffusionPipeline":

@@ -1,6 +1,7 @@
 """Images on disk that carry what made them."""
 
 import json
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,16 @@ def save_image(path: Path, image: Image.Image, record: dict[str, Any]) -> None:
     with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     info = PngInfo()
-    info.add_text("parameters", parameters_text(record, version("text-conditioning-lab")))
+    info.add_text("parameters", parameters_text(record, _version()))
     info.add_text(CHUNK, json.dumps(record))
     with atomic(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+        # Level 1 takes a third of the default's time, for a sixth more bytes.
+        image.save(temporary, format="PNG", pnginfo=info, compress_level=1)
+
+
+@cache
+def _version() -> str:
+    return version("text-conditioning-lab")  # parses the package's metadata each time
 
 
 def read_record(path: Path) -> dict[str, Any]:
