@@ -3,12 +3,13 @@
     python -m scripts.eval_negatives --negative outputs/train-emoji-reward/emoji-reward.safetensors [more ...]
         [--model emoji] [--dtype auto] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008] [--transfer]
         [--judge lab/assets/emoji/judge_quality] [--prompt-file FILE] [--clip DIR] [--pickscore DIR]
-        [--aesthetic FILE] [--references DIR] [--styles noto fluent twemoji]
+        [--aesthetic FILE] [--references DIR ...] [--styles noto fluent twemoji]
 
 Every condition meets each prompt with each seed: an empty negative prompt, words, random vectors at the vocabulary's
 norm, and each negative embedding (of a pair its negative half). Printed, and written to OUT/negatives.md, are for each:
-the share of degraded images by a classifier of pixels that no recipe was trained on; CLIP similarity to the prompt; the
-share whose style CLIP finds right; diversity within a prompt; CMMD to clean images. Each with its difference from the
+the share of degraded images by a classifier of pixels that no recipe was trained on, set so that it calls 5 % of the
+clean references degraded once they went through the VAE; CLIP similarity to the prompt; the share whose style CLIP
+finds right; diversity within a prompt; CMMD to the references. Each with its difference from the
 empty negative prompt and a 95 % interval (lab.comparing.statistics). Half of the prompts ask for combinations of object
 and style that the bundled model was trained on, half for others; none has an object that the recipes' prompts have.
 --transfer asks at which other guidance scales, schedulers and numbers of steps the embeddings still help.
@@ -30,9 +31,10 @@ from lab.comparing.statistics import measure
 from lab.embeddings.formats import read_all
 from lab.files import atomic
 from lab.models.bundle import Bundle
+from lab.sample.pixels import open_image, posterior, to_pixels
 from lab.sample.prompts import read_lines
 from lab.score.clip import Clip
-from lab.score.pixels import images_in, read_pixels
+from lab.score.pixels import images_in, read_pixels, to_tensor
 from lab.score.tools import ScoreOptions, open_tools
 from lab.training.initial import initial_vectors
 from lab.training.streams import stream
@@ -44,6 +46,8 @@ from scripts.pretrain.scene import COLOURS
 WORDS = "blurry, pixelated, noisy, washed out, low quality"
 LEARNED_ON = Path("configs/train/emoji-prompts.txt")
 DRAWN = Path("configs/pretrain/latents.yaml")
+CLEAN = [Path("lab/assets/samples"), Path("lab/assets/samples_test")]
+FALSE_ALARMS = 0.05
 STYLES = ("noto", "fluent", "twemoji")
 GUIDANCES, SCHEDULERS, STEPS = (2.0, 4.0, 7.0, 10.0), ("ddim", "euler", "dpm++2m", "unipc"), (8, 12, 25, 50)
 
@@ -57,10 +61,11 @@ def main() -> None:
     chance = initial_vectors(bundle, "random", count, stream(0, "random"), None, "")
     rivals = [*negatives, lab.Embedding("random", chance.vectors, kind="negative")]
     conditions = {"empty": "", "words": WORDS} | {each.name: f"<{each.name}>" for each in reversed(rivals)}
+    references = [file for folder in arguments.references for file in images_in(folder)]
+    arguments.threshold = judge_threshold(bundle, arguments.judge, references)
     found = compare(bundle, arguments, prompts, conditions, rivals, arguments.out / "main")
     lines = [f"{len(prompts)} prompts x {found.features.shape[2]} seeds; {arguments.model}", ""]
-    references = clean_features(bundle, arguments)
-    lines += report(list(conditions), found, seen, references)
+    lines += report(list(conditions), found, seen, image_features(open_clip(bundle, arguments), references))
     lines += verdicts(list(conditions), [each.name for each in negatives], found)
     if arguments.transfer:
         lines += transfer(bundle, arguments, prompts, negatives)
@@ -82,7 +87,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="1001-1008")
     parser.add_argument("--styles", nargs="*", default=list(STYLES), help="words of which a prompt has one")
     parser.add_argument("--judge", type=Path, default=Path("lab/assets/emoji/judge_quality"))
-    parser.add_argument("--references", type=Path, default=Path("lab/assets/samples"), help="clean images")
+    parser.add_argument("--references", type=Path, nargs="+", default=CLEAN, help="folders of clean images")
     for name in ("clip", "pickscore", "aesthetic"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--steps", type=int)
@@ -154,10 +159,9 @@ def compare(
         rows = list(csv.DictReader(file))
     shape = (len(conditions), len(prompts), -1)
     values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in config.metrics}
-    clip = open_tools(bundle, ScoreOptions(clip=arguments.clip)).clip
-    assert clip is not None, "clip_text has been measured"
+    clip = open_clip(bundle, arguments)
     features = image_features(clip, [folder / "cells" / Path(row["file"]).name for row in rows])
-    values["degraded"] = (values["degraded"] > 0.5).astype(float)
+    values["degraded"] = (values["degraded"] > arguments.threshold).astype(float)
     values["style"] = styles_right(clip, features, [row["prompt"] for row in rows], arguments.styles).reshape(
         shape
     )
@@ -188,10 +192,29 @@ def styles_right(clip: Clip, features: Array, prompts: Sequence[str], styles: Se
     return np.array(right)
 
 
-def clean_features(bundle: Bundle, arguments: argparse.Namespace) -> Array:
+def open_clip(bundle: Bundle, arguments: argparse.Namespace) -> Clip:
     clip = open_tools(bundle, ScoreOptions(clip=arguments.clip)).clip
     assert clip is not None, "clip_text has been measured"
-    return image_features(clip, images_in(arguments.references))
+    return clip
+
+
+@torch.no_grad()
+def judge_threshold(bundle: Bundle, judge: Path, files: Sequence[Path]) -> float:
+    """The probability from which an image counts as degraded: as many clean images as FALSE_ALARMS lie above it
+    once they went through the VAE, whose own softness is no negative prompt's to mend."""
+    quality = open_tools(bundle, ScoreOptions(quality=judge)).quality
+    assert quality is not None, "asked for by name"
+    size, found = (bundle.defaults.width, bundle.defaults.height), []
+    for some in batches(files, 8):
+        pixels = to_tensor([open_image(file, size) for file in some])
+        found.append(quality.degraded(to_pixels(bundle, posterior(bundle, pixels * 2 - 1)[0])).cpu())
+    threshold = float(torch.cat(found).quantile(1 - FALSE_ALARMS))
+    called = float((torch.cat(found) > 0.5).float().mean())
+    print(
+        f"degraded: above {threshold:.2f} by the judge, as {FALSE_ALARMS:.0%} of {len(files)} clean images are "
+        f"after the VAE ({called:.0%} are above 0.5)"
+    )
+    return threshold
 
 
 def verdicts(names: Sequence[str], negatives: Sequence[str], found: Found) -> list[str]:

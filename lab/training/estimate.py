@@ -86,30 +86,31 @@ def gigabytes(count: float) -> str:
 
 
 def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
-    options: dict[str, dict[str, object]] = {
-        "--accumulation": {"accumulation": config.batch_size},
-        "--gradient-checkpointing": {"gradient_checkpointing": True},
-        "--accumulation with --gradient-checkpointing": {
-            "accumulation": config.batch_size,
-            "gradient_checkpointing": True,
-        },
-        "--gradient-steps": {"gradient_steps": 1, "accumulation": config.batch_size},
-        "--resolution": {
-            "resolution": (config.resolution or bundle.defaults.width) // 2,
-            "accumulation": config.batch_size,
-        },
-    }
+    one_by_one: dict[str, object] = {"accumulation": config.batch_size}
+    smaller = (config.resolution or bundle.defaults.width) // 2
+    changes: list[dict[str, object]] = [
+        one_by_one,
+        {"gradient_checkpointing": True},
+        one_by_one | {"gradient_checkpointing": True},
+        one_by_one | {"gradient_steps": 1},
+        one_by_one | {"resolution": smaller},
+    ]
     now, room = peak_memory(bundle, config, work), _capacity(bundle)
     fitting, seen = [], {now}
-    for flags, change in options.items():
+    for change in changes:
         needed = peak_memory(bundle, config.model_copy(update=change), work)
         if needed < min(now, room or now) and needed not in seen:
             seen.add(needed)
-            values = " ".join(f"{value}" for value in change.values() if value is not True)
-            fitting.append(f"{flags} {values} ({gigabytes(needed)})".replace("  ", " "))
+            fitting.append(f"{_flags(change)} ({gigabytes(needed)})")
     if bundle.dtype == torch.float32:
         fitting.append("--dtype bfloat16 (about half)")
     return f"less is needed with {', '.join(fitting)}" if fitting else "no option makes that less"
+
+
+def _flags(settings: dict[str, object]) -> str:
+    """Settings as one types them."""
+    flags = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
+    return " ".join(flag if value is True else f"{flag} {value}" for flag, value in flags)
 
 
 def _capacity(bundle: Bundle) -> int | None:

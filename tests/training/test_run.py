@@ -184,7 +184,9 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(sd1.unet, "forward", no_memory)
-    with pytest.raises(InputError, match=r"memory ran out.*--accumulation 2.*--gradient-checkpointing"):
+    with pytest.raises(
+        InputError, match=r"memory ran out.*--accumulation 2 \(.*--accumulation 2 --gradient-checkpointing \("
+    ):
         train(sd1, changed())
 
 
