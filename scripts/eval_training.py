@@ -9,8 +9,7 @@ where a word that fits anything stands for the thing; with the initial vectors, 
 the images; (b) with the thing's own name in words; and with what was learned; and (c) the ceiling, of the images that
 it learned from, which have the same captions; and the share of the way from (a) to (c) that was learned. Prompt
 fidelity is the share of "<token> on a COLOUR background" images whose border has that colour. A contact sheet shows
-what was made. The same command goes on where it was interrupted; with
-other options give another --out.
+what was made. The same command goes on where it was interrupted.
 """
 
 import argparse
@@ -83,6 +82,8 @@ def evaluate(
         out=out,
     )
     saved = out / f"{config.name}.safetensors"
+    if saved.is_file() and lab.TrainConfig.read(out / "config.yaml", {}) != config:
+        raise SystemExit(f"{out}: holds a run with other settings; choose another --out")
     after = lab.read_embedding(saved) if saved.is_file() else lab.train(bundle, config)
     last = json.loads((out / "progress.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     initial = {config.name: prepare(bundle, config).initial[config.name].vectors}
