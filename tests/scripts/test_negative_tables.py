@@ -1,11 +1,15 @@
 """The tables that say whether negative embeddings help."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
+from lab.score.pixels import images_in
 from lab.score.sets import cmmd, diversity
-from scripts.eval_negatives import STYLES, styles_right
+from scripts.eval_negatives import STYLES, judge_threshold, styles_right
 from scripts.negative_tables import cmmd_cell, diversity_of, pairs
 
 
@@ -43,3 +47,13 @@ def test_the_style_is_right_where_the_image_is_nearest_its_own_prompt():
     prompts = ["a noto emoji", "a fluent emoji", "a twemoji emoji", "an emoji"]
     right = styles_right(Clip(), np.eye(3)[[0, 2, 2, 1]], prompts, STYLES)
     assert right[:3].tolist() == [1, 0, 1] and np.isnan(right[3])
+
+
+def test_the_judge_is_set_on_clean_images(emoji, tmp_path):
+    judge, clean = emoji.root / "judge_quality", images_in(Path("lab/assets/samples/owl"))
+    blurred = [tmp_path / path.name for path in clean]
+    for path, copy in zip(clean, blurred, strict=True):
+        with Image.open(path) as image:
+            image.convert("RGB").filter(ImageFilter.GaussianBlur(4)).save(copy)
+    threshold = judge_threshold(emoji, judge, clean)
+    assert 0 < threshold < judge_threshold(emoji, judge, blurred) <= 1
