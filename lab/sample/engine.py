@@ -22,7 +22,7 @@ Progress = Callable[[float, int], None]
 Note = Callable[[str], None]
 """Called with a line that the person at the keyboard should read."""
 
-AUTOMATIC_BATCH = {"cpu": 16 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
+AUTOMATIC_BATCH = {"cpu": 32 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
 """Latent pixels that an automatic batch begins with, by device; on a CPU larger batches gain nothing."""
 
 

@@ -97,13 +97,16 @@ class Objective:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, data: Data, device: str, count: int = 320) -> dict[str, float]:
-    """Share of held-out objects' images told rightly to be degraded or not, plain and through the autoencoder."""
+    """Share of held-out objects' images told rightly to be degraded or not, plain and through the autoencoder, and
+    the share of the clean ones that are called degraded."""
     plain, labels = renderings(data, clean(data, "object")[:count], seed=0)
     decoded = through_autoencoder(AutoencoderKL.from_pretrained(DECODER / "average"), plain, device)
     found = {}
     for name, pixels in (("plain", plain), ("decoded", decoded)):
         chances = [network(p.to(device).float() / 127.5 - 1).softmax(1)[:, 0].cpu() for p in pixels.split(64)]
-        found[name] = ((torch.cat(chances) < 0.5) == (labels > 0)).float().mean().item()
+        called = torch.cat(chances) < 0.5
+        found[name] = (called == (labels > 0)).float().mean().item()
+        found[f"{name}, false alarms"] = called[labels == 0].float().mean().item()
     return found
 
 
