@@ -45,7 +45,10 @@ class Stock:
         self.others[self.new] = False
         self.optimizer = torch.optim.AdamW([self.table], lr=RATE, weight_decay=DECAY)
         self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
-        self.vae = torch.nn.Module.to(copy.deepcopy(bundle.vae), bundle.dtype)
+        self.unet, self.vae = (
+            torch.nn.Module.to(copy.deepcopy(module), bundle.dtype, memory_format=torch.contiguous_format)
+            for module in (bundle.unet, bundle.vae)
+        )
         self.step_number = 0
 
     def step(self) -> None:
@@ -65,7 +68,7 @@ class Stock:
         ).input_ids
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             states = self.encoder(ids.to(device))[0].to(dtype)
-        prediction = self.bundle.unet(noisy, timesteps, states).sample
+        prediction = self.unet(noisy, timesteps, states).sample
         is_v = self.bundle.prediction_type == "v_prediction"
         target = self.scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
         F.mse_loss(prediction.float(), target.float()).backward()
