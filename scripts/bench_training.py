@@ -5,7 +5,7 @@
     python -m scripts.bench_training --quality [--longest 3000]              # time to equal quality, the bundled model
 
 For speed, both sides take turns in this one process, so that a machine that changes its speed does so for both; with
-them the floor: one pass of a batch through text encoder and U-Net, and back through the U-Net to the text.
+them the floor: one pass of a batch through text encoder and U-Net, and back to the tokens' embeddings.
 
 For quality, the lab learns by the default recipe until it stops by itself. The stock loop, from the same initial
 vectors, goes on until its vectors are as good: by the loss on the lab's fixed examples, and by the CLIP similarity of
@@ -162,13 +162,14 @@ def compare_speed(bundle: Bundle, prepared: Prepared, arguments: argparse.Namesp
 def floor(bundle: Bundle, batch_size: int) -> None:
     """What no trainer can leave out."""
     unet, (tower,), side = bundle.unet, bundle.towers, bundle.defaults.width // bundle.vae_scale
-    with torch.no_grad():
-        ids = torch.full((batch_size, tower.context_length), tower.pad_token_id, device=bundle.device)
-        states = tower.encoder(ids)[0].to(bundle.dtype).requires_grad_()
+    ids = torch.full((batch_size, tower.context_length), tower.pad_token_id, device=bundle.device)
     shape = (batch_size, unet.config.in_channels, side, side)
     latents = torch.randn(shape, device=bundle.device, dtype=bundle.dtype)
-    with torch.enable_grad():
-        unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
+    table = tower.encoder.get_input_embeddings()
+    hook = table.register_forward_hook(lambda _module, _inputs, rows: rows.requires_grad_())
+    states = tower.encoder(ids)[0].to(bundle.dtype)
+    hook.remove()
+    unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
 def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace, dtype: str) -> None:
