@@ -2,14 +2,16 @@
 
     python -m scripts.bench_training [--steps 10] [--batch-size 4]           # steps/s and memory, the bundled model
     python -m scripts.bench_training --shape sd15 --batch-size 1 --steps 2    # random weights of SD 1.5's shape, 256 px
-    python -m scripts.bench_training --quality [--longest 3000]              # time to equal quality, the bundled model
+    python -m scripts.bench_training --quality [--whole] [--longest 3000]    # time to equal quality, the bundled model
 
 For speed, both sides take turns in this one process, so that a machine that changes its speed does so for both; with
-them the floor: one pass of a batch through text encoder and U-Net, and back to the tokens' embeddings.
+them the floor: one pass of a batch through text encoder and U-Net, and back to the text's states.
 
-For quality, the lab learns by the default recipe until it stops by itself. The stock loop, from the same initial
-vectors, goes on until its vectors are as good: by the loss on the lab's fixed examples, and by the CLIP similarity of
-generated images to drawings kept apart, as scripts/eval_training.py measures it. Only training counts as time.
+For quality, the lab learns by the default recipe until it stops by itself. The stock loop learns as many vectors, all
+of which begin at one word, as that script's initializer token does (--stock-init; `auto` gives it what the lab found by
+looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples, and by the
+CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it. With --whole it
+makes all the steps of that script's README, which nothing tells when to stop. Only training counts as time.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import lab
 from lab.models.bundle import Bundle, TextTower
 from lab.models.memory import arrange
 from lab.models.options import ModelOptions
+from lab.models.packing import packed_size
 from lab.training.frozen import frozen
 from lab.training.learned import Learned
 from lab.training.loop import Loop
@@ -38,7 +41,7 @@ from lab.training.prepare import Prepared, prepare
 from lab.training.words import image_features, open_clip
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
-from scripts.stock_training import Stock
+from scripts.stock_training import STEPS, Stock
 
 IMAGES = Path("lab/assets/samples/hot-dog")
 RECIPE = Path("configs/train/emoji-object.yaml")
@@ -58,18 +61,27 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="rounds; each side makes one step in each")
     parser.add_argument("--quality", action="store_true", help="time to equal quality (emoji, float32)")
+    parser.add_argument("--stock-init", default="text:object", help="the stock loop's first vectors")
+    parser.add_argument("--whole", action="store_true", help="lets the stock loop make all its steps")
     parser.add_argument(
-        "--longest", type=int, default=3000, help="steps of the stock loop before it gives up"
+        "--longest", type=int, default=STEPS, help="steps of the stock loop before it gives up"
     )
     arguments = parser.parse_args()
     if arguments.quality:
         arguments.shape, arguments.dtype = "emoji", "float32"
+    took: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,):
         bundle = lab.load("emoji", dtype=dtype) if arguments.shape == "emoji" else sd15_shape(dtype)
         with tempfile.TemporaryDirectory() as out:
             prepared = prepare(bundle, config_for(arguments, Path(out)))
             with frozen(bundle):
-                (compare_quality if arguments.quality else compare_speed)(bundle, prepared, arguments, dtype)
+                if arguments.quality:
+                    compare_quality(bundle, prepared, arguments)
+                else:
+                    took[dtype] = compare_speed(bundle, prepared, arguments.steps)
+    if len(took) == 2:
+        ratio = took["float32"]["stock"] / took["bfloat16"]["lab"]
+        print(f"the lab in bfloat16 makes {ratio:.2f} times the steps of the stock loop in float32")
 
 
 def config_for(arguments: argparse.Namespace, out: Path) -> lab.TrainConfig:
@@ -128,18 +140,18 @@ def lab_loop(bundle: Bundle, prepared: Prepared) -> Loop:
     return Loop(task, learned, config, prepared.rates, Accelerator(cpu=bundle.device.type == "cpu"))
 
 
-def compare_speed(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace, dtype: str) -> None:
-    """Steps a second and peak memory, taking turns."""
+def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, float]:
+    """Prints steps a second and peak memory, taking turns, and returns the seconds of a step."""
     loop, stock = lab_loop(bundle, prepared), Stock(bundle, prepared)
     prepared.data.make_ready()
     sides: dict[str, Callable[[], object]] = {
-        "floor": lambda: floor(bundle, prepared.config.batch_size),
+        "floor": lambda: floor(bundle, stock),
         "stock": stock.step,
         "lab": lambda: loop.run(lambda report: None, interrupted=lambda: True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(arguments.steps + 1):
+    for turn in range(turns + 1):
         for name, step in sides.items():
             before = reset_peak()
             began = time.perf_counter()
@@ -147,34 +159,34 @@ def compare_speed(bundle: Bundle, prepared: Prepared, arguments: argparse.Namesp
             if turn > 0:  # the first warms up
                 seconds[name].append(time.perf_counter() - began)
                 memory[name].append((peak() - before) / 2**20)
-    print(
-        f"{bundle.source}, {prepared.data.views[0].bucket.width} px, batch {prepared.config.batch_size}, {dtype}:"
-    )
+    width, precision = prepared.data.views[0].bucket.width, str(bundle.dtype).removeprefix("torch.")
+    print(f"{bundle.source}, {width} px, batch {prepared.config.batch_size}, {precision}:")
+    took = {name: statistics.median(each) for name, each in seconds.items()}
     for name in sides:
-        print(
-            f"  {name:6} {1 / statistics.median(seconds[name]):7.3f} steps/s, peak {max(memory[name]):6.0f} MB more"
-        )
+        print(f"  {name:6} {1 / took[name]:7.3f} steps/s, peak {max(memory[name]):6.0f} MB more")
     for name, than in (("stock", "the stock loop's"), ("floor", "the floor's")):
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["lab"], strict=True))
         print(f"  the lab makes {ratio:.2f} times {than} steps")
+    print(f"  and keeps {packed_size(bundle.unet) / 2**20:.0f} MB of packed weights (--no-pack-weights)")
+    return took
 
 
-def floor(bundle: Bundle, batch_size: int) -> None:
-    """What no trainer can leave out."""
-    unet, (tower,), side = bundle.unet, bundle.towers, bundle.defaults.width // bundle.vae_scale
-    ids = torch.full((batch_size, tower.context_length), tower.pad_token_id, device=bundle.device)
-    shape = (batch_size, unet.config.in_channels, side, side)
+def floor(bundle: Bundle, stock: Stock) -> None:
+    """What learning takes at the least: forward through both networks, and back to the text's states."""
+    batch_size, side = stock.prepared.config.batch_size, bundle.defaults.width // bundle.vae_scale
+    ids = torch.full((batch_size, stock.tower.context_length), stock.tower.pad_token_id, device=bundle.device)
+    shape = (batch_size, stock.unet.config.in_channels, side, side)
     latents = torch.randn(shape, device=bundle.device, dtype=bundle.dtype)
-    table = tower.encoder.get_input_embeddings()
-    hook = table.register_forward_hook(lambda _module, _inputs, rows: rows.requires_grad_())
-    states = tower.encoder(ids)[0].to(bundle.dtype)
-    hook.remove()
-    unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
+    with torch.no_grad():
+        states = stock.encoder(ids)[0].to(bundle.dtype)
+    states.requires_grad_()
+    stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
-def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace, dtype: str) -> None:
+def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace) -> None:
     """Seconds until the lab stops by itself, and until the stock loop is as good by loss and by similarity."""
-    loop, stock = lab_loop(bundle, prepared), Stock(bundle, prepared)
+    begun = prepare(bundle, prepared.config.model_copy(update={"init": arguments.stock_init}))
+    loop, stock = lab_loop(bundle, prepared), Stock(bundle, begun)
     likeness = similarity_to_kept_apart(bundle, arguments.images.name)
 
     def quality(embedding: lab.Embedding) -> dict[str, float]:
@@ -187,7 +199,7 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
     goals = quality(loop.learned.embeddings(loop.state.best)[0])
     print(f"lab: {loop.state.step} steps, {ours:.0f} s, {described(goals)}; {ending.reason}", flush=True)
     theirs, needed = 0.0, dict[str, float]()
-    while len(needed) < len(goals) and stock.step_number < arguments.longest:
+    while (arguments.whole or len(needed) < len(goals)) and stock.step_number < arguments.longest:
         theirs += timed(lambda: [stock.step() for _ in range(CHECK_EVERY)])[0]
         now = quality(stock.embedding())
         print(f"stock: {stock.step_number} steps, {theirs:.0f} s, {described(now)}", flush=True)
@@ -197,6 +209,10 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
     for name in goals:
         found, missed = needed.get(name, theirs) / ours, f", more: not reached in {stock.step_number} steps"
         print(f"to equal {name}: {found:.1f} times the lab's time{'' if name in needed else missed}")
+    if arguments.whole:
+        print(
+            f"all {stock.step_number} steps: {theirs / ours:.1f} times the lab's time, for {described(now)}"
+        )
 
 
 def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:

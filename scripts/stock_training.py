@@ -2,7 +2,8 @@
 
 It does what diffusers' examples/textual_inversion/textual_inversion.py does: it decodes and encodes images in every
 step, gives the optimizer the whole token table with weight decay, and puts the other rows back after each step. The
-learning rate is that of the script's README.
+learning rate and the number of steps are those of the script's README, which scales the rate by the examples of a step
+(--scale_lr).
 """
 
 import copy
@@ -13,11 +14,13 @@ from diffusers import DDPMScheduler
 
 import lab
 from lab.models.bundle import Bundle
+from lab.models.packing import unpack_convolutions
 from lab.training.pictures import load_view
 from lab.training.prepare import Prepared
 
-RATE = 5e-4
+RATE = 5e-4  # for each example of a step
 DECAY = 1e-2
+STEPS = 3000
 
 
 class Stock:
@@ -43,12 +46,15 @@ class Stock:
         self.original = self.table.detach().clone()
         self.others = torch.ones(len(self.table), dtype=torch.bool)
         self.others[self.new] = False
-        self.optimizer = torch.optim.AdamW([self.table], lr=RATE, weight_decay=DECAY)
+        self.optimizer = torch.optim.AdamW(
+            [self.table], lr=RATE * prepared.config.batch_size, weight_decay=DECAY
+        )
         self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
         self.unet, self.vae = (
             torch.nn.Module.to(copy.deepcopy(module), bundle.dtype, memory_format=torch.contiguous_format)
             for module in (bundle.unet, bundle.vae)
         )
+        unpack_convolutions(self.unet)
         self.step_number = 0
 
     def step(self) -> None:

@@ -9,6 +9,7 @@ from accelerate import cpu_offload_with_hook
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.options import ModelOptions
+from lab.models.packing import pack_convolutions
 
 
 def check_machine(options: ModelOptions, device: torch.device) -> None:
@@ -37,6 +38,8 @@ def arrange(bundle: Bundle) -> None:
     if bundle.device.type == "cpu":
         bundle.unet.to(memory_format=torch.channels_last)
         bundle.vae.to(memory_format=torch.channels_last)
+        if options.pack_weights and not options.compile:
+            pack_convolutions(bundle.unet)
     if options.vae_slicing:
         bundle.vae.enable_slicing()
     if options.vae_tiling:
