@@ -9,9 +9,11 @@ Every condition meets each prompt with each seed: an empty negative prompt, word
 norm, and each negative embedding (of a pair its negative half). Printed, and written to OUT/negatives.md, are for each:
 the share of degraded images by a classifier of pixels that no recipe was trained on, set so that it calls 5 % of the
 clean references degraded once they went through the VAE; CLIP similarity to the prompt; the share whose style CLIP
-finds right; diversity within a prompt; CMMD to the references. Each with its difference from the
-empty negative prompt and a 95 % interval (lab.comparing.statistics). Half of the prompts ask for combinations of object
-and style that the bundled model was trained on, half for others; none has an object that the recipes' prompts have.
+finds right; diversity within a prompt; CMMD to the references. Each with its difference from the empty negative prompt
+and a 95 % interval (lab.comparing.statistics). What an embedding leaves of the empty prompt's degraded share is given
+as counted, and beyond the judge's false alarms, which no negative prompt can take away. Half of the prompts ask for
+combinations of object and style that the bundled model was trained on, half for others; none has an object that the
+recipes' prompts have.
 --transfer asks at which other guidance scales, schedulers and numbers of steps the embeddings still help.
 The same command goes on where it was interrupted. Small and quick: --prompts 6 --seeds 1001-1002 --steps 8.
 """
@@ -224,18 +226,28 @@ def verdicts(names: Sequence[str], negatives: Sequence[str], found: Found) -> li
         place, words = names.index(name), names.index("words")
         degraded, likeness = found.values["degraded"], found.values["clip_text"]
         spread = np.stack([diversity_of(each)[None] for each in found.features])
-        share = degraded[place].mean() / degraded[0].mean() if degraded[0].any() else float("nan")
+        share, beyond = (share_left(degraded[place], degraded[0], alarms) for alarms in (0, FALSE_ALARMS))
         kept = {
             what: measure(table[place] - table[0]).low
             for what, table in (("prompt", likeness), ("diversity", spread))
         }
         lines.append(
-            f"- {name}: {share:.2f} of empty's degraded share (aim 0.33); against words "
-            f"{effect(degraded[place] - degraded[words])} (aim below 0); lower ends (aim -0.02): "
+            f"- {name}: {share:.2f} of empty's degraded share, {beyond:.2f} beyond false alarms (aim 0.33); against "
+            f"words {effect(degraded[place] - degraded[words])} (aim below 0); lower ends (aim -0.02): "
             + ", ".join(f"{what} {low:+.3f}" for what, low in kept.items() if low is not None)
         )
         print(lines[-1])
     return lines
+
+
+def share_left(degraded: Array, empty: Array, alarms: float) -> float:
+    """What is left of the degraded share with an empty negative prompt.
+
+    A judge that also calls a share f of clean images degraded finds f + (1 - f - misses) p where p are degraded; so
+    the ratio of two p is that of what lies beyond f (Rogan & Gladen 1978).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(degraded.mean() - alarms, empty.mean() - alarms))
 
 
 def transfer(

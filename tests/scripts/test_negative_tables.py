@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from lab.score.pixels import images_in
 from lab.score.sets import cmmd, diversity
-from scripts.eval_negatives import STYLES, judge_threshold, styles_right
+from scripts.eval_negatives import STYLES, judge_threshold, share_left, styles_right
 from scripts.negative_tables import cmmd_cell, diversity_of, pairs
 
 
@@ -57,3 +57,12 @@ def test_the_judge_is_set_on_clean_images(emoji, tmp_path):
             image.convert("RGB").filter(ImageFilter.GaussianBlur(4)).save(copy)
     threshold = judge_threshold(emoji, judge, clean)
     assert 0 < threshold < judge_threshold(emoji, judge, blurred) <= 1
+
+
+def test_what_is_left_beyond_false_alarms_is_the_ratio_of_what_is_truly_degraded():
+    truly, alarms, found = np.array([0.4, 0.1]), 0.05, 0.8  # of the degraded, the share that is found
+    called = truly * found + (1 - truly) * alarms
+    empty, negative = (np.full((3, 4), share) for share in called)
+    assert share_left(negative, empty, alarms) == pytest.approx(0.25)
+    assert share_left(negative, empty, 0) == pytest.approx(called[1] / called[0])
+    assert np.isnan(share_left(np.zeros(4), np.zeros(4), 0))
