@@ -3,13 +3,17 @@
 import os
 import shutil
 
+import psutil  # comes with accelerate
 import torch
 from accelerate import cpu_offload_with_hook
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.options import ModelOptions
-from lab.models.packing import pack_convolutions
+from lab.models.packing import pack_convolutions, packed_size, unpack_convolutions
+
+MOST_PACKED = 0.25
+"""Of the machine's memory, the share that packed weights may take; a rule, so that a seed's images never change."""
 
 
 def check_machine(options: ModelOptions, device: torch.device) -> None:
@@ -40,6 +44,8 @@ def arrange(bundle: Bundle) -> None:
         bundle.vae.to(memory_format=torch.channels_last)
         if options.pack_weights and not options.compile:
             pack_convolutions(bundle.unet)
+            if packed_size(bundle.unet) > MOST_PACKED * psutil.virtual_memory().total:
+                unpack_convolutions(bundle.unet)
     if options.vae_slicing:
         bundle.vae.enable_slicing()
     if options.vae_tiling:

@@ -67,7 +67,7 @@ def check_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> None:
         InputError: more is needed than is free, with the options that would need less.
     """
     free = _free(bundle)
-    needed = _packed(bundle, config) + _activations(bundle, config, work)  # the weights are there already
+    needed = _packed(bundle, config) + _activations(bundle, config, work)  # plain weights are there already
     if free is not None and needed > free:
         raise InputError(
             f"memory: a step needs about {gigabytes(needed)} beside the weights and {gigabytes(free)} is free; "

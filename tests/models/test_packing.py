@@ -1,5 +1,6 @@
 import copy
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -122,3 +123,11 @@ def test_a_unet_is_packed_as_asked_and_stays_what_it_is(sd1_folder):
     assert all(kept(part) for part in layers)
     unpack_convolutions(packed)
     assert not any(kept(part) or isinstance(part, PackedConv2d) for part in packed.modules())
+
+
+def test_a_unet_that_would_take_too_much_of_the_memory_is_not_packed(sd1_folder, monkeypatch):
+    unet = load(sd1_folder, device="cpu").unet
+    memory = psutil.virtual_memory()._replace(total=4 * packed_size(unet) - 1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert packed_size(unet) > 0
+    assert packed_size(load(sd1_folder, device="cpu").unet) == 0
