@@ -40,7 +40,7 @@ class ModelOptions(Config):
 
     pack_weights: bool = True
     """On CPUs, also keeps the U-Net's convolution weights as small images and batches need them: faster, above all in
-    training, for their memory once more, or twice where gradients go through. Not if that is a quarter of all memory.
+    training, for their memory once more, or twice where gradients go through; never for over a quarter of all memory.
     """
 
     vae_slicing: bool = False
