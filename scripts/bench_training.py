@@ -30,6 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import lab
 from lab.models.bundle import Bundle, TextTower
+from lab.models.load import load_options
 from lab.models.memory import arrange
 from lab.models.options import ModelOptions
 from lab.models.packing import packed_size
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=IMAGES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--no-pack-weights", dest="pack_weights", action="store_false")
     parser.add_argument("--steps", type=int, default=10, help="rounds; each side makes one step in each")
     parser.add_argument("--quality", action="store_true", help="time to equal quality (emoji, float32)")
     parser.add_argument("--stock-init", default="text:object", help="the stock loop's first vectors")
@@ -71,7 +73,8 @@ def main() -> None:
         arguments.shape, arguments.dtype = "emoji", "float32"
     took: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,):
-        bundle = lab.load("emoji", dtype=dtype) if arguments.shape == "emoji" else sd15_shape(dtype)
+        options = ModelOptions(dtype=dtype, pack_weights=arguments.pack_weights)
+        bundle = load_options(options) if arguments.shape == "emoji" else sd15_shape(options)
         with tempfile.TemporaryDirectory() as out:
             prepared = prepare(bundle, config_for(arguments, Path(out)))
             with frozen(bundle):
@@ -91,9 +94,9 @@ def config_for(arguments: argparse.Namespace, out: Path) -> lab.TrainConfig:
     return lab.TrainConfig(**same, name="my-thing", vectors=4, init="text:a thing", evaluate_every=10**6)
 
 
-def sd15_shape(dtype: str) -> Bundle:
+def sd15_shape(options: ModelOptions) -> Bundle:
     """Random weights of the shape of Stable Diffusion 1.5, at 256 px; the vocabulary is the bundled model's."""
-    emoji = lab.load("emoji")
+    emoji, dtype = lab.load("emoji"), getattr(torch, options.dtype)
     tokenizer = emoji.towers[0].tokenizer
     torch.manual_seed(0)
     text = CLIPTextModel(
@@ -107,7 +110,7 @@ def sd15_shape(dtype: str) -> Bundle:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8).to(getattr(torch, dtype))
+    unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8).to(dtype)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **blocks)
     bundle = Bundle(
@@ -123,8 +126,8 @@ def sd15_shape(dtype: str) -> Bundle:
             "rescale_betas_zero_snr": False,
         },
         device=emoji.device,
-        dtype=getattr(torch, dtype),
-        options=ModelOptions(),
+        dtype=dtype,
+        options=options,
         weights=(),
         defaults=type(emoji.defaults)(width=256, height=256),
     )
@@ -167,7 +170,7 @@ def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, f
     for name, than in (("stock", "the stock loop's"), ("floor", "the floor's")):
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["lab"], strict=True))
         print(f"  the lab makes {ratio:.2f} times {than} steps")
-    print(f"  and keeps {packed_size(bundle.unet) / 2**20:.0f} MB of packed weights (--no-pack-weights)")
+    print(f"  and keeps {packed_size(bundle.unet) / 2**20:.0f} MB of packed weights")
     return took
 
 
