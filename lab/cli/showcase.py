@@ -12,7 +12,7 @@ from lab.runs.folder import RunFolder
 from lab.runs.gallery import Figure, Section
 from lab.sample.generate import generate
 
-THINGS = ("red apple", "cat", "rocket", "crown", "carrot", "avocado")
+THINGS = ("a red apple", "a cat", "a rocket", "a crown", "a carrot", "an avocado")
 STYLES = ("noto", "fluent", "twemoji")
 COLOURS = ("white", "blue", "yellow", "green", "pink", "black")
 NEGATIVE = "blurry, pixelated, noisy, washed out, low quality"
@@ -22,7 +22,7 @@ SEEDS = "1-6"
 
 def styles(bundle: Bundle, out: Path) -> Section:
     """Six things in three styles."""
-    prompts = [[f"{style} emoji of a {thing}" for style in STYLES] for thing in THINGS]
+    prompts = [[f"{style} emoji of {thing}" for style in STYLES] for thing in THINGS]
     settings: dict[str, Any] = {"prompt": [prompt for row in prompts for prompt in row], "seeds": "7"}
     figures = make(bundle, out / "styles", **settings)
     rows = [(thing, [captioned(figures.pop(0), f"{style} style") for style in STYLES]) for thing in THINGS]
@@ -36,7 +36,7 @@ def styles(bundle: Bundle, out: Path) -> Section:
 
 def backgrounds(bundle: Bundle, out: Path) -> Section:
     """One thing before six colours."""
-    prompts = [f"noto emoji of a {THINGS[0]} on a {colour} background" for colour in COLOURS]
+    prompts = [f"noto emoji of {THINGS[0]} on a {colour} background" for colour in COLOURS]
     settings: dict[str, Any] = {"prompt": prompts, "seeds": "7"}
     figures = make(bundle, out / "backgrounds", **settings)
     row = [captioned(figure, colour) for figure, colour in zip(figures, COLOURS, strict=True)]
@@ -45,7 +45,7 @@ def backgrounds(bundle: Bundle, out: Path) -> Section:
 
 def negatives(bundle: Bundle, out: Path) -> Section:
     """The same seeds with and without a negative prompt."""
-    settings: dict[str, Any] = {"prompt": [f"fluent emoji of a {THINGS[2]}"], "seeds": SEEDS}
+    settings: dict[str, Any] = {"prompt": [f"fluent emoji of {THINGS[2]}"], "seeds": SEEDS}
     without = make(bundle, out / "without-negative", **settings)
     settings["negative_prompt"] = NEGATIVE
     with_negative = make(bundle, out / "with-negative", **settings)
@@ -60,7 +60,7 @@ def negatives(bundle: Bundle, out: Path) -> Section:
 
 def scales(bundle: Bundle, out: Path) -> Section:
     """A sweep over the guidance scale."""
-    settings: dict[str, Any] = {"prompt": [f"twemoji emoji of a {THINGS[1]}"], "seeds": "3"}
+    settings: dict[str, Any] = {"prompt": [f"twemoji emoji of {THINGS[1]}"], "seeds": "3"}
     row = []
     for scale in SCALES:
         settings["guidance"] = scale

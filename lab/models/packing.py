@@ -116,10 +116,11 @@ def _is_plain(layer: nn.Conv2d) -> bool:
 
 
 def _computes(x: Tensor) -> bool:
-    """Whether oneDNN computes with such a tensor on this processor."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    """Whether oneDNN, if this PyTorch has it, computes with such a tensor on this processor."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bool(supported()))
 
 
 def _pack(weight: Tensor, shape: torch.Size, padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:

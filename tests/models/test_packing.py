@@ -14,6 +14,8 @@ from lab.models.packing import (
     unpack_convolutions,
 )
 
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+
 KINDS = {
     "3 x 3": {"kernel_size": 3, "padding": 1},
     "1 x 1": {"kernel_size": 1, "bias": False},
@@ -50,8 +52,9 @@ def test_values_and_gradients_are_those_of_double_precision(kind, shape):
     assert torch.allclose(x.grad.double(), twice.grad, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
 def test_bfloat16_is_packed_too():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16")
     layer, x = packed(kernel_size=3, padding=1), torch.randn(1, 24, 8, 8).bfloat16().requires_grad_()
     expected = layer(x.detach().float())
     output = layer.bfloat16()(x)
