@@ -33,7 +33,6 @@ from lab.models.bundle import Bundle, TextTower
 from lab.models.load import load_options
 from lab.models.memory import arrange
 from lab.models.options import ModelOptions
-from lab.models.packing import packed_size
 from lab.training.frozen import frozen
 from lab.training.learned import Learned
 from lab.training.loop import Loop
@@ -60,7 +59,6 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=IMAGES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--no-pack-weights", dest="pack_weights", action="store_false")
     parser.add_argument("--steps", type=int, default=10, help="rounds; each side makes one step in each")
     parser.add_argument("--quality", action="store_true", help="time to equal quality (emoji, float32)")
     parser.add_argument("--stock-init", default="text:object", help="the stock loop's first vectors")
@@ -73,7 +71,7 @@ def main() -> None:
         arguments.shape, arguments.dtype = "emoji", "float32"
     took: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,):
-        options = ModelOptions(dtype=dtype, pack_weights=arguments.pack_weights)
+        options = ModelOptions(dtype=dtype)
         bundle = load_options(options) if arguments.shape == "emoji" else sd15_shape(options)
         with tempfile.TemporaryDirectory() as out:
             prepared = prepare(bundle, config_for(arguments, Path(out)))
@@ -170,7 +168,6 @@ def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, f
     for name, than in (("stock", "the stock loop's"), ("floor", "the floor's")):
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["lab"], strict=True))
         print(f"  the lab makes {ratio:.2f} times {than} steps")
-    print(f"  and keeps {packed_size(bundle.unet) / 2**20:.0f} MB of packed weights")
     return took
 
 

@@ -10,11 +10,10 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, ModelMixin
 
 import lab
 from lab.models.bundle import Bundle
-from lab.models.packing import unpack_convolutions
 from lab.training.pictures import load_view
 from lab.training.prepare import Prepared
 
@@ -50,11 +49,7 @@ class Stock:
             [self.table], lr=RATE * prepared.config.batch_size, weight_decay=DECAY
         )
         self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
-        self.unet, self.vae = (
-            torch.nn.Module.to(copy.deepcopy(module), bundle.dtype, memory_format=torch.contiguous_format)
-            for module in (bundle.unet, bundle.vae)
-        )
-        unpack_convolutions(self.unet)
+        self.unet, self.vae = plain(bundle.unet, bundle.dtype), plain(bundle.vae, bundle.dtype)
         self.step_number = 0
 
     def step(self) -> None:
@@ -98,3 +93,10 @@ class Stock:
     def embedding(self) -> lab.Embedding:
         """The vectors as they are."""
         return lab.Embedding(self.name, {self.tower.key: self.table.detach()[self.new].float().cpu()})
+
+
+def plain(module: ModelMixin, dtype: torch.dtype) -> ModelMixin:
+    """The network as diffusers loads it, with nothing that the lab does to be fast."""
+    twin = type(module).from_config(module.config)
+    twin.load_state_dict(module.state_dict())
+    return twin.to(module.device, dtype).requires_grad_(False).eval()

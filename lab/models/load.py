@@ -23,7 +23,7 @@ def load(source: str | Path = "emoji", **options: Any) -> Bundle:
     Args:
         source: The bundled `emoji`, a diffusers folder, `file:x.safetensors` or `hub:org/name`.
         **options: The other fields of `ModelOptions`, by name: `device` (default `auto`), `dtype` (default
-            `float32`), `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`, `pack_weights`,
+            `float32`), `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`,
             `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
 
     Raises:

@@ -3,17 +3,13 @@
 import os
 import shutil
 
-import psutil  # comes with accelerate
 import torch
 from accelerate import cpu_offload_with_hook
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.convolution import use_matrix_products
 from lab.models.options import ModelOptions
-from lab.models.packing import pack_convolutions, packed_size, unpack_convolutions
-
-MOST_PACKED = 0.25
-"""Of the machine's memory, the share that packed weights may take; a rule, so that a seed's images never change."""
 
 
 def check_machine(options: ModelOptions, device: torch.device) -> None:
@@ -36,17 +32,14 @@ def arrange(bundle: Bundle) -> None:
     """Applies the bundle's own memory and compilation options to its modules.
 
     On CPUs weights lie channels last: on one core of a Xeon with AVX-512 the bundled model's VAE decoded 1.27 times as
-    fast, its U-Net computed 1.04 times as fast. The U-Net's convolutions keep packed weights: a training step at SD
-    1.5's shape, 256 px, took two thirds of the time (scripts/bench_training.py, with and without --no-pack-weights).
+    fast, its U-Net computed 1.04 times as fast. Larger U-Nets use matrix products (`lab.models.convolution`).
     """
     options = bundle.options
     if bundle.device.type == "cpu":
         bundle.unet.to(memory_format=torch.channels_last)
         bundle.vae.to(memory_format=torch.channels_last)
-        if options.pack_weights and not options.compile:
-            pack_convolutions(bundle.unet)
-            if packed_size(bundle.unet) > MOST_PACKED * psutil.virtual_memory().total:
-                unpack_convolutions(bundle.unet)
+        if not options.compile:
+            use_matrix_products(bundle.unet)
     if options.vae_slicing:
         bundle.vae.enable_slicing()
     if options.vae_tiling:

@@ -38,11 +38,6 @@ class ModelOptions(Config):
     lora: list[str] = Field(default_factory=list)
     """A LoRA file, loaded by diffusers: FILE or FILE=scale, repeatable."""
 
-    pack_weights: bool = True
-    """On CPUs, also keeps the U-Net's convolution weights as small images and batches need them: faster, above all in
-    training, for their memory once more, or twice where gradients go through; never for over a quarter of all memory.
-    """
-
     vae_slicing: bool = False
     """Decodes one image at a time to save memory."""
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.models.packing import packed_size
 from lab.training.config import TrainConfig
 
 BACKWARD_SHARE = 2.1
@@ -39,11 +38,11 @@ WorkOf = Callable[[Bundle, TrainConfig], Work]
 
 
 def peak_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
-    """Bytes at the peak of a step: weights (packed ones too), what is kept for the way back, the largest activations.
+    """Bytes at the peak of a step: weights, what is kept for the way back, and the largest activations.
 
     The networks run once with tensors that have shapes but no storage, so this takes no memory and hardly any time.
     """
-    return _weights(bundle) + _packed(bundle, config) + _activations(bundle, config, work)
+    return _weights(bundle) + _activations(bundle, config, work)
 
 
 def seconds_per_step(bundle: Bundle, config: TrainConfig, work: WorkOf) -> float:
@@ -67,7 +66,7 @@ def check_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> None:
         InputError: more is needed than is free, with the options that would need less.
     """
     free = _free(bundle)
-    needed = _packed(bundle, config) + _activations(bundle, config, work)  # plain weights are there already
+    needed = _activations(bundle, config, work)  # the weights are there already
     if free is not None and needed > free:
         raise InputError(
             f"memory: a step needs about {gigabytes(needed)} beside the weights and {gigabytes(free)} is free; "
@@ -95,7 +94,6 @@ def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
         one_by_one | {"gradient_checkpointing": True},
         one_by_one | {"gradient_steps": 1},
         one_by_one | {"resolution": smaller},
-        {"pack_weights": False},
     ]
     now, room = peak_memory(bundle, config, work), _capacity(bundle)
     fitting, seen = [], {now}
@@ -111,13 +109,8 @@ def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
 
 def _flags(settings: dict[str, object]) -> str:
     """Settings as one types them."""
-    return " ".join(_flag(name.replace("_", "-"), value) for name, value in settings.items())
-
-
-def _flag(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {value}"
+    flags = ((f"--{name.replace('_', '-')}", value) for name, value in settings.items())
+    return " ".join(flag if value is True else f"{flag} {value}" for flag, value in flags)
 
 
 def _capacity(bundle: Bundle) -> int | None:
@@ -136,10 +129,6 @@ def _free(bundle: Bundle) -> int | None:
 def _weights(bundle: Bundle) -> int:
     modules: list[nn.Module] = [bundle.unet, bundle.vae, *(each.encoder for each in bundle.towers)]
     return sum(weight.numel() * weight.element_size() for each in modules for weight in each.parameters())
-
-
-def _packed(bundle: Bundle, config: TrainConfig) -> int:
-    return packed_size(bundle.unet) if config.pack_weights else 0
 
 
 def _activations(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
