@@ -1,15 +1,16 @@
-"""How well embeddings are learned on the bundled model, with the default recipe, from images it has never seen.
+"""How well embeddings are learned on the bundled model, with its recipes, from images it has never seen.
 
-    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--steps N] [--norm free]
-        [--dtype auto]
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--optimizer adamw]
+        [--norm clamp] [--steps N] [--dtype auto]
 
-For each folder of lab/assets/samples it trains, then generates from the captions of the images it learned from, and
-prints the mean CLIP cosine to images kept apart (lab/assets/samples_test): of what is generated (a) without training,
-where a word that fits anything stands for the thing; with the initial vectors, which the recipe chooses by looking at
-the images; (b) with the thing's own name in words; and with what was learned; and (c) the ceiling, of the images that
-it learned from, which have the same captions; and the share of the way from (a) to (c) that was learned. Prompt
-fidelity is the share of "<token> on a COLOUR background" images whose border has that colour. A contact sheet shows
-what was made. The same command goes on where it was interrupted.
+For each folder of lab/assets/samples it trains by configs/train/emoji-object.yaml or emoji-style.yaml, then generates
+from the captions of the images it learned from, and prints the mean CLIP cosine to images kept apart
+(lab/assets/samples_test): of what is generated (a) without training, where a word that fits anything stands for the
+thing; with the initial vectors, which the recipe chooses by looking at the images; (b) with the thing's own name in
+words; and with what was learned; and (c) the ceiling, of the images that it learned from, which have the same captions;
+and the share of the way from (a) to (c) that was learned. Prompt fidelity is the share of "<token> on a COLOUR
+background" images whose border has that colour. A contact sheet shows what was made. The same command goes on where it
+was interrupted.
 """
 
 import argparse
@@ -33,8 +34,13 @@ from lab.training.prepare import prepare
 from lab.training.words import image_features, open_clip
 
 LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")
+RECIPES = {
+    "concept": Path("configs/train/emoji-object.yaml"),
+    "style": Path("configs/train/emoji-style.yaml"),
+}
 COLOURS = ("white", "red", "blue", "yellow", "green", "black")
 SEEDS = [1, 2]
+OVERRIDES = {"optimizer": str, "vectors": int, "steps": int, "norm": str}
 AIMS = {"concept": 0.70, "style": 0.80}
 
 
@@ -45,9 +51,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-training"))
     parser.add_argument("--only", nargs="*", help="folders of lab/assets/samples")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--vectors", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=lab.TrainConfig().steps)
-    parser.add_argument("--norm", default=lab.TrainConfig().norm)
+    for name, of_type in OVERRIDES.items():
+        parser.add_argument(f"--{name}", type=of_type, help="instead of the recipe's")
     arguments = parser.parse_args()
     bundle = lab.load("emoji", dtype=arguments.dtype)
     clip = open_clip(bundle, None)
@@ -71,16 +76,9 @@ def evaluate(
 ) -> tuple[float, list[Row]]:
     """Trains on one folder, prints its line, and returns the share and rows for the contact sheet."""
     out = arguments.out / name
-    config = lab.TrainConfig(
-        images=LEARN_FROM / name,
-        name=f"my-{name}",
-        objective=kind,
-        vectors=arguments.vectors,
-        steps=arguments.steps,
-        norm=arguments.norm,
-        preview_every=0,
-        out=out,
-    )
+    changed = {key: value for key in OVERRIDES if (value := getattr(arguments, key)) is not None}
+    fixed = {"images": LEARN_FROM / name, "name": f"my-{name}", "preview_every": 0, "out": out}
+    config = lab.TrainConfig.read(RECIPES[kind], fixed | changed)
     saved = out / f"{config.name}.safetensors"
     if saved.is_file() and lab.TrainConfig.read(out / "config.yaml", {}) != config:
         raise SystemExit(f"{out}: holds a run with other settings; choose another --out")

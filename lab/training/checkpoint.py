@@ -71,11 +71,13 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             f"{path}: a checkpoint of another run: it holds {_listed(held)} where {_listed(wanted)} are learned"
         )
     loop.learned.restore({name: tensors[f"vectors/{name}"] for name in wanted})
-    for name, rows in loop.learned.named():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            saved = tensors.get(f"optimizer/{key}/{name}")
-            if saved is not None:
-                loop.optimizer.state[rows][key] = saved if key == "step" else saved.to(rows.device)
+    learned = dict(loop.learned.named())
+    for path_in_file, saved in tensors.items():
+        part, *rest = path_in_file.split("/", 2)
+        if part == "optimizer":
+            key, name = rest
+            rows = learned[name]
+            loop.optimizer.state[rows][key] = saved if key == "step" else saved.to(rows.device)
     loop.state = State(
         state["step"],
         [(step, found) for step, found in state["evaluations"]],

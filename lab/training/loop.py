@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf, isfinite
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +14,16 @@ from torch import Tensor
 from lab.training.config import TrainConfig
 from lab.training.learned import Learned, Snapshot
 from lab.training.schedule import learning_rate
+from lab.training.shampoo import Shampoo
 from lab.training.stopping import Stopping
 
 GRADIENT_SCALE = 2.0**12
 """Keeps small gradients above float16's smallest number on their way back; a power of two changes no digit."""
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
+    "shampoo": Shampoo,
+}
 
 E = TypeVar("E")
 
@@ -116,7 +123,7 @@ class Loop:
             {"params": list(rows.values()), "lr": rates[name], "peak": rates[name]}
             for name, rows in learned.rows.items()
         ]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer = OPTIMIZERS[config.optimizer](groups)
         self._task = task
         self._config = config
         self._accelerator = accelerator

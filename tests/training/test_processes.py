@@ -25,9 +25,11 @@ def by_reward(tmp_path, tokenizer):
     return settings | {"sampling_steps": 2, "gradient_steps": 2}
 
 
-@pytest.mark.parametrize("objective", ["concept", "reward"])
-def test_two_processes_learn_what_one_learns(objective, sd1, sd1_folder, changed, tmp_path):
-    settings = {"batch_size": 3, "steps": 4, "save_every": 2}
+@pytest.mark.parametrize(
+    ("objective", "optimizer"), [("concept", "adamw"), ("concept", "shampoo"), ("reward", "adamw")]
+)
+def test_two_processes_learn_what_one_learns(objective, optimizer, sd1, sd1_folder, changed, tmp_path):
+    settings = {"batch_size": 3, "steps": 4, "save_every": 2, "optimizer": optimizer}
     if objective == "reward":
         settings |= by_reward(tmp_path, sd1_folder / "tokenizer")
     alone = train(sd1, changed(**settings, out=tmp_path / "alone"))

@@ -49,9 +49,18 @@ def wait_for_step(config, step, process):
     raise AssertionError("the run never came that far")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_that_died_is_resumed_to_the_bit(number, sd1, sd1_folder, changed, tmp_path):
-    settings = {"steps": 40, "save_every": 4, "warmup": 3, "shuffle_tags": True}
+@pytest.mark.parametrize(
+    ("number", "optimizer"),
+    [(signal.SIGKILL, "adamw"), (signal.SIGKILL, "shampoo"), (signal.SIGINT, "adamw")],
+)
+def test_a_process_that_died_is_resumed_to_the_bit(number, optimizer, sd1, sd1_folder, changed, tmp_path):
+    settings = {
+        "steps": 40,
+        "save_every": 4,
+        "warmup": 3,
+        "shuffle_tags": True,
+        "optimizer": optimizer,
+    }
     whole = train(sd1, changed(**settings, out=tmp_path / "whole"))
     config = changed(**settings)
     with started(config.model_copy(update={"steps": 39}), sd1_folder) as process:
