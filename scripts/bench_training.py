@@ -7,11 +7,11 @@
 For speed, both sides take turns in this one process, so that a machine that changes its speed does so for both; with
 them the floor: one pass of a batch through text encoder and U-Net, and back to the text's states.
 
-For quality, the lab learns by the default recipe until it stops by itself. The stock loop learns as many vectors, all
-of which begin at one word, as that script's initializer token does (--stock-init; `auto` gives it what the lab found by
-looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples, and by the
-CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it. With --whole it
-makes all the steps of that script's README, which nothing tells when to stop. Only training counts as time.
+For quality, the lab learns by configs/train/emoji-object.yaml until it stops by itself. The stock loop learns as many
+vectors, all of which begin at one word, as that script's initializer token does (--stock-init; `auto` gives it what the
+lab found by looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples,
+and by the CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it. With
+--whole it makes all the steps of that script's README, which nothing tells when to stop. Only training counts as time.
 """
 
 import argparse

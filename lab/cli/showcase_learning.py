@@ -22,6 +22,8 @@ from lab.training.words import image_features, open_clip
 THING = "candle"
 NAME = "my-candle"
 SEED = "1"
+RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5}
+"""As configs/train/emoji-object.yaml, which is not installed."""
 
 
 def learning(bundle: Bundle, out: Path) -> Section:
@@ -42,8 +44,9 @@ def learning(bundle: Bundle, out: Path) -> Section:
         f"model changed. Each column has one prompt; before, <{NAME}> stands for its initial vectors. The last row "
         f"shows other placements of the same drawing, which nothing has learned from. {_judged(bundle, rows, out)}"
     )
+    asked = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in RECIPE.items())
     command = (
-        f"lab train --images lab/assets/samples/{THING} --name {NAME} --vectors {after.count} --out outputs/{NAME}\n"
+        f"lab train --images lab/assets/samples/{THING} --name {NAME} {asked} --out outputs/{NAME}\n"
         f"lab generate --prompt {shlex.quote(prompts[-1])} --seeds {SEED} "
         f"--embedding outputs/{NAME}/{NAME}.safetensors"
     )
@@ -53,7 +56,8 @@ def learning(bundle: Bundle, out: Path) -> Section:
 
 def _learn(bundle: Bundle, folder: Path) -> tuple[Embedding, Embedding]:
     """The embedding at its first vectors and as it was learned."""
-    config = TrainConfig(images=ASSETS / "samples" / THING, name=NAME, vectors=4, preview_every=0, out=folder)
+    images = ASSETS / "samples" / THING
+    config = TrainConfig(images=images, name=NAME, preview_every=0, out=folder, **RECIPE)
     prepared = prepare(bundle, settled(config))
     first = {name: initial.vectors for name, initial in prepared.initial.items()}
     (before,) = Learned(bundle, first, prepared.kinds).embeddings()
