@@ -10,10 +10,10 @@ BETAS = (0.9, 0.999)
 """Adam's own, of the mean gradient and the mean square."""
 
 DECAY = 0.98
-"""Of the gradients' second moments between coordinates."""
+"""Of the gradients' second moments between coordinates, at each step."""
 
 FLOOR = 0.01
-"""Of their mean, added to each of their eigenvalues: directions that no gradient had yet are not trusted further."""
+"""Of the moments' mean eigenvalue, added to each: directions that no gradient had yet are not trusted any further."""
 
 FRESH_FOR = 5
 """Steps between two inverse roots, which take longer than the rest; the first steps each have their own."""
@@ -24,7 +24,7 @@ class Shampoo(torch.optim.Optimizer):
 
     Few directions hold most of what a text encoder's vectors can change (its states lie in a narrow cone), and Adam,
     which scales each coordinate alone, walks along them slowly. Here the mean gradient (n, width) is multiplied with
-    the inverse square root of the (width, width) second moments of all gradients so far, which scales every direction.
+    the inverse square root of the gradients' (width, width) second moments, which scales every direction.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
@@ -62,8 +62,8 @@ class Shampoo(torch.optim.Optimizer):
 def inverse_root(moments: Tensor) -> Tensor:
     """(M + FLOOR * mean eigenvalue)^(-1/2) of a symmetric (width, width) M, up to a factor: M's scale is left out."""
     scale = moments.diagonal().mean().clamp_min(torch.finfo(moments.dtype).tiny)
-    values, vectors = torch.linalg.eigh(moments / scale)
-    return (vectors * (values.clamp_min(0) + FLOOR).rsqrt()) @ vectors.T
+    values, vectors = torch.linalg.eigh((moments / scale).cpu())  # not every device can
+    return ((vectors * (values.clamp_min(0) + FLOOR).rsqrt()) @ vectors.T).to(moments.device)
 
 
 def _nothing_seen(rows: Tensor) -> dict[str, Tensor]:
