@@ -60,9 +60,7 @@ class _Convolution(torch.autograd.Function):
         ctx.shape, ctx.stride, ctx.zeros = x.shape, stride, zeros
         side = weight.shape[2]
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(zeros,) * 4))
-        windows = padded.unfold(1, side, stride).unfold(
-            2, side, stride
-        )  # batch, height, width, channels, side, side
+        windows = padded.unfold(1, side, stride).unfold(2, side, stride)  # (b, height, width, channels, y, x)
         rows = windows.permute(0, 1, 2, 4, 5, 3).reshape(windows.shape[:3].numel(), -1)
         output = (_matrix(weight) @ rows.T).T  # faster than rows @ weights.T
         return output.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
