@@ -10,8 +10,9 @@ them the floor: one pass of a batch through text encoder and U-Net, and back to 
 For quality, the lab learns by configs/train/emoji-object.yaml until it stops by itself. The stock loop learns as many
 vectors, all of which begin at one word, as that script's initializer token does (--stock-init; `auto` gives it what the
 lab found by looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples,
-and by the CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it. With
---whole it makes all the steps of that script's README, which nothing tells when to stop. Only training counts as time.
+by the CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it, and by both
+at once. With --whole it makes all the steps of that script's README, which nothing tells when to stop. Only training
+counts as time.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from scripts.stock_training import STEPS, Stock
 IMAGES = Path("lab/assets/samples/hot-dog")
 RECIPE = Path("configs/train/emoji-object.yaml")
 AS_GOOD = {"loss": operator.le, "similarity": operator.ge}
+BOTH = "quality (loss and similarity at once)"
 CHECK_EVERY = 50  # steps of the stock loop between two looks at its quality
 
 T = TypeVar("T")
@@ -199,14 +201,15 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
     goals = quality(loop.learned.embeddings(loop.state.best)[0])
     print(f"lab: {loop.state.step} steps, {ours:.0f} s, {described(goals)}; {ending.reason}", flush=True)
     theirs, needed = 0.0, dict[str, float]()
-    while (arguments.whole or len(needed) < len(goals)) and stock.step_number < arguments.longest:
+    while (arguments.whole or BOTH not in needed) and stock.step_number < arguments.longest:
         theirs += timed(lambda: [stock.step() for _ in range(CHECK_EVERY)])[0]
         now = quality(stock.embedding())
         print(f"stock: {stock.step_number} steps, {theirs:.0f} s, {described(now)}", flush=True)
-        for name, as_good in AS_GOOD.items():
-            if as_good(now[name], goals[name]):
-                needed.setdefault(name, theirs)
-    for name in goals:
+        reached = {name: as_good(now[name], goals[name]) for name, as_good in AS_GOOD.items()}
+        reached[BOTH] = all(reached.values())
+        for name in (name for name, there in reached.items() if there):
+            needed.setdefault(name, theirs)
+    for name in (*goals, BOTH):
         found, missed = needed.get(name, theirs) / ours, f", more: not reached in {stock.step_number} steps"
         print(f"to equal {name}: {found:.1f} times the lab's time{'' if name in needed else missed}")
     if arguments.whole:
