@@ -46,7 +46,7 @@ from scripts.pretrain.common import read_config
 from scripts.pretrain.scene import COLOURS
 
 WORDS = "blurry, pixelated, noisy, washed out, low quality"
-LEARNED_ON = Path("configs/train/emoji-prompts.txt")
+LEARNED_ON = Path("configs/train/emoji-reward-prompts.txt")
 DRAWN = Path("configs/pretrain/latents.yaml")
 CLEAN = [Path("lab/assets/samples"), Path("lab/assets/samples_test")]
 FALSE_ALARMS = 0.05

@@ -10,7 +10,7 @@ NEGATIVES = {"emoji-negative", "emoji-pair", "emoji-reward"}
 FROM_IMAGES = ("5 images", "buckets:", "begins at:", "vector 4:", "memory: about", "time: about")
 PRINTED = {
     "negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about"),
-    "reward": ("24 prompts", "begins at:", "vector 8:", "memory: about", "time: about"),
+    "reward": ("256 prompts", "begins at:", "vector 8:", "memory: about", "time: about"),
 }
 RECIPES = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
 
