@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 import lab
-from lab.comparing.statistics import measure
 from lab.embeddings.formats import read_all
 from lab.files import atomic
 from lab.models.bundle import Bundle
@@ -40,7 +39,7 @@ from lab.score.pixels import images_in, read_pixels, to_tensor
 from lab.score.tools import ScoreOptions, open_tools
 from lab.training.initial import initial_vectors
 from lab.training.streams import stream
-from scripts.negative_tables import Array, Found, diversity_of, effect, pairs, report, show
+from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import read_config
 from scripts.pretrain.scene import COLOURS
@@ -50,6 +49,7 @@ LEARNED_ON = Path("configs/train/emoji-reward-prompts.txt")
 DRAWN = Path("configs/pretrain/latents.yaml")
 CLEAN = [Path("lab/assets/samples"), Path("lab/assets/samples_test")]
 FALSE_ALARMS = 0.05
+OTHER_FALSE_ALARMS = (0.005, 0.01, 0.02, 0.03, 0.08, 0.1)
 STYLES = ("noto", "fluent", "twemoji")
 GUIDANCES, SCHEDULERS, STEPS = (2.0, 4.0, 7.0, 10.0), ("ddim", "euler", "dpm++2m", "unipc"), (8, 12, 25, 50)
 
@@ -64,11 +64,17 @@ def main() -> None:
     rivals = [*negatives, lab.Embedding("random", chance.vectors, kind="negative")]
     conditions = {"empty": "", "words": WORDS} | {each.name: f"<{each.name}>" for each in reversed(rivals)}
     references = [file for folder in arguments.references for file in images_in(folder)]
-    arguments.threshold = judge_threshold(bundle, arguments.judge, references)
+    clean = judged_clean(bundle, arguments.judge, references)
+    arguments.threshold = threshold(clean, FALSE_ALARMS)
+    print(
+        f"degraded: above {arguments.threshold:.2f} by the judge, as {FALSE_ALARMS:.0%} of {len(clean)} clean images"
+    )
     found = compare(bundle, arguments, prompts, conditions, rivals, arguments.out / "main")
     lines = [f"{len(prompts)} prompts x {found.features.shape[2]} seeds; {arguments.model}", ""]
     lines += report(list(conditions), found, seen, image_features(open_clip(bundle, arguments), references))
-    lines += verdicts(list(conditions), [each.name for each in negatives], found)
+    others = {alarms: threshold(clean, alarms) for alarms in OTHER_FALSE_ALARMS}
+    for negative in negatives:
+        lines += verdict(found, list(conditions), negative.name, FALSE_ALARMS, others)
     if arguments.transfer:
         lines += transfer(bundle, arguments, prompts, negatives)
     with atomic(arguments.out / "negatives.md") as temporary:
@@ -163,7 +169,8 @@ def compare(
     values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in config.metrics}
     clip = open_clip(bundle, arguments)
     features = image_features(clip, [folder / "cells" / Path(row["file"]).name for row in rows])
-    values["degraded"] = (values["degraded"] > arguments.threshold).astype(float)
+    values["judged"] = values["degraded"]
+    values["degraded"] = (values["judged"] > arguments.threshold).astype(float)
     values["style"] = styles_right(clip, features, [row["prompt"] for row in rows], arguments.styles).reshape(
         shape
     )
@@ -201,53 +208,21 @@ def open_clip(bundle: Bundle, arguments: argparse.Namespace) -> Clip:
 
 
 @torch.no_grad()
-def judge_threshold(bundle: Bundle, judge: Path, files: Sequence[Path]) -> float:
-    """The probability from which an image counts as degraded: as many clean images as FALSE_ALARMS lie above it
-    once they went through the VAE, whose own softness is no negative prompt's to mend."""
+def judged_clean(bundle: Bundle, judge: Path, files: Sequence[Path]) -> Array:
+    """(n,) the judge's probabilities that clean images are degraded, once they went through the VAE, whose own
+    softness is no negative prompt's to mend."""
     quality = open_tools(bundle, ScoreOptions(quality=judge)).quality
     assert quality is not None, "asked for by name"
     size, found = (bundle.defaults.width, bundle.defaults.height), []
     for some in batches(files, 8):
         pixels = to_tensor([open_image(file, size) for file in some])
         found.append(quality.degraded(to_pixels(bundle, posterior(bundle, pixels * 2 - 1)[0])).cpu())
-    threshold = float(torch.cat(found).quantile(1 - FALSE_ALARMS))
-    called = float((torch.cat(found) > 0.5).float().mean())
-    print(
-        f"degraded: above {threshold:.2f} by the judge, as {FALSE_ALARMS:.0%} of {len(files)} clean images are "
-        f"after the VAE ({called:.0%} are above 0.5)"
-    )
-    return threshold
+    return torch.cat(found).double().numpy()
 
 
-def verdicts(names: Sequence[str], negatives: Sequence[str], found: Found) -> list[str]:
-    """The aims of each negative embedding, in a line."""
-    lines = [""]
-    for name in negatives:
-        place, words = names.index(name), names.index("words")
-        degraded, likeness = found.values["degraded"], found.values["clip_text"]
-        spread = np.stack([diversity_of(each)[None] for each in found.features])
-        share, beyond = (share_left(degraded[place], degraded[0], alarms) for alarms in (0, FALSE_ALARMS))
-        kept = {
-            what: measure(table[place] - table[0]).low
-            for what, table in (("prompt", likeness), ("diversity", spread))
-        }
-        lines.append(
-            f"- {name}: {share:.2f} of empty's degraded share, {beyond:.2f} beyond false alarms (aim 0.33); against "
-            f"words {effect(degraded[place] - degraded[words])} (aim below 0); lower ends (aim -0.02): "
-            + ", ".join(f"{what} {low:+.3f}" for what, low in kept.items() if low is not None)
-        )
-        print(lines[-1])
-    return lines
-
-
-def share_left(degraded: Array, empty: Array, alarms: float) -> float:
-    """What is left of the degraded share with an empty negative prompt.
-
-    A judge that also calls a share f of clean images degraded finds f + (1 - f - misses) p where p are degraded; so
-    the ratio of two p is that of what lies beyond f (Rogan & Gladen 1978).
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.divide(degraded.mean() - alarms, empty.mean() - alarms))
+def threshold(clean: Array, false_alarms: float) -> float:
+    """The probability above which this share of clean images lies."""
+    return float(np.quantile(clean, 1 - false_alarms))
 
 
 def transfer(

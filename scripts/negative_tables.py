@@ -1,7 +1,7 @@
 """The tables of `eval_negatives`: means, and paired differences from the empty negative prompt with intervals."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,6 +86,48 @@ def cmmd_cell(features: Array, references: Array, place: int) -> str:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile([distance(place, some) - distance(0, some) for some in drawn], [tail, 1 - tail])
     return f"{value:.1f} ({value - distance(0, everything):+.1f}, {low:+.1f} to {high:+.1f})"
+
+
+def verdict(
+    found: Found, names: Sequence[str], name: str, alarms: float, thresholds: Mapping[float, float]
+) -> list[str]:
+    """The aims of a negative embedding; and what it leaves where the judge calls another share of clean images bad.
+
+    Args:
+        alarms: The share of clean images that the judge calls degraded.
+        thresholds: The judge's probability above which another share of them lies, by that share.
+    """
+    place, words = names.index(name), names.index("words")
+    degraded, likeness, judged = (found.values[what] for what in ("degraded", "clip_text", "judged"))
+    spread = np.stack([diversity_of(each)[None] for each in found.features])
+    share, beyond = (share_left(degraded[place], degraded[0], least) for least in (0, alarms))
+    kept = {
+        what: measure(table[place] - table[0]).low
+        for what, table in (("prompt", likeness), ("diversity", spread))
+    }
+    lows = ", ".join(f"{what} {low:+.3f}" for what, low in kept.items() if low is not None)
+    elsewhere = ", ".join(
+        f"{share_left(judged[place] > limit, judged[0] > limit, 0):.2f} ({rate:.1%})"
+        for rate, limit in thresholds.items()
+    )
+    lines = [
+        "",
+        f"- {name}: {share:.2f} of empty's degraded share, {beyond:.2f} beyond false alarms (aim 0.33); against words "
+        f"{effect(degraded[place] - degraded[words])} (aim below 0); lower ends (aim -0.02): {lows}",
+        f"  Of empty's share where the judge calls another share of clean images degraded: {elsewhere}",
+    ]
+    print(*lines[1:], sep="\n")
+    return lines
+
+
+def share_left(degraded: NDArray[Any], empty: NDArray[Any], alarms: float) -> float:
+    """What is left of the degraded share with an empty negative prompt.
+
+    A judge that also calls a share f of clean images degraded finds f + (1 - f - misses) p where p are degraded; so
+    the ratio of two p is that of what lies beyond f (Rogan & Gladen 1978).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(degraded.mean() - alarms, empty.mean() - alarms))
 
 
 def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 
 from lab.score.pixels import images_in
 from lab.score.sets import cmmd, diversity
-from scripts.eval_negatives import STYLES, judge_threshold, share_left, styles_right
-from scripts.negative_tables import cmmd_cell, diversity_of, pairs
+from scripts.eval_negatives import STYLES, judged_clean, styles_right, threshold
+from scripts.negative_tables import Found, cmmd_cell, diversity_of, pairs, share_left, verdict
 
 
 @pytest.fixture
@@ -55,8 +55,14 @@ def test_the_judge_is_set_on_clean_images(emoji, tmp_path):
     for path, copy in zip(clean, blurred, strict=True):
         with Image.open(path) as image:
             image.convert("RGB").filter(ImageFilter.GaussianBlur(4)).save(copy)
-    threshold = judge_threshold(emoji, judge, clean)
-    assert 0 < threshold < judge_threshold(emoji, judge, blurred) <= 1
+    sharp, soft = (judged_clean(emoji, judge, files) for files in (clean, blurred))
+    assert sharp.shape == (len(clean),) and (sharp < soft).all() and 0 < sharp.min() and soft.max() <= 1
+
+
+def test_the_threshold_leaves_the_share_of_false_alarms_above_it():
+    clean = np.random.default_rng(0).random(200)
+    for alarms in (0.005, 0.05, 0.1):
+        assert (clean > threshold(clean, alarms)).sum() == round(200 * alarms)
 
 
 def test_what_is_left_beyond_false_alarms_is_the_ratio_of_what_is_truly_degraded():
@@ -66,3 +72,14 @@ def test_what_is_left_beyond_false_alarms_is_the_ratio_of_what_is_truly_degraded
     assert share_left(negative, empty, alarms) == pytest.approx(0.25)
     assert share_left(negative, empty, 0) == pytest.approx(called[1] / called[0])
     assert np.isnan(share_left(np.zeros(4), np.zeros(4), 0))
+
+
+def test_a_verdict_names_what_is_left_at_every_threshold(features):
+    judged = np.array([[0.2, 0.4, 0.6, 0.8], [0.1, 0.1, 0.1, 0.8], [0.1, 0.1, 0.5, 0.8]])[:, :, None].repeat(
+        4, 2
+    )
+    values = {"judged": judged, "degraded": (judged > 0.3).astype(float), "clip_text": judged}
+    found = Found(values, np.stack([features[0, :4], *features[:, :4]]))
+    _, aims, elsewhere = verdict(found, ["empty", "words", "neg"], "neg", 0.05, {0.02: 0.7, 0.1: 0.15})
+    assert aims.startswith("- neg: 0.67 of empty's degraded share, 0.64 beyond") and "words (+0.250," in aims
+    assert elsewhere.endswith(": 1.00 (2.0%), 0.50 (10.0%)")
