@@ -22,7 +22,7 @@ from lab.training.words import image_features, open_clip
 THING = "candle"
 NAME = "my-candle"
 SEED = "1"
-RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5}
+RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5, "stop_window": 4}
 """As configs/train/emoji-object.yaml, which is not installed."""
 
 
