@@ -1,7 +1,7 @@
 """How well embeddings are learned on the bundled model, with its recipes, from images it has never seen.
 
-    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--optimizer adamw]
-        [--norm clamp] [--steps N] [--dtype auto]
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--dtype auto]
+        [--set optimizer=adamw evaluate_every=10 stop_window=8 ...]
 
 For each folder of lab/assets/samples it trains by configs/train/emoji-object.yaml or emoji-style.yaml, then generates
 from the captions of the images it learned from, and prints the mean CLIP cosine to images kept apart
@@ -40,7 +40,6 @@ RECIPES = {
 }
 COLOURS = ("white", "red", "blue", "yellow", "green", "black")
 SEEDS = [1, 2]
-OVERRIDES = {"optimizer": str, "vectors": int, "steps": int, "norm": str}
 AIMS = {"concept": 0.70, "style": 0.80}
 
 
@@ -51,8 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-training"))
     parser.add_argument("--only", nargs="*", help="folders of lab/assets/samples")
     parser.add_argument("--dtype", default="auto")
-    for name, of_type in OVERRIDES.items():
-        parser.add_argument(f"--{name}", type=of_type, help="instead of the recipe's")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the recipes'")
     arguments = parser.parse_args()
     bundle = lab.load("emoji", dtype=arguments.dtype)
     clip = open_clip(bundle, None)
@@ -76,7 +74,7 @@ def evaluate(
 ) -> tuple[float, list[Row]]:
     """Trains on one folder, prints its line, and returns the share and rows for the contact sheet."""
     out = arguments.out / name
-    changed = {key: value for key in OVERRIDES if (value := getattr(arguments, key)) is not None}
+    changed = dict(each.split("=", 1) for each in arguments.set)
     fixed = {"images": LEARN_FROM / name, "name": f"my-{name}", "preview_every": 0, "out": out}
     config = lab.TrainConfig.read(RECIPES[kind], fixed | changed)
     saved = out / f"{config.name}.safetensors"
