@@ -2,7 +2,8 @@
 
     python -m scripts.bench_training [--steps 10] [--batch-size 4]           # steps/s and memory, the bundled model
     python -m scripts.bench_training --shape sd15 --batch-size 1 --steps 2    # random weights of SD 1.5's shape, 256 px
-    python -m scripts.bench_training --quality [--whole] [--longest 3000]    # time to equal quality, the bundled model
+    python -m scripts.bench_training --quality [--images FOLDER ...] [--whole] [--longest 3000]
+                                                                             # time to equal quality, the bundled model
 
 For speed, both sides take turns in this one process, so that a machine that changes its speed does so for both; with
 them the floor: one pass of a batch through text encoder and U-Net, and back to the text's states.
@@ -12,7 +13,8 @@ vectors, all of which begin at one word, as that script's initializer token does
 lab found by looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples,
 by the CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it, and by both
 at once. With --whole it makes all the steps of that script's README, which nothing tells when to stop. Only training
-counts as time.
+counts as time. Of several things the medians are printed too; one that the loop never equalled counts with the time
+that it was given.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=("emoji", "sd15"), default="emoji")
-    parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--images", type=Path, nargs="+", default=[IMAGES], help="several with --quality")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "both"), default="both")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="rounds; each side makes one step in each")
@@ -70,28 +72,46 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.quality:
-        arguments.shape, arguments.dtype = "emoji", "float32"
+        measure_quality(arguments)
+    else:
+        measure_speed(arguments)
+
+
+def measure_speed(arguments: argparse.Namespace) -> None:
+    """Steps a second and memory in each precision."""
     took: dict[str, dict[str, float]] = {}
     for dtype in ("float32", "bfloat16") if arguments.dtype == "both" else (arguments.dtype,):
         options = ModelOptions(dtype=dtype)
         bundle = load_options(options) if arguments.shape == "emoji" else sd15_shape(options)
-        with tempfile.TemporaryDirectory() as out:
-            prepared = prepare(bundle, config_for(arguments, Path(out)))
-            with frozen(bundle):
-                if arguments.quality:
-                    compare_quality(bundle, prepared, arguments)
-                else:
-                    took[dtype] = compare_speed(bundle, prepared, arguments.steps)
+        with tempfile.TemporaryDirectory() as out, frozen(bundle):
+            config = lab.TrainConfig(
+                images=arguments.images[0],
+                batch_size=arguments.batch_size,
+                out=Path(out),
+                name="my-thing",
+                vectors=4,
+                init="text:a thing",
+                evaluate_every=10**6,
+            )
+            took[dtype] = compare_speed(bundle, prepare(bundle, config), arguments.steps)
     if len(took) == 2:
         ratio = took["float32"]["stock"] / took["bfloat16"]["lab"]
         print(f"the lab in bfloat16 makes {ratio:.2f} times the steps of the stock loop in float32")
 
 
-def config_for(arguments: argparse.Namespace, out: Path) -> lab.TrainConfig:
-    same = {"images": arguments.images, "batch_size": arguments.batch_size, "out": out}
-    if arguments.quality:
-        return lab.TrainConfig.read(RECIPE, same)
-    return lab.TrainConfig(**same, name="my-thing", vectors=4, init="text:a thing", evaluate_every=10**6)
+def measure_quality(arguments: argparse.Namespace) -> None:
+    """Time to equal quality of each thing, and the medians."""
+    bundle, found = load_options(ModelOptions(dtype="float32")), []
+    for images in arguments.images:
+        print(f"{images}:")
+        with tempfile.TemporaryDirectory() as out, frozen(bundle):
+            same = {"images": images, "batch_size": arguments.batch_size, "out": Path(out)}
+            prepared = prepare(bundle, lab.TrainConfig.read(RECIPE, same))
+            found.append(compare_quality(bundle, prepared, arguments))
+    if len(found) > 1:
+        for name in found[0]:
+            median = statistics.median(each[name] for each in found)
+            print(f"to equal {name}, median of {len(found)} things: {median:.1f} times the lab's time")
 
 
 def sd15_shape(options: ModelOptions) -> Bundle:
@@ -185,11 +205,11 @@ def floor(bundle: Bundle, stock: Stock) -> None:
     stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
-def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace) -> None:
-    """Seconds until the lab stops by itself, and until the stock loop is as good by loss and by similarity."""
+def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace) -> dict[str, float]:
+    """The stock loop's time until it is as good as the lab when that stops by itself, in times of the lab's time."""
     begun = prepare(bundle, prepared.config.model_copy(update={"init": arguments.stock_init}))
     loop, stock = lab_loop(bundle, prepared), Stock(bundle, begun)
-    likeness = similarity_to_kept_apart(bundle, arguments.images.name)
+    likeness = similarity_to_kept_apart(bundle, prepared.config.images.name)
 
     def quality(embedding: lab.Embedding) -> dict[str, float]:
         loop.learned.restore({f"{embedding.name}/{key}": rows for key, rows in embedding.vectors.items()})
@@ -209,13 +229,15 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
         reached[BOTH] = all(reached.values())
         for name in (name for name, there in reached.items() if there):
             needed.setdefault(name, theirs)
-    for name in (*goals, BOTH):
-        found, missed = needed.get(name, theirs) / ours, f", more: not reached in {stock.step_number} steps"
-        print(f"to equal {name}: {found:.1f} times the lab's time{'' if name in needed else missed}")
+    found = {name: needed.get(name, theirs) / ours for name in (*goals, BOTH)}
+    for name, times in found.items():
+        missed = "" if name in needed else f", more: not reached in {stock.step_number} steps"
+        print(f"to equal {name}: {times:.1f} times the lab's time{missed}", flush=True)
     if arguments.whole:
         print(
             f"all {stock.step_number} steps: {theirs / ours:.1f} times the lab's time, for {described(now)}"
         )
+    return found
 
 
 def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:
