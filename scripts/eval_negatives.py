@@ -67,7 +67,8 @@ def main() -> None:
     clean = judged_clean(bundle, arguments.judge, references)
     arguments.threshold = threshold(clean, FALSE_ALARMS)
     print(
-        f"degraded: above {arguments.threshold:.2f} by the judge, as {FALSE_ALARMS:.0%} of {len(clean)} clean images"
+        f"degraded: above {arguments.threshold:.2f} by the judge, as {FALSE_ALARMS:.0%} of {len(clean)} clean "
+        "images are after the VAE"
     )
     found = compare(bundle, arguments, prompts, conditions, rivals, arguments.out / "main")
     lines = [f"{len(prompts)} prompts x {found.features.shape[2]} seeds; {arguments.model}", ""]

@@ -22,7 +22,7 @@ from lab.training.words import image_features, open_clip
 THING = "candle"
 NAME = "my-candle"
 SEED = "1"
-RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5, "stop_window": 4}
+RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5, "stop_window": 4, "preview_every": 15}
 """As configs/train/emoji-object.yaml, which is not installed."""
 
 
@@ -57,7 +57,7 @@ def learning(bundle: Bundle, out: Path) -> Section:
 def _learn(bundle: Bundle, folder: Path) -> tuple[Embedding, Embedding]:
     """The embedding at its first vectors and as it was learned."""
     images = ASSETS / "samples" / THING
-    config = TrainConfig(images=images, name=NAME, preview_every=0, out=folder, **RECIPE)
+    config = TrainConfig(images=images, name=NAME, out=folder, **RECIPE | {"preview_every": 0})
     prepared = prepare(bundle, settled(config))
     first = {name: initial.vectors for name, initial in prepared.initial.items()}
     (before,) = Learned(bundle, first, prepared.kinds).embeddings()
