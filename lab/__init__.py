@@ -11,7 +11,7 @@ _PUBLIC = {
     "Bundle": "lab.models.bundle",
     "load": "lab.models.load",
     "Embedding": "lab.embeddings.embedding",
-    "read_embedding": "lab.embeddings.formats",
+    "read_embedding": "lab.embeddings.read",
     "Conditioning": "lab.condition.conditioning",
     "encode": "lab.condition.encode",
     "GenerateConfig": "lab.sample.config",

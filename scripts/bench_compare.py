@@ -32,7 +32,7 @@ import lab
 from lab.comparing.cells import make_cells
 from lab.comparing.experiment import Experiment
 from lab.models.bundle import Bundle
-from lab.runs.folder import RunFolder
+from lab.runs.run import RunFolder
 
 PROMPTS = [
     f"a noto emoji of a {thing} on a white background"

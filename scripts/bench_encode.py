@@ -15,8 +15,8 @@ import time
 
 import torch
 
+from lab.condition.config import TextOptions
 from lab.condition.encode import encode_pairs
-from lab.condition.options import TextOptions
 from lab.models.load import load
 from lab.prompt.parse import parse, resolve
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import lab
+from lab.images import psnr
 from lab.models.bundle import Bundle
-from lab.runs.likeness import psnr
 
 Images = list[Image.Image]
 WORKLOADS = {"16 prompts x 1 seed": (16, 1), "1 prompt x 16 seeds": (1, 16), "64 prompts x 1 seed": (64, 1)}

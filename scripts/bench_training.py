@@ -33,14 +33,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import lab
 from lab.models.bundle import Bundle, TextTower
+from lab.models.config import ModelOptions
+from lab.models.device import arrange
 from lab.models.load import load_options
-from lab.models.memory import arrange
-from lab.models.options import ModelOptions
 from lab.training.frozen import frozen
-from lab.training.learned import Learned
 from lab.training.loop import Loop
-from lab.training.objectives import find_objective
+from lab.training.objectives.table import find_objective
 from lab.training.prepare import Prepared, prepare
+from lab.training.vectors import Learned
 from lab.training.words import image_features, open_clip
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity

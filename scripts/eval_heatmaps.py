@@ -28,16 +28,14 @@ from rich.table import Table
 from torch import Tensor
 
 import lab
-from lab.comparing.attention import HeatMaps, heat_maps
-from lab.comparing.overlay import overlay
-from lab.comparing.targets import Target
+from lab.analysis.heatmaps import HeatMaps, Target, heat_maps, overlay
+from lab.condition.config import TextOptions
 from lab.condition.encode import encode_pairs
-from lab.condition.options import TextOptions
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Row, write_sheets
 from lab.sample.config import SamplingOptions
-from lab.sample.jobs import Job
 from lab.sample.pixels import encode_image
+from lab.sample.plan import Job
 from lab.sample.settings import resolve
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import CONFIGS, WORK, read_config

@@ -29,16 +29,16 @@ import numpy as np
 import torch
 
 import lab
-from lab.embeddings.formats import read_all
+from lab.embeddings.read import read_all
 from lab.files import atomic
+from lab.images import images_in, read_pixels, to_tensor
 from lab.models.bundle import Bundle
+from lab.sample.config import read_lines
 from lab.sample.pixels import open_image, posterior, to_pixels
-from lab.sample.prompts import read_lines
 from lab.score.clip import Clip
-from lab.score.pixels import images_in, read_pixels, to_tensor
 from lab.score.tools import ScoreOptions, open_tools
-from lab.training.initial import initial_vectors
 from lab.training.streams import stream
+from lab.training.vectors import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import read_config

@@ -24,13 +24,13 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 import lab
+from lab.images import to_tensor
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Row, write_sheets
 from lab.score.clip import Clip
-from lab.score.pixels import to_tensor
-from lab.training.learned import Learned
-from lab.training.objectives import find_objective
+from lab.training.objectives.table import find_objective
 from lab.training.prepare import prepare
+from lab.training.vectors import Learned
 from lab.training.words import image_features, open_clip
 
 LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, ModelMixin
 
 import lab
 from lab.models.bundle import Bundle
-from lab.training.pictures import load_view
+from lab.training.data.pictures import load_view
 from lab.training.prepare import Prepared
 
 RATE = 5e-4  # for each example of a step

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, SamplingFlags, TextFlags, given
-from lab.cli.processes import is_first, own_device
-from lab.cli.progress import image_progress
 from lab.comparing.config import CompareConfig, ExperimentOptions
-from lab.condition.options import TextOptions
+from lab.condition.config import TextOptions
 from lab.errors import InputError
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.sample.config import SamplingOptions
 from lab.score.tools import ScoreOptions
+from lab.terminal import image_progress, is_first, own_device
 
 if TYPE_CHECKING:
     from lab.comparing.sentences import Answer

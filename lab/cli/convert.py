@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lab.embeddings.options import Layout
+from lab.embeddings.config import Layout
 
 
 def convert(source: str, out: Path, /, *, layout: Layout | None = None) -> None:
@@ -13,7 +13,7 @@ def convert(source: str, out: Path, /, *, layout: Layout | None = None) -> None:
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
         layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
     """
-    from lab.embeddings.formats import read_one
+    from lab.embeddings.read import read_one
 
     embedding = read_one(source, name=out.stem)
     embedding.save(out, layout)

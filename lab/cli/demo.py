@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from lab.cli.progress import console
+from lab.terminal import console
 
 
 def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
@@ -16,14 +16,14 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
     """
     began = time.perf_counter()
     with console.status("Loading the bundled model"):
-        from lab.cli import showcase, showcase_comparison, showcase_learning
+        from lab.demo import comparison, learning, pictures
         from lab.models.load import load
-        from lab.runs.gallery import write_gallery
+        from lab.runs.pages import write_gallery
 
         bundle = load("emoji", device=device)
     parts = (
-        *(showcase.styles, showcase.backgrounds, showcase.negatives, showcase.scales),
-        *(showcase_learning.learning, showcase_comparison.comparison),
+        *(pictures.styles, pictures.backgrounds, pictures.negatives, pictures.scales),
+        *(learning.learning, comparison.comparison),
     )
     sections = [part(bundle, out) for part in parts]
     seconds = time.perf_counter() - began

@@ -7,9 +7,9 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from lab.cli.flags import ModelFlags, TextFlags
-from lab.condition.options import TextOptions
+from lab.condition.config import TextOptions
 from lab.errors import InputError
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 
 if TYPE_CHECKING:
     from lab.condition.conditioning import Conditioning, Encoding

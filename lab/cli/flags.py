@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from lab.condition.options import TextOptions
+from lab.condition.config import TextOptions
 from lab.config import Config
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.sample.config import PromptOptions, SamplingOptions
 
 ModelFlags = Annotated[ModelOptions, Parameter(name="*", group="Model")]

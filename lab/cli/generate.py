@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.cli.flags import ConfigFlag, ModelFlags, PromptFlags, SamplingFlags, TextFlags, given
-from lab.cli.progress import console, image_progress
-from lab.condition.options import TextOptions
-from lab.models.options import ModelOptions
+from lab.condition.config import TextOptions
+from lab.models.config import ModelOptions
 from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions
+from lab.terminal import console, image_progress
 
 if TYPE_CHECKING:
     from lab.runs.sheet import Row
-    from lab.sample.jobs import Job
+    from lab.sample.plan import Job
 
 
 def generate(
@@ -27,7 +27,7 @@ def generate(
     """Make images from prompts. The same command again goes on where it was interrupted."""
     settings = GenerateConfig.read(config, given(prompts, sampling, text, model))
     from lab.models.load import load_options
-    from lab.runs.folder import RunFolder
+    from lab.runs.run import RunFolder
     from lab.runs.sheet import write_sheets
     from lab.sample.generate import plan, stream
 

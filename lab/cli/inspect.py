@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lab.embeddings.embedding import Embedding
-    from lab.embeddings.inspection import Vocabulary
+    from lab.models.vocabulary import Vocabulary
 
 NEAREST = 10
 LARGEST_MATRIX = 12
@@ -45,7 +45,7 @@ def inspect(
     embeddings = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
-        from lab.cli.vocabulary import vocabularies as read_vocabularies
+        from lab.models.vocabulary import vocabularies as read_vocabularies
 
         vocabularies = read_vocabularies(model, variant)
     console = Console()
@@ -62,7 +62,7 @@ def inspect(
 
 
 def _read(files: Sequence[str]) -> list["Embedding"]:
-    from lab.embeddings.formats import read_all
+    from lab.embeddings.read import read_all
 
     if not files:
         raise InputError("lab inspect: name at least one embedding file")
@@ -72,7 +72,7 @@ def _read(files: Sequence[str]) -> list["Embedding"]:
 
 def facts(embedding: "Embedding") -> Iterator[tuple[str, str]]:
     """What is known of an embedding as a whole, as labels and values."""
-    from lab.embeddings.inspection import family
+    from lab.embeddings.embedding import family
 
     origin = embedding.provenance
     yield "file", str(origin.path)
@@ -125,7 +125,7 @@ def show_together(console: Console, embeddings: Sequence["Embedding"]) -> None:
 
 
 def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
-    from lab.embeddings.inspection import nearest_tokens, norm_percentiles, norm_quartiles
+    from lab.models.vocabulary import nearest_tokens, norm_percentiles, norm_quartiles
 
     table = Table("vector", "norm")
     norms = [f"{norm:.3f}" for norm in tensor.norm(dim=1).tolist()]
@@ -146,7 +146,7 @@ def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
 
 
 def _show_cosines(console: Console, title: str, labels: Sequence[str], vectors: "Tensor") -> None:
-    from lab.embeddings.inspection import cosines
+    from lab.models.vocabulary import cosines
 
     values = cosines(vectors)
     if len(labels) > LARGEST_MATRIX:
@@ -169,7 +169,7 @@ def _check_plot(plot: Path | None, words: Sequence[str], prompts: Sequence[str],
         if words or prompts:
             raise InputError("--word and --prompt say what to plot; give a file with --plot")
         return
-    from lab.comparing.figures import check_suffix
+    from lab.analysis.figures import check_suffix
 
     check_suffix(plot)
     if (words or prompts) and model is None:
@@ -185,8 +185,7 @@ def _plot(
     model: str | None,
     variant: str | None,
 ) -> None:
-    from lab.comparing.geometry import learned_geometry, prompt_geometry
-    from lab.comparing.maps import write_geometries
+    from lab.analysis.geometry import learned_geometry, prompt_geometry, write_geometries
 
     keys = dict.fromkeys(key for one in embeddings for key in one.vectors)
     spaces = [

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.embeddings.options import Layout, Method
+from lab.embeddings.config import Layout, Method
 
 
 def merge(
@@ -24,9 +24,9 @@ def merge(
         method: average, for files with equal numbers of vectors, or concat.
         layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
     """
-    from lab.embeddings import merging
-    from lab.embeddings.formats import read_one
+    from lab.embeddings.merge import merge as mix
+    from lab.embeddings.read import read_one
 
-    merged = merging.merge([read_one(file) for file in files], weights, method, name=out.stem)
+    merged = mix([read_one(file) for file in files], weights, method, name=out.stem)
     merged.save(out, layout)
     print(f"{out}: {merged.count} vectors; {merged.provenance.metadata['modelspec.merged_from']}")

@@ -20,7 +20,7 @@ def models(source: str | None = None) -> None:
     from rich.console import Console
 
     from lab.models.describe import describe
-    from lab.models.sources import bundled
+    from lab.models.source import bundled
 
     console = Console()
     for name in [source] if source else bundled():

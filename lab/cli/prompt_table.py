@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Conditioning
+from lab.condition.config import TextOptions
 from lab.condition.encode import PromptEncoder
-from lab.condition.layout import Chunk
-from lab.condition.options import TextOptions
 from lab.condition.pooling import similarities
 from lab.condition.tokens import Piece
 from lab.condition.towers import layers_back

@@ -27,8 +27,8 @@ def rerun(
     image: A PNG that the lab wrote.
     out: Where to write it; by default beside the first, with -again in its name.
     """
-    from lab.runs.images import read_record, save_image
-    from lab.runs.likeness import likeness
+    from lab.images import likeness
+    from lab.runs.png import read_record, save_image
 
     record = read_record(image)
     from lab.models.load import load_options

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.search.config import SearchConfig, SearchOptions
 
 SearchFlags = Annotated[SearchOptions, Parameter(name="*", group="What to look for, and where")]
@@ -23,9 +23,9 @@ def search(
     from rich.table import Table
     from rich.text import Text
 
-    from lab.cli.progress import image_progress
     from lab.models.load import load_options
     from lab.search.search import search as run
+    from lab.terminal import image_progress
 
     bundle = load_options(settings)
     with image_progress(things="rows") as bar:

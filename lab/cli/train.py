@@ -5,11 +5,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
-from lab.cli.processes import is_first, own_device
-from lab.cli.progress import step_progress
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
+from lab.terminal import is_first, own_device, step_progress
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
-from lab.training.negatives import MakingOptions, PairOptions, RewardOptions, WorstOptions
+from lab.training.objectives.config import MakingOptions, PairOptions, RewardOptions, WorstOptions
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
 LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
@@ -43,8 +42,7 @@ def train(
     """
     settings = TrainConfig.read(config, given(data, learning, making, worst, reward, pair, stop, run, model))
     from lab.models.load import load_options
-    from lab.training.plan import describe_initial, describe_plan
-    from lab.training.prepare import prepare, settled
+    from lab.training.prepare import describe_initial, describe_plan, prepare, settled
     from lab.training.run import run as start
 
     settings = settled(settings)

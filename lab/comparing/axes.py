@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.comparing import values
-from lab.embeddings.formats import NEGATIVE_SUFFIX
 from lab.embeddings.library import collect
+from lab.embeddings.read import NEGATIVE_SUFFIX
 from lab.errors import InputError
 
 NONE = "none"

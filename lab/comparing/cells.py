@@ -8,12 +8,12 @@ from accelerate import PartialState
 from lab.comparing.experiment import Cell, Experiment
 from lab.condition.encode import PromptEncoder, encode_pairs
 from lab.models.bundle import Bundle
+from lab.models.config import ModelOptions
 from lab.models.load import load_options
-from lab.models.options import ModelOptions
-from lab.runs.folder import RunFolder
+from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig, SamplingOptions
 from lab.sample.engine import Note, Progress, run_jobs
-from lab.sample.jobs import Job
+from lab.sample.plan import Job
 from lab.sample.record import make_record
 from lab.sample.settings import Settings, resolve
 

@@ -10,18 +10,16 @@ import yaml
 from accelerate import PartialState
 
 from lab.comparing.cells import by_model, check_cells, make_cells
-from lab.comparing.choosing import choose
 from lab.comparing.config import CompareConfig
-from lab.comparing.effects import EFFECT_COLUMNS, find_effects, image_rows, write_table
 from lab.comparing.experiment import Experiment
-from lab.comparing.extras import check_panels, make_panels
+from lab.comparing.panels import check_panels, make_panels
 from lab.comparing.report import write_report
-from lab.comparing.scoring import score_cells
+from lab.comparing.scores import EFFECT_COLUMNS, choose, find_effects, image_rows, score_cells, write_table
 from lab.comparing.sentences import Answer, answers, caveats
 from lab.embeddings.embedding import Embedding
 from lab.files import atomic
 from lab.models.bundle import Bundle
-from lab.runs.folder import RunFolder
+from lab.runs.run import RunFolder
 from lab.sample.engine import Note, Progress
 from lab.score.tools import ScoreOptions, open_tools
 

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lab.condition.options import TextOptions
+from lab.condition.config import TextOptions
 from lab.config import Config
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.sample.config import Prompts, SamplingOptions, Seeds
 from lab.score.tools import ScoreOptions
 

@@ -14,8 +14,7 @@ from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
 from lab.prompt.references import find_references
-from lab.sample.config import GenerateConfig
-from lab.sample.seeds import parse_seeds
+from lab.sample.config import GenerateConfig, parse_seeds
 
 _NOT_OF_ONE_IMAGE = {"seeds", "out", "batch_size"}
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lab.comparing.axes import Draft
-from lab.condition.options import Dialect
+from lab.condition.config import Dialect
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import NEGATIVE_SUFFIX, PARTNER
+from lab.embeddings.read import NEGATIVE_SUFFIX, PARTNER
 from lab.errors import InputError, did_you_mean
 from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references

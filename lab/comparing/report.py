@@ -1,5 +1,6 @@
 """The report: one page that opens from disk, with everything in it; more pages where the images are many."""
 
+import base64
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,16 +10,112 @@ from typing import Any
 
 import yaml
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
+from lab.analysis.figures import INK, as_svg, drawing
 from lab.comparing.experiment import Cell, Experiment
-from lab.comparing.pages import Pictures, image_uri, paged, rows_of
 from lab.comparing.panels import Panel
-from lab.comparing.plots import effect_plot
-from lab.comparing.scoring import Scores
-from lab.comparing.sentences import answers, caveats, number, question
+from lab.comparing.scores import Scores
+from lab.comparing.sentences import answers, caveats, is_clear, number, question
 from lab.files import atomic
 from lab.runs.pages import template
 from lab.score.metrics import METRICS
+
+PAGE_BYTES = 24 * 2**20
+"""Bytes of images in a page, up to which it gets more rows."""
+
+Pair = tuple[int, int]
+
+
+class Pictures:
+    """The images of a page, by their index; each is written into it once."""
+
+    def __init__(self, files: Mapping[int, Path]):
+        self._files = files
+        self._written: set[int] = set()
+
+    def source(self, index: int) -> Markup:
+        """The attributes of an `img`: the image itself, or from the second time on where the page has it."""
+        if index in self._written:
+            return Markup('data-same="{}"').format(index)
+        self._written.add(index)
+        return Markup('id="picture-{}" src="{}"').format(index, image_uri(self._files[index].read_bytes()))
+
+
+def image_uri(data: bytes) -> str:
+    """A PNG image as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def paged(experiment: Experiment, files: Mapping[int, Path], shown: Iterable[Cell] = ()) -> list[list[Pair]]:
+    """Divides the pairs, in order, over pages of at most `PAGE_BYTES` of images (but at least one pair each).
+
+    Args:
+        shown: Cells that the first page shows beside its rows.
+    """
+    pages: list[list[Pair]] = [[]]
+    held = {cell.picture for cell in shown}
+    room = PAGE_BYTES - _size(files, held)
+    for prompt in range(len(experiment.prompts)):
+        for seed in range(len(experiment.seeds)):
+            cells = {experiment.cell(variant, prompt, seed).picture for variant in experiment.variants}
+            if pages[-1] and _size(files, cells - held) > room:
+                pages.append([])
+                held, room = set(), PAGE_BYTES
+            room -= _size(files, cells - held)
+            held |= cells
+            pages[-1].append((prompt, seed))
+    return pages
+
+
+def _size(files: Mapping[int, Path], pictures: Iterable[int]) -> int:
+    return sum(files[index].stat().st_size * 4 // 3 for index in pictures)
+
+
+def rows_of(pairs: Sequence[Pair]) -> list[tuple[int, list[int]]]:
+    """Pairs by prompt: (prompt, its seeds) in order."""
+    rows: dict[int, list[int]] = {}
+    for prompt, seed in pairs:
+        rows.setdefault(prompt, []).append(seed)
+    return list(rows.items())
+
+
+MOST = 40
+"""Variants in a plot: of more, those with the largest differences."""
+
+CLEAR, UNCLEAR = "#2f7fd6", "#8a8f98"
+"""Colours that can be seen on white and on black."""
+
+
+def effect_plot(metric: str, rows: Sequence[dict[str, Any]]) -> str:
+    """An SVG element: one line a variant, its point filled if the interval leaves out zero."""
+    shown = list(rows)
+    if len(shown) > MOST:
+        strongest = sorted(shown, key=lambda row: -abs(row["difference"]))[:MOST]
+        shown = [row for row in shown if row in strongest]
+    with drawing(6.6, 0.9 + 0.26 * len(shown)) as figure:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        for place, row in enumerate(shown):
+            colour = CLEAR if is_clear(row) else UNCLEAR
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
+            filled = colour if is_clear(row) else "none"
+            axes.plot(row["difference"], place, "o", color=colour, markerfacecolor=filled, markersize=6)
+        axes.set_yticks(range(len(shown)), [_shortened(row["variant"]) for row in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlabel(f"difference ({METRICS[metric].unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return as_svg(figure)
+
+
+def _shortened(text: str, most: int = 44) -> str:
+    """Leaves out the middle: names of variants differ at their ends."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"
+
 
 PAIRS_SHOWN = 3
 """Pairs with the largest change that are shown of each metric, in each direction."""

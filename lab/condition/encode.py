@@ -6,9 +6,9 @@ from typing import overload
 
 import torch
 
+from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Conditioning, Encoding, Part
-from lab.condition.layout import Chunk
-from lab.condition.options import Dialect, TextOptions, Weighting
+from lab.condition.config import Dialect, TextOptions, Weighting
 from lab.condition.texts import TextEncoder, pad
 from lab.condition.vectors import by_name
 from lab.embeddings.embedding import Embedding

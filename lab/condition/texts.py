@@ -7,16 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lab.condition.account import applied_embeddings, token_spans
-from lab.condition.bare import BareNames
+from lab.condition.chunks import Chunk, applied_embeddings, first_chunk, lay_out, split_rule, token_spans
 from lab.condition.conditioning import Encoding, TokenSpan
-from lab.condition.layout import Chunk, first_chunk, lay_out, split_rule
-from lab.condition.options import TextOptions
-from lab.condition.tokens import Break, Piece, Tokenizer, within_run, within_word
+from lab.condition.config import TextOptions
+from lab.condition.tokens import BareNames, Break, Piece, Tokenizer, within_run, within_word
 from lab.condition.towers import encode_chunks
 from lab.condition.vectors import vectors_for
-from lab.condition.weigh import weigh_chunks
-from lab.condition.weighting import OWN_WEIGHTING
+from lab.condition.weighting import OWN_WEIGHTING, weigh_chunks
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle
@@ -160,7 +157,7 @@ class TextEncoder:
         members = [self._weighted(chunks) for chunks in term.members]
         states = members[0]
         if len(members) > 1:
-            from lab.condition.provider import blend  # the compel library takes a moment to import
+            from lab.condition.compel import blend  # the compel library takes a moment to import
 
             length = max(len(member) for member in members)
             padded = [pad(member, self._rows_of(()).states, length) for member in members]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lab.condition.layout import Chunk, chunk_ids
+from lab.condition.chunks import Chunk, chunk_ids
 from lab.condition.vectors import Placement, Vectors, scattered
 from lab.errors import InputError
 from lab.models.bundle import Bundle, Family, TextTower

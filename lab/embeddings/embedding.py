@@ -7,9 +7,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from lab.embeddings.options import Layout
+from lab.embeddings.config import Layout
 
 Kind = Literal["concept", "style", "negative", "unknown"]
+
+
+FAMILIES = {
+    frozenset({"clip_l"}): "SD 1.x",
+    frozenset({"clip_h"}): "SD 2.x",
+    frozenset({"clip_l", "clip_g"}): "SDXL",
+}
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,8 @@ class Embedding:
         from lab.embeddings.write import save
 
         save(self, Path(path), layout, metadata)
+
+
+def family(embedding: Embedding) -> str:
+    """The model family that has these text encoders, as far as their widths tell."""
+    return FAMILIES.get(frozenset(embedding.vectors), "unknown")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import check_half, embedding_files, is_image, read_all, read_file
+from lab.embeddings.read import check_half, embedding_files, is_image, read_all, read_file
 from lab.errors import InputError
 
 

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lab.embeddings.config import Layout
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import read_file
 from lab.embeddings.layouts import SD_CHECKPOINT
-from lab.embeddings.options import Layout
+from lab.embeddings.read import read_file
 from lab.embeddings.vectors import checked
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic

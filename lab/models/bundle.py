@@ -12,7 +12,7 @@ from pydantic import Field
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lab.config import Config
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.models.weights import sha256
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.models.folder import has_vocabulary, read_module, read_tokenizer
+from lab.models.folder import has_vocabulary, read_json, read_module, read_tokenizer
 from lab.models.libraries import refusing
-from lab.models.parts import read_json
 from lab.models.weights import read_header
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.models.bundle import Family, GenerationDefaults, vae_scale
 from lab.models.family import FAMILIES
-from lab.models.parts import read_json
+from lab.models.folder import read_json
 
 SCHEDULER_NAMES = {
     "DDIMScheduler": "ddim",

@@ -10,10 +10,9 @@ from typing import Any
 from lab.models.bundle import Family, GenerationDefaults
 from lab.models.defaults import generation_defaults
 from lab.models.family import FAMILIES, tower_keys
-from lab.models.folder import check_folder, folder_family
-from lab.models.parts import read_json
+from lab.models.folder import check_folder, folder_family, read_json
 from lab.models.single_file import CONFIGS, TEXT_ENCODERS, UNET, VAE, file_family, file_marks
-from lab.models.sources import locate
+from lab.models.source import locate
 from lab.models.weights import TensorInfo, read_header, sha256
 
 

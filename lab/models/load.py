@@ -6,14 +6,12 @@ from typing import Any
 import torch
 
 from lab.models.bundle import Bundle, TextTower
+from lab.models.config import ModelOptions
 from lab.models.defaults import generation_defaults
+from lab.models.device import arrange, check_machine, pick_device, pick_dtype, speak_float32
 from lab.models.family import check_channels, tower_keys
-from lab.models.folder import read_folder
-from lab.models.memory import arrange, check_machine
-from lab.models.options import ModelOptions
-from lab.models.parts import Parts
-from lab.models.precision import pick_device, pick_dtype, speak_float32
-from lab.models.sources import locate
+from lab.models.folder import Parts, read_folder
+from lab.models.source import locate
 from lab.models.vae import read_vae
 
 

@@ -17,9 +17,8 @@ import torch
 from lab.errors import InputError
 from lab.models.bundle import Family
 from lab.models.family import FAMILIES, check_channels
-from lab.models.folder import VOCABULARIES, read_tokenizer
+from lab.models.folder import VOCABULARIES, Parts, read_json, read_tokenizer
 from lab.models.libraries import quiet, refusing
-from lab.models.parts import Parts, read_json
 from lab.models.weights import TensorInfo, read_header
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from lab.errors import InputError
 from lab.models.folder import read_module
 from lab.models.libraries import refusing
-from lab.models.sources import locate
+from lab.models.source import locate
 from lab.models.weights import pick_weights, read_header
 
 

@@ -6,8 +6,7 @@ One difference: a `BREAK` inside brackets breaks as well; the web UI reads it th
 import math
 import re
 
-from lab.prompt.segments import SegmentBuilder
-from lab.prompt.syntax import Reading, Span
+from lab.prompt.syntax import Reading, SegmentBuilder, Span
 
 _TOKEN = re.compile(
     r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[)\]]|[^\\()\[\]:]+|:"

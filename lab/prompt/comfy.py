@@ -8,8 +8,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from lab.prompt.segments import SegmentBuilder
-from lab.prompt.syntax import Reading
+from lab.prompt.syntax import Reading, SegmentBuilder
 
 _BRACKET = re.compile(r"\\[()]|[()]")
 

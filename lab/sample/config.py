@@ -1,14 +1,56 @@
-"""The options of generation, each defined once: YAML keys, flags and keyword arguments come from here."""
+"""The options of generation, each defined once, and the prompts and seeds of a run as people write them."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lab.condition.options import TextOptions
+from lab.condition.config import TextOptions
 from lab.config import Config
-from lab.models.options import ModelOptions
-from lab.sample.seeds import join_seeds, parse_seeds
+from lab.errors import InputError
+from lab.models.config import ModelOptions
+
+MAX_SEED = 2**64 - 1
+MAX_COUNT = 1_000_000
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Reads comma-separated seeds and inclusive ranges, in the order given.
+
+    Raises:
+        ValueError: not of that form, a range that runs backwards, a seed given twice, or one over 2^64 - 1.
+    """
+    seeds: list[int] = []
+    for piece in text.split(","):
+        match = _RANGE.fullmatch(piece.strip())
+        if not match:
+            raise ValueError(f"'{piece.strip()}' is no seed and no range of seeds; write them like 1-4,9")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"the range {piece.strip()} runs backwards; write {last}-{first}")
+        if last > MAX_SEED:
+            raise ValueError(f"seed {last} is over the largest, {MAX_SEED}")
+        if len(seeds) + last - first >= MAX_COUNT:
+            raise ValueError(f"{piece.strip()} makes more than {MAX_COUNT:,} seeds; split the run")
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise ValueError(f"seed {twice} is given twice")
+    return seeds
+
+
+def join_seeds(value: Any) -> Any:
+    """Turns a number, or a list of numbers, into the form that `parse_seeds` reads; leaves the rest alone."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, (list, tuple, range)):
+        return ",".join(str(seed) for seed in value)
+    return value
 
 
 def _checked_seeds(text: str) -> str:
@@ -100,3 +142,37 @@ class PromptOptions(Config):
 
 class GenerateConfig(PromptOptions, SamplingOptions, TextOptions, ModelOptions):
     """One generation run."""
+
+
+def read_prompts(config: GenerateConfig) -> list[str]:
+    """The prompts in the order given, those of the file last.
+
+    Raises:
+        InputError: no prompt at all, prompts beside prompt embeddings, or a prompt file that is missing, empty or
+            not text.
+    """
+    prompts = list(config.prompt)
+    if config.prompt_file is not None:
+        prompts += read_lines(config.prompt_file)
+    if prompts and config.embeds is not None:
+        raise InputError("embeds: take the place of prompts; give prompts or --embeds, not both")
+    if not prompts and config.embeds is None:
+        raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
+    return prompts
+
+
+def read_lines(path: Path) -> list[str]:
+    """The prompts of a file; empty lines and lines that begin with # are left out.
+
+    Raises:
+        InputError: missing, empty or not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: cannot read prompts: {reason}") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"{path}: holds no prompt; write one a line")
+    return prompts

@@ -13,8 +13,8 @@ from torch import Tensor
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.denoise import Observer, Step, denoise
-from lab.sample.jobs import Job, batches
 from lab.sample.pixels import decode
+from lab.sample.plan import Job, batches
 
 Progress = Callable[[float, int], None]
 """Called with the images done (a fraction while a batch is under way) and the number of images."""

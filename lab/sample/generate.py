@@ -14,14 +14,12 @@ from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.models.options import ModelOptions
-from lab.sample.config import GenerateConfig
+from lab.models.config import ModelOptions
+from lab.sample.config import GenerateConfig, parse_seeds, read_prompts
 from lab.sample.engine import Note, Progress, run_jobs
-from lab.sample.jobs import Job
 from lab.sample.pixels import encode_image, open_image
-from lab.sample.prompts import read_prompts
+from lab.sample.plan import Job
 from lab.sample.record import make_record
-from lab.sample.seeds import parse_seeds
 from lab.sample.settings import resolve
 
 

@@ -1,8 +1,15 @@
-"""Classifier-free guidance: pure arithmetic on predictions."""
+"""Classifier-free guidance: the arithmetic on predictions, and the calls of the U-Net that it combines."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
+
+from lab.condition.conditioning import Conditioning, Encoding
+from lab.models.bundle import Bundle
+from lab.sample.plan import Job
 
 
 def guide(unconditional: Tensor, conditionals: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
@@ -44,3 +51,103 @@ def noise_level(timestep: Tensor, alphas_cumprod: Tensor) -> float:
 
 def _per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
+
+
+class Predictor:
+    """Predicts noise (or v) for one batch, step by step.
+
+    The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers.
+    """
+
+    def __init__(self, bundle: Bundle, jobs: Sequence[Job], alphas_cumprod: Tensor):
+        self._bundle = bundle
+        self._jobs = jobs
+        self._alphas_cumprod = alphas_cumprod
+        self._settings = jobs[0].settings
+        self._scale = torch.tensor([job.settings.guidance for job in jobs], device=bundle.device)
+        self._positive = _Side(bundle, [job.positive for job in jobs])
+        self._negative = _Side(bundle, [job.negative for job in jobs])
+        # Models distilled with guidance take the scale as an input (LCM, 2310.04378) and are not guided again.
+        self._scale_input = self._embedded_scale()
+        self._guided = jobs[0].guided and self._scale_input is None
+        self._prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = {}
+
+    def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
+
+        The last is None at steps that are not guided: there the negative prompt is not even computed.
+        """
+        if not self._guided_at(timestep):
+            conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(step)))
+            return conditional, conditional, None
+        sides = [*self._negative.at(step), *self._positive.at(step)]
+        predictions = self._run(noisy, timestep, sides)
+        count = len(self._negative.weights)
+        unconditional = self._negative.average(predictions[:count])
+        conditional = self._positive.average(predictions[count:])
+        guided = guide(unconditional, predictions[count:], self._positive.weights, self._scale)
+        if self._settings.guidance_rescale > 0:
+            guided = rescale(guided, conditional, self._settings.guidance_rescale)
+        return guided, conditional, unconditional
+
+    def _guided_at(self, timestep: Tensor) -> bool:
+        interval = self._settings.guidance_interval
+        if not self._guided or interval is None:
+            return self._guided
+        return interval[0] <= noise_level(timestep, self._alphas_cumprod) <= interval[1]
+
+    def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
+        """One U-Net call over all members (each a list of one encoding an image)."""
+        copies = len(members)
+        texts, extra = self._inputs([encoding for member in members for encoding in member])
+        if self._scale_input is not None:
+            extra = extra | {"timestep_cond": self._scale_input.repeat(copies, 1)}
+        noisy = noisy.to(self._bundle.dtype).repeat(copies, 1, 1, 1)
+        output = self._bundle.unet(noisy, timestep, encoder_hidden_states=texts, return_dict=False, **extra)
+        return output[0].float().chunk(copies)
+
+    def _inputs(self, rows: Sequence[Encoding]) -> tuple[Tensor, dict[str, Any]]:
+        """Prompt embeddings (rows, n, d) and SDXL's size conditioning, moved to the device once for many steps."""
+        key = tuple(id(row) for row in rows)
+        # What gradients pass is never taken from before.
+        if torch.is_grad_enabled() or key not in self._prepared:
+            device = self._bundle.device
+            extra: dict[str, Any] = {}
+            if self._settings.time_ids is not None:
+                pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]).to(device)
+                time_ids = torch.tensor(
+                    [self._settings.time_ids] * len(rows), dtype=torch.float32, device=device
+                )
+                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+            texts = torch.stack([row.embeds for row in rows]).to(device, self._bundle.dtype)
+            self._prepared[key] = texts, extra
+        return self._prepared[key]
+
+    def _embedded_scale(self) -> Tensor | None:
+        width = self._bundle.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        embedding = get_timestep_embedding((self._scale - 1) * 1000, width, downscale_freq_shift=1)
+        return embedding.to(self._bundle.dtype)
+
+
+class _Side:
+    """The prompts, or the negative prompts, of a batch: all composed of the same number of parts."""
+
+    def __init__(self, bundle: Bundle, conditionings: Sequence[Conditioning]):
+        self._parts = list(zip(*(conditioning.parts for conditioning in conditionings), strict=True))
+        weights = [[part.weight for part in member] for member in self._parts]
+        self.weights = torch.tensor(weights, device=bundle.device)
+        """(parts, b)"""
+
+    def at(self, step: int) -> list[list[Encoding]]:
+        """For each part, the encoding in force for each image."""
+        return [[part.at(step) for part in member] for member in self._parts]
+
+    def average(self, predictions: Sequence[Tensor]) -> Tensor:
+        """The parts' predictions (b, c, h, w) averaged by the sizes of their weights."""
+        if len(predictions) == 1:
+            return predictions[0]
+        sizes = self.weights.abs()
+        shares = sizes / sizes.sum(dim=0).clamp_min(1e-6)
+        return torch.einsum("pb,pbchw->bchw", shares, torch.stack(list(predictions)))

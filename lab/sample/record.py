@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.models.bundle import Bundle
 from lab.sample.config import GenerateConfig
-from lab.sample.jobs import Job
+from lab.sample.plan import Job
 
 _NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
 

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab.config import Config
+from lab.images import images_in, read_pixels
 from lab.models.bundle import Bundle
 from lab.models.clip import load_clip
 from lab.score.clip import Clip
 from lab.score.judges import Quality, read_aesthetic
-from lab.score.pixels import images_in, read_pixels
 
 
 class JudgeOptions(Config):

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lab.condition.options import Dialect
+from lab.condition.config import Dialect
 from lab.condition.pooling import Pool
 from lab.config import Config
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 
 IndexKind = Literal["flat-ip", "flat-l2", "ivf"]
 

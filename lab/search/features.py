@@ -7,19 +7,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lab.condition.chunks import Chunk
+from lab.condition.config import Dialect, TextOptions
 from lab.condition.encode import PromptEncoder
-from lab.condition.layout import Chunk
-from lab.condition.options import Dialect, TextOptions
 from lab.condition.pooling import Pool, pool_words
 from lab.condition.towers import encode_chunks, layers_back, run_tower
 from lab.condition.vectors import vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
+from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
 from lab.models.clip import LoadedClip, load_clip
 from lab.models.weights import sha256
 from lab.score.clip import Clip
-from lab.score.pixels import read_pixels
 
 BLOCK = 256
 """Texts encoded together: what is kept of each is one vector, not its rows."""

@@ -8,9 +8,9 @@ from typing import Literal
 from lab.condition.vectors import vectors_for
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
+from lab.images import images_in
 from lab.models.bundle import Bundle
 from lab.models.weights import sha256
-from lab.score.pixels import images_in
 
 Note = Callable[[str], None]
 

@@ -7,10 +7,10 @@ from pydantic import Field, field_validator
 
 from lab.config import Config
 from lab.embeddings.embedding import Layout
-from lab.models.options import ModelOptions
+from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
 from lab.training.fields import MAX_VECTORS, Init, Lines, Name, Rate, Stop
-from lab.training.negatives import NegativeOptions
+from lab.training.objectives.config import NegativeOptions
 
 
 class Subject(Config):

@@ -1,10 +1,12 @@
 """The one training loop: whatever the objective, the learned vectors are stepped, measured and handed on from here."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, isfinite
+from statistics import pvariance
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,10 +14,40 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lab.training.config import TrainConfig
-from lab.training.learned import Learned, Snapshot
-from lab.training.schedule import learning_rate
 from lab.training.shampoo import Shampoo
-from lab.training.stopping import Stopping
+from lab.training.vectors import Learned, Snapshot
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """DVAR (2302.04841, section 4): stop when var(last window) / var(all) falls below a ratio.
+
+    The loss of each step depends on its timesteps and noise more than on what was learned. On the same images,
+    noise, timesteps and captions every time, the objective shows convergence.
+
+    Attributes:
+        window: Evaluations in the window.
+    """
+
+    window: int
+    ratio: float
+
+    def settled(self, evaluations: Sequence[float]) -> bool:
+        """Whether the objective has settled, given all its values so far in order."""
+        if len(evaluations) < 2 * self.window:
+            return False
+        return pvariance(evaluations[-self.window :]) < self.ratio * pvariance(evaluations)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
+    """The rate at a step counted from 0: a linear rise over `warmup` steps, then constant, or a cosine to 0."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return peak
+    share = (step - warmup) / max(steps - warmup, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * share))
+
 
 GRADIENT_SCALE = 2.0**12
 """Keeps small gradients above float16's smallest number on their way back; a power of two changes no digit."""

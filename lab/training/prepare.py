@@ -1,6 +1,6 @@
 """From a config to a run that is checked and ready to start."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.embeddings.embedding import Kind
@@ -9,15 +9,35 @@ from lab.models.bundle import Bundle
 from lab.sample.engine import Note
 from lab.score.clip import Clip
 from lab.training.config import FREE_TO_CHANGE, Subject, TrainConfig
+from lab.training.data.captions import placeholder
+from lab.training.data.worst import describe_worst, with_worst
+from lab.training.estimate import gigabytes, peak_memory, seconds_per_step
 from lab.training.folder import fresh_folder, resumed
-from lab.training.initial import Initial, initial_vectors
-from lab.training.learned import vocabulary_scale
-from lab.training.names import check_names
-from lab.training.objectives import Material, all_subjects, find_objective
+from lab.training.objectives.table import Material, all_subjects, find_objective
 from lab.training.streams import stream
 from lab.training.tracking import check_trackers
+from lab.training.vectors import Initial, initial_vectors, vocabulary_scale
 from lab.training.words import nearest_words, open_clip
-from lab.training.worst import with_worst
+
+
+def check_names(bundle: Bundle, names: Sequence[str], overwrite: bool) -> None:
+    """Checks the names of the embeddings of a run.
+
+    Args:
+        overwrite: Allows words of the model's vocabulary.
+
+    Raises:
+        InputError: a name given twice, or one that is a word already.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"name: '{name}' is given to two embeddings")
+        tokenizer = bundle.towers[0].tokenizer
+        ids = tokenizer(name, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and not overwrite:
+            raise InputError(
+                f"name: '{name}' is a word that {bundle.source} knows; take another name, or --overwrite-token"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,3 +138,34 @@ def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> 
             "learning_rate: with 0, vectors never move; give a larger one, or none for the default"
         )
     return chosen
+
+
+def describe_plan(bundle: Bundle, config: TrainConfig) -> Iterator[str]:
+    """Yields what a settled config learns from, its initial tokens, and estimates of memory and time.
+
+    Raises:
+        InputError: what would stop the run.
+    """
+    if config.worst_of is not None:  # nothing can be said of images before they are made
+        yield from describe_worst(bundle, config)
+    else:
+        prepared = prepare(bundle, config)
+        yield from prepared.data.describe()
+        for name, initial in prepared.initial.items():
+            yield from describe_initial(name, initial.origins)
+            yield f"learning rate: {prepared.rates[name]:.3g}"
+    work = find_objective(config.objective).work
+    seconds = seconds_per_step(bundle, config, work)
+    yield f"memory: about {gigabytes(peak_memory(bundle, config, work))} at the peak on {bundle.device}"
+    yield f"time: about {seconds:.2g} s a step, so at most {_minutes(seconds * config.steps)} for {config.steps} steps"
+
+
+def describe_initial(name: str, origins: tuple[str, ...]) -> Iterator[str]:
+    """Yields which tokens the vectors of an embedding begin at."""
+    yield f"{placeholder(name)} begins at:"
+    for position, origin in enumerate(origins, start=1):
+        yield f"  vector {position}: {origin}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

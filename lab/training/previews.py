@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from lab.embeddings.embedding import Embedding, Kind
+from lab.images import to_tensor
 from lab.models.bundle import Bundle
-from lab.runs.images import save_image
+from lab.runs.png import save_image
+from lab.sample.config import parse_seeds, read_lines
 from lab.sample.generate import Result, generate
-from lab.sample.prompts import read_lines
-from lab.sample.seeds import parse_seeds
 from lab.score.clip import Clip
-from lab.score.pixels import to_tensor
-from lab.training.captions import placeholder
 from lab.training.config import TrainConfig
+from lab.training.data.captions import placeholder
 from lab.training.words import image_features
 
 PROMPTS_SHOWN = 2

@@ -12,10 +12,9 @@ from lab.embeddings.embedding import Embedding
 from lab.sample.engine import Note
 from lab.training.checkpoint import save_checkpoint
 from lab.training.config import TrainConfig
-from lab.training.curves import draw_curves
 from lab.training.folder import TrainingFolder
 from lab.training.loop import Loop, Report
-from lab.training.page import write_page
+from lab.training.page import draw_curves, write_page
 from lab.training.previews import Previews
 
 Save = Callable[[Embedding, Path], None]

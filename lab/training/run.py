@@ -9,24 +9,24 @@ from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import read_file
+from lab.embeddings.read import read_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.engine import Note
 from lab.training.checkpoint import load_checkpoint
 from lab.training.config import TrainConfig
+from lab.training.data.latents import Progress
 from lab.training.estimate import check_memory, what_would_fit
 from lab.training.folder import TrainingFolder
 from lab.training.frozen import frozen, interruptible
-from lab.training.latents import Progress
-from lab.training.learned import Learned
 from lab.training.loop import Ending, Loop, Report
-from lab.training.objectives import find_objective
+from lab.training.objectives.table import find_objective
 from lab.training.prepare import Prepared, prepare, settled
 from lab.training.previews import Previews
 from lab.training.recording import Recorder
 from lab.training.saving import Saver
 from lab.training.tracking import start_trackers
+from lab.training.vectors import Learned
 
 Watch = Callable[[Report, int], None]
 """Called after each step with what happened and with the number of steps there are at most."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from lab.condition.encode import encode
 from lab.condition.files import write_embeds
 from lab.embeddings.embedding import Embedding, Provenance
-from lab.embeddings.formats import PARTNER
+from lab.embeddings.read import PARTNER
 from lab.models.bundle import Bundle
-from lab.training.captions import placeholder
+from lab.training.data.captions import placeholder
 from lab.training.prepare import Prepared
 from lab.training.recipe import recipe, without_folders
 

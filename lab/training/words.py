@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lab.images import read_pixels
 from lab.models.bundle import Bundle
 from lab.models.clip import load_clip
 from lab.score.clip import Clip
-from lab.score.pixels import read_pixels
 
 MOST_IMAGES = 64
 """Images that are looked at; more change little."""

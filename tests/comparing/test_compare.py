@@ -96,9 +96,9 @@ def test_images_are_those_of_generate(finished, sd1):
 
 
 def test_diversity_is_that_of_the_images(finished, clip_folder):
+    from lab.images import read_pixels
     from lab.models.clip import load_clip
     from lab.score.clip import Clip
-    from lab.score.pixels import read_pixels
 
     rows = [r for r in read(finished.folder / "results.csv") if r["baseline"] == "True"][:3]
     pixels = torch.stack([read_pixels(finished.folder / row["file"]) for row in rows])

@@ -6,7 +6,7 @@ import torch
 import lab
 from lab.comparing.experiment import Experiment
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import PARTNER
+from lab.embeddings.read import PARTNER
 
 
 def embedding(name, kind="concept"):

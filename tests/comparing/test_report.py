@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from lab.comparing import pages
+from lab.comparing import report as pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.condition.layout import first_chunk, lay_out, split_rule
+from lab.condition.chunks import first_chunk, lay_out, split_rule
 from lab.condition.tokens import Break, Piece
 from lab.errors import InputError
 

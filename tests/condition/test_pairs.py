@@ -2,8 +2,8 @@
 
 import torch
 
+from lab.condition.config import TextOptions
 from lab.condition.encode import encode, encode_pairs
-from lab.condition.options import TextOptions
 from tests.condition.samples import close
 
 LONG = "cat, " * 80

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
+from lab.condition.chunks import lay_out, split_rule
 from lab.condition.encode import encode
-from lab.condition.layout import lay_out, split_rule
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import encode_chunks
 from lab.condition.vectors import Placement, scattered

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lab.embeddings.contents import decode
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.formats import read_file
 from lab.embeddings.layouts import recognise
+from lab.embeddings.read import read_file
 from lab.embeddings.vectors import checked
 from lab.errors import InputError
 from tests.embeddings.files import LAYOUTS, vectors

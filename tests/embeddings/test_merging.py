@@ -3,7 +3,7 @@ import torch
 
 import lab
 from lab.embeddings.embedding import Embedding, Provenance
-from lab.embeddings.merging import merge
+from lab.embeddings.merge import merge
 from lab.embeddings.vectors import vectors_sha256
 from tests.embeddings.files import vectors
 

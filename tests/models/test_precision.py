@@ -3,8 +3,8 @@ import torch
 
 import lab
 from lab.errors import InputError
+from lab.models.device import pick_device, pick_dtype
 from lab.models.load import load
-from lab.models.precision import pick_device, pick_dtype
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

@@ -11,9 +11,8 @@ from transformers import CLIPTextConfig
 
 from lab.errors import InputError
 from lab.models.family import FAMILIES as FAMILY_TRAITS
-from lab.models.folder import read_tokenizer
+from lab.models.folder import encoder_class, read_tokenizer
 from lab.models.load import load
-from lab.models.parts import encoder_class
 from lab.models.single_file import CONFIGS, gather_configs
 from tests.ldm import write_checkpoint
 from tests.paths import CLIP_TOKENIZER, needs_clip_tokenizer

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 import lab
-from lab.runs.folder import RunFolder
+from lab.runs.run import RunFolder
 from lab.runs.sheet import MAX_HEIGHT, Row, write_sheets
 from tests.runs.test_images import RECORD
 

@@ -7,8 +7,7 @@ from PIL import Image
 from sd_parsers import ParserManager
 
 import lab
-from lab.runs.images import read_record, save_image
-from lab.runs.parameters import parameters_text
+from lab.runs.png import parameters_text, read_record, save_image
 
 RECORD = {
     "seed": 7,

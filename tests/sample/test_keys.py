@@ -5,7 +5,7 @@ import torch
 
 from lab.sample.engine import run_jobs
 from lab.sample.keys import keeping_keys
-from tests.comparing.jobs import make_job
+from tests.jobs import make_job
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

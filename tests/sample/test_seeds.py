@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.sample.seeds import MAX_SEED, join_seeds, parse_seeds
+from lab.sample.config import MAX_SEED, join_seeds, parse_seeds
 
 
 def test_lists_and_ranges():

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from lab.images import to_tensor
 from lab.score.clip import Preparation
-from lab.score.pixels import to_tensor
 
 TEXTS = ["a red apple on white", "blue dog", "a " + "very " * 100 + "long cat"]
 

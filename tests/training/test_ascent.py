@@ -9,15 +9,15 @@ import lab
 from lab.condition.encode import encode
 from lab.errors import InputError
 from lab.sample.denoise import denoise
-from lab.sample.jobs import Job
+from lab.sample.plan import Job
 from lab.score.metrics import METRICS, Metric
-from lab.training.ascent import Ascent, work
 from lab.training.config import TrainConfig
+from lab.training.data.prompts import read_prompt_data
 from lab.training.estimate import peak_memory
 from lab.training.frozen import frozen
-from lab.training.learned import Learned
-from lab.training.prompts import read_prompt_data
+from lab.training.objectives.reward import Ascent, work
 from lab.training.run import train
+from lab.training.vectors import Learned
 from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue cat", "a dog on white"]

@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.training.buckets import Bucket, fitting, make_buckets, multiple_of
+from lab.training.data.pictures import Bucket, fitting, make_buckets, multiple_of
 
 
 @given(st.sampled_from([(512, 64), (1024, 64), (128, 16), (64, 8)]))

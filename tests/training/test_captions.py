@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import InputError
-from lab.training.captions import alternatives, file_words, read_templates, split_at_placeholders, vary
+from lab.training.data.captions import alternatives, file_words, read_templates, split_at_placeholders, vary
 
 
 def generator(seed=0):

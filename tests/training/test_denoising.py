@@ -4,11 +4,10 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from lab.errors import InputError
-from lab.training.data import read_data
-from lab.training.denoising import Denoising, alphas_cumprod, corrupt, huber, min_snr, squared
+from lab.training.data.examples import read_data
 from lab.training.frozen import frozen
-from lab.training.initial import from_text
-from lab.training.learned import Learned
+from lab.training.objectives.denoising import Denoising, alphas_cumprod, corrupt, huber, min_snr, squared
+from lab.training.vectors import Learned, from_text
 
 
 def make(bundle, config, words="red apple"):

@@ -2,9 +2,8 @@ from collections import Counter
 
 import torch
 
-from lab.training.buckets import make_buckets
-from lab.training.examples import Examples
-from lab.training.pictures import make_views, read_pictures
+from lab.training.data.examples import Examples
+from lab.training.data.pictures import make_buckets, make_views, read_pictures
 from tests.training.drawings import draw
 
 

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from lab.errors import InputError
-from lab.training.initial import from_text, initial_vectors
-from lab.training.learned import Learned, vocabulary_norms
 from lab.training.streams import stream
+from lab.training.vectors import Learned, from_text, initial_vectors, vocabulary_norms
 
 
 def rows(bundle, *ids):

@@ -1,9 +1,8 @@
 import torch
 
-from lab.training import latents as module
-from lab.training.buckets import make_buckets
-from lab.training.latents import Latents
-from lab.training.pictures import load_view, make_views, read_pictures
+from lab.training.data import latents as module
+from lab.training.data.latents import Latents
+from lab.training.data.pictures import load_view, make_buckets, make_views, read_pictures
 
 
 def make(bundle, config):

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 
 from lab.training.config import TrainConfig
-from lab.training.learned import Learned
 from lab.training.loop import Loop, Task, pieces
+from lab.training.vectors import Learned
 
 
 class Quadratic(Task):

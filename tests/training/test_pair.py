@@ -12,10 +12,10 @@ from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.training.config import TrainConfig
 from lab.training.frozen import frozen
-from lab.training.learned import Learned
-from lab.training.pair import Pair, read_pair_data
+from lab.training.objectives.pair import Pair, read_pair_data
 from lab.training.prepare import prepare
 from lab.training.run import train
+from lab.training.vectors import Learned
 
 
 @pytest.fixture

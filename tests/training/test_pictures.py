@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from lab.errors import InputError
-from lab.training.buckets import Bucket, make_buckets
-from lab.training.pictures import load_view, make_views, read_pictures
+from lab.training.data.pictures import Bucket, load_view, make_buckets, make_views, read_pictures
 from tests.training.drawings import draw
 
 BUCKETS = make_buckets(32, 8, many=True)

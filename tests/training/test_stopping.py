@@ -3,8 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from lab.training.schedule import learning_rate
-from lab.training.stopping import Stopping
+from lab.training.loop import Stopping, learning_rate
 
 
 def test_dvar_stops_on_a_plateau_and_not_before():

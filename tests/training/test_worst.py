@@ -8,8 +8,8 @@ from PIL import Image
 
 import lab
 from lab.errors import InputError
+from lab.images import read_pixels
 from lab.score.metrics import METRICS, Metric
-from lab.score.pixels import read_pixels
 from lab.training.config import TrainConfig
 from lab.training.run import train
 
@@ -72,7 +72,7 @@ def test_the_lab_makes_images_and_learns_from_the_worst(sd1, making):
 
 def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, monkeypatch):
     whole = train(sd1, making(out=tmp_path / "whole"))
-    from lab.runs.folder import RunFolder
+    from lab.runs.run import RunFolder
 
     save, saved = RunFolder.save, []
 
@@ -115,5 +115,5 @@ def test_a_negative_begins_at_words_for_it_and_previews_stand_in_the_negative_pr
     train(sd1, config, on_note=notes.append)
     assert any("7 images" in note for note in notes)
     (first,) = sorted((config.out / "previews").glob("000000-prompt1-*.png"))
-    record = lab.runs.images.read_record(first)
+    record = lab.runs.png.read_record(first)
     assert record["negative_prompt"] == "<bad>" and record["prompt"] == PROMPTS[0]

@@ -1,0 +1,265 @@
+"""Heat maps as pictures: colours laid over the image."""
+
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lab.analysis.capture import Recorder, capturing
+from lab.condition.conditioning import Encoding, TokenSpan
+from lab.errors import InputError, did_you_mean
+from lab.files import atomic
+from lab.models.bundle import Bundle
+from lab.sample.denoise import Step, denoise
+from lab.sample.pixels import decode
+from lab.sample.plan import Job, batches
+
+Side = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word, several words in a row, or an embedding by its name; None stands for all that the side says."""
+
+    text: str | None = None
+    side: Side = "positive"
+
+    @property
+    def label(self) -> str:
+        """The target as captions name it."""
+        named = self.text or "all words"
+        return named if self.side == "positive" else f"{named} (negative)"
+
+
+def find_rows(encoding: Encoding, text: str | None) -> list[int]:
+    """The rows of an encoding that a target occupies, wherever the text has it; none if it is not there.
+
+    An embedding's vectors and a word's tokens belong together, so all their rows count. Case does not matter, and
+    an embedding's name may stand in `<>` or behind `embedding:` as prompts have it.
+    """
+    spans = encoding.spans if text is None else _find_spans(encoding.spans, text)
+    return sorted({row for span in spans for row in range(span.start, span.end)})
+
+
+def check_target(job: Job, target: Target) -> None:
+    """Refuses, before anything is computed, what a job's prompt does not say.
+
+    Raises:
+        InputError: a word that is not in the prompt (with the nearest words), or the side of a negative prompt
+            that takes no part.
+    """
+    if target.side == "negative" and not job.guided:
+        raise InputError(
+            f"heat map of '{target.label}': without guidance the negative prompt takes no part; "
+            f"raise --guidance above 1"
+        )
+    prompt = getattr(job, target.side)
+    entries = [encoding for part in prompt.parts for _, encoding in part.entries]
+    if any(find_rows(encoding, target.text) for encoding in entries):
+        return
+    if target.text is None:
+        raise InputError(f"heat map: the {target.side} prompt is empty, so there is nothing to map")
+    words = {span.text for encoding in entries for span in encoding.spans}
+    raise InputError(
+        f"heat map: '{target.text}' is not in the {target.side} prompt '{prompt.prompt}'"
+        f"{did_you_mean(target.text, words)}"
+    )
+
+
+def _find_spans(spans: Sequence[TokenSpan], text: str) -> list[TokenSpan]:
+    name = text.removeprefix("embedding:").strip("<>")
+    found = [span for span in spans if span.embedding == name]
+    wanted = "".join(text.split()).casefold()
+    for start in range(len(spans)):
+        joined = ""
+        for end in range(start, len(spans)):
+            joined += spans[end].text.casefold()
+            if joined == wanted:
+                found.extend(spans[start : end + 1])
+            if len(joined) >= len(wanted):
+                break
+    return found
+
+
+BATCH = 4
+"""Images denoised together: their maps are in memory together."""
+
+Grid = tuple[int, int]
+
+
+@dataclass
+class KeyMaps:
+    """The maps of all rows of one encoding, while it was in force.
+
+    Attributes:
+        sums: (keys, height, width) by resolution, added up over `calls` calls of the U-Net.
+    """
+
+    encoding: Encoding
+    calls: int = 0
+    sums: dict[Grid, Tensor] = field(default_factory=dict)
+
+    def add(self, shares: dict[Grid, Tensor]) -> None:
+        """Adds one call's maps (keys, height, width) by resolution."""
+        self.calls += 1
+        for grid, share in shares.items():
+            self.sums[grid] = self.sums[grid] + share if grid in self.sums else share
+
+    def total(self, rows: Sequence[int], size: Grid) -> Tensor:
+        """(height, width): the maps of some rows together, added up over the calls, at another size."""
+        maps = [total[rows].sum(dim=0)[None, None] for total in self.sums.values()]
+        return torch.cat([F.interpolate(each, size, mode="bilinear") for each in maps]).sum(dim=(0, 1))
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """An image and where each side of its prompt acted on it.
+
+    Attributes:
+        image: Bit for bit the image that the job makes without maps.
+        sides: For each side, what was captured: one entry for each encoding that was in force at a chosen step.
+    """
+
+    job: Job
+    image: Image.Image
+    sides: dict[Side, tuple[KeyMaps, ...]]
+
+    def of(self, target: Target) -> Tensor:
+        """(H, W) float32 in 0..1 at the image's size: the share of attention that the target takes at each pixel.
+
+        The rows of a word or an embedding are added up, as are a word's occurrences. Of a scheduled prompt, only
+        the steps at which the target is in it count.
+
+        Raises:
+            InputError: the target is in the prompt at no chosen step.
+        """
+        found = [(maps, find_rows(maps.encoding, target.text)) for maps in self.sides.get(target.side, ())]
+        present = [(maps, rows) for maps, rows in found if rows]
+        if not present:
+            check_target(self.job, target)
+            raise InputError(f"heat map: '{target.label}' is in the prompt at none of the chosen steps")
+        size = self.image.height, self.image.width
+        total = torch.stack([maps.total(rows, size) for maps, rows in present]).sum(dim=0)
+        return total / sum(maps.calls for maps, _ in present)
+
+    def save_arrays(self, path: Path, targets: Sequence[Target]) -> None:
+        """Writes the maps of targets to an npz file: one (H, W) float32 array for each, named by its label."""
+        arrays = {target.label: self.of(target).numpy() for target in targets}
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def heat_maps(
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    targets: Sequence[Target] = (),
+    *,
+    steps: Container[int] | None = None,
+    layers: Sequence[str] = (),
+    heads: Collection[int] = (),
+) -> list[HeatMaps]:
+    """Makes images and captures where their prompts act.
+
+    Args:
+        targets: What will be asked of every result; checked before anything is computed.
+        steps: Denoising steps that count, from 0, such as `range(5)`; all by default.
+        layers, heads: See `lab.analysis.capture.capturing`.
+
+    Returns:
+        One result for each job, in their order.
+
+    Raises:
+        InputError: a target that a prompt does not have (with the nearest words), or steps, layers or heads that
+            are not there.
+    """
+    for job in jobs:
+        for target in targets:
+            check_target(job, target)
+    made: dict[int, HeatMaps] = {}
+    for batch in batches(jobs, BATCH):
+        with capturing(bundle.unet, layers, heads) as recorder:
+            collector = _Collector(batch, recorder, steps)
+            latents = denoise(bundle, batch, collector)
+        made.update(zip(map(id, batch), collector.finish(decode(bundle, latents)), strict=True))
+    return [made[id(job)] for job in jobs]
+
+
+class _Collector:
+    """Files the maps of each call of the U-Net under the images, sides and encodings that they belong to."""
+
+    def __init__(self, batch: Sequence[Job], recorder: Recorder, steps: Container[int] | None):
+        self._batch = batch
+        self._recorder = recorder
+        self._steps = steps
+        self._count = batch[0].settings.steps
+        self._found: list[dict[tuple[Side, int, str], KeyMaps]] = [{} for _ in batch]
+
+    def __call__(self, step: Step) -> None:
+        shares = self._recorder.take()
+        if self._steps is not None and step.step not in self._steps:
+            return
+        height, width = step.prediction.shape[-2:]
+        grids = {_grid(pixels, height, width): share.cpu() for pixels, share in shares.items()}
+        sides: list[Side] = ["positive"] if step.unconditional is None else ["negative", "positive"]
+        members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
+        for place, (side, part) in enumerate(members):
+            for image, job in enumerate(self._batch):
+                encoding = getattr(job, side).parts[part].at(step.step)
+                maps = self._found[image].setdefault((side, part, encoding.text), KeyMaps(encoding))
+                row = place * len(self._batch) + image
+                maps.add({grid: share[row].unflatten(-1, grid) for grid, share in grids.items()})
+
+    def finish(self, images: Iterable[Image.Image]) -> list[HeatMaps]:
+        """The results for the batch's finished images."""
+        if not all(self._found):
+            raise InputError(f"heat map: none of the chosen steps is run; there are {self._count}, from 0")
+        results = []
+        for job, image, found in zip(self._batch, images, self._found, strict=True):
+            sides: dict[Side, list[KeyMaps]] = defaultdict(list)
+            for (side, *_), maps in found.items():
+                sides[side].append(maps)
+            results.append(HeatMaps(job, image, {side: tuple(maps) for side, maps in sides.items()}))
+        return results
+
+
+def _grid(pixels: int, height: int, width: int) -> Grid:
+    """The resolution of a layer with so many pixels, in a U-Net that halves latents of height x width."""
+    while height * width > pixels:
+        height, width = height // 2, width // 2
+    return height, width
+
+
+COLOURS = "turbo"
+"""The matplotlib colormap, from nothing to `high`."""
+
+
+def overlay(image: Image.Image, heat: Tensor, high: float | None = None, opacity: float = 0.6) -> Image.Image:
+    """Lays a map (H, W) of the image's size over it.
+
+    Args:
+        high: The value that gets the last colour; by default the map's own largest. Give one value to several maps
+            to make them comparable.
+        opacity: Of the colours, 0 to 1.
+    """
+    top = float(heat.max()) if high is None else high
+    shares = np.clip(heat.numpy() / max(top, 1e-12), 0, 1)
+    colours = matplotlib.colormaps[COLOURS](shares, bytes=True)[..., :3]
+    return Image.blend(image.convert("RGB"), Image.fromarray(colours), opacity)
+
+
+def save_overlay(path: Path, image: Image.Image, heat: Tensor, high: float | None = None) -> None:
+    """Writes an overlay as a PNG file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with atomic(path) as temporary:
+        overlay(image, heat, high).save(temporary, format="PNG")

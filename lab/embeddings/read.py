@@ -1,0 +1,265 @@
+"""Reading embeddings: from a file of any layout, a folder, or the Hugging Face hub."""
+
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import get_args
+
+from lab.embeddings.contents import Contents, decode, read_bytes
+from lab.embeddings.embedding import Embedding, Kind, Provenance
+from lab.embeddings.layouts import Draft, recognise
+from lab.embeddings.vectors import checked
+from lab.errors import InputError
+
+HUB = "hub:"
+_SAFE, _PICKLE, _SECOND = "learned_embeds.safetensors", "learned_embeds.bin", "learned_embeds_2.safetensors"
+
+
+def download(source: str) -> Path:
+    """Fetches `hub:org/name/file`, or `hub:org/name` for its `learned_embeds`, into the hub's cache.
+
+    Of diffusers' files safetensors is preferred to pickle, and SDXL's second half comes along.
+
+    Raises:
+        InputError: no such repository or file, or no connection.
+    """
+    from huggingface_hub import errors
+
+    organisation, _, rest = source.removeprefix(HUB).partition("/")
+    name, _, file = rest.partition("/")
+    if not organisation or not name:
+        raise InputError(f"{source}: expected hub:org/name or hub:org/name/file")
+    repository = f"{organisation}/{name}"
+    try:
+        return _fetch(repository, file) if file else _fetch_learned_embeds(repository)
+    except errors.HFValidationError:
+        problem = f"'{repository}' is not the name of a repository"
+    except errors.LocalEntryNotFoundError:
+        problem = "not in the local cache, and the hub is out of reach; connect, or download the file"
+    except errors.EntryNotFoundError:
+        problem = f"no {file or _PICKLE} there; give the file as hub:{repository}/FILE"
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "nothing")
+        problem = f"the hub answers {status}; check the name, or log in with 'hf auth login' if it is private"
+    except OSError as error:
+        problem = f"cannot download it: {error.strerror or type(error).__name__}"
+    raise InputError(f"{source}: {problem}")
+
+
+def _fetch(repository: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, file))
+
+
+def _fetch_learned_embeds(repository: str) -> Path:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        first = _fetch(repository, _SAFE)
+    except EntryNotFoundError:
+        return _fetch(repository, _PICKLE)
+    with suppress(EntryNotFoundError):
+        _fetch(repository, _SECOND)
+    return first
+
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".png", ".webp")
+"""Files that are looked at in a folder. A single file may have any name."""
+
+NEGATIVE_SUFFIX = "-neg"
+"""DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
+
+PARTNER = "lab.partner"
+"""The key of a file's metadata that says that it is half of a pair, and what the other half is called."""
+
+
+def read_embedding(path: str | Path, name: str | None = None) -> Embedding | list[Embedding]:
+    """Reads learned embeddings in any layout of the table in `layouts.py`, recognised by content.
+
+    Args:
+        path: One of
+            - a file. `learned_embeds.safetensors` with `learned_embeds_2.safetensors` beside it is one
+              embedding for SDXL. `NAME.pt` with `NAME-neg.pt` beside it, both in A1111's layout, is a
+              DreamArtist pair: a list of two; so is a file that says of itself that it is the first half of one.
+            - a folder. With a `learned_embeds` file in it, it is that embedding, called by the folder's name,
+              and the other files are its earlier steps; otherwise it is all embeddings in it, by name: a
+              list, unless there is only one.
+            - `hub:org/name` or `hub:org/name/file`, on the Hugging Face hub.
+        name: What prompts call it; by default the file's stem. A pair's second half gets `-neg` behind it.
+
+    Raises:
+        InputError: nothing there, not an embedding, damaged, unusable vectors, half of a pair without the other, or a
+            file that would run code.
+    """
+    found = read_all(path, name)
+    return found[0] if len(found) == 1 else found
+
+
+def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
+    """`read_embedding`, always as a list."""
+    if str(path).startswith(HUB):
+        file = download(str(path))
+        repository = str(path).split("/")[1]
+        return [read_file(file, name or (repository if file.stem == "learned_embeds" else None))]
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, name)
+    embedding = read_file(path, name)
+    negative = path.with_name(f"{path.stem}{NEGATIVE_SUFFIX}{path.suffix}")
+    paired = check_half(embedding)
+    if paired and embedding.kind != "negative":
+        return [embedding, read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")]
+    if embedding.provenance.layout == "a1111" and negative.is_file():
+        other = read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")
+        if other.provenance.layout == "a1111":
+            return [embedding, other]
+    return [embedding]
+
+
+def check_half(embedding: Embedding) -> bool:
+    """Whether an embedding's file says that it is half of a pair.
+
+    Raises:
+        InputError: it does, and the other half is not beside it.
+    """
+    path = embedding.provenance.path
+    if path is None or PARTNER not in embedding.provenance.metadata:
+        return False
+    negative = embedding.kind == "negative"
+    stem = path.stem.removesuffix(NEGATIVE_SUFFIX) if negative else path.stem + NEGATIVE_SUFFIX
+    other = path.with_name(f"{stem}{path.suffix}")
+    if other == path or not other.is_file():
+        raise InputError(
+            f"{path}: half of a pair, and the other half is missing: {other.name}; put it beside it"
+        )
+    return True
+
+
+def read_one(source: str | Path, name: str | None = None) -> Embedding:
+    """Reads what has to be a single embedding: of a DreamArtist pair the file that is named, alone.
+
+    Raises:
+        InputError: as `read_embedding`; a folder of several.
+    """
+    if not str(source).startswith(HUB) and not Path(source).is_dir():
+        return read_file(source, name)
+    found = read_all(source, name)
+    if len(found) > 1:
+        raise InputError(f"{source}: {len(found)} embeddings in this folder; name one of its files")
+    return found[0]
+
+
+def read_file(path: str | Path, name: str | None = None) -> Embedding:
+    """Reads one file (and SDXL's second, if there is one) as one embedding.
+
+    Raises:
+        InputError: as `read_embedding`, with the path in front.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    second = sdxl_partner(path)
+    try:
+        contents = decode(data)
+        layout, draft = recognise(contents)
+        if second is not None and layout == "diffusers":
+            data += (more := read_bytes(second))
+            draft = _paired(draft, recognise(decode(more))[1], second)
+        vectors = checked(draft.vectors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Embedding(
+        name=name or path.stem,
+        vectors=vectors,
+        kind=_kind(contents, path, layout),
+        provenance=_provenance(path, layout, draft, contents, hashlib.sha256(data).hexdigest()),
+    )
+
+
+def sdxl_partner(path: Path) -> Path | None:
+    """The file with the second encoder's vectors that diffusers' SDXL script wrote beside `path`, if any."""
+    if not re.fullmatch(r"learned_embeds(?!_2)(-.*)?", path.stem):
+        return None
+    partner = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    return partner if partner.is_file() else None
+
+
+def embedding_files(folder: Path) -> list[Path]:
+    """The files directly in a folder that may hold embeddings, by name, without SDXL's second halves.
+
+    An image beside a file of the same stem, or called `NAME.preview.png`, is a picture of it, as in A1111.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot read the folder: {error.strerror}") from None
+    seconds = {sdxl_partner(path) for path in files}
+    stems = {path.stem for path in files if not is_image(path)}
+    return [path for path in files if path not in seconds and not _is_preview(path, stems)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether its suffix is that of an image in which A1111 may have hidden an embedding."""
+    return path.suffix.lower() in (".png", ".webp")
+
+
+def _is_preview(path: Path, stems: set[str]) -> bool:
+    return is_image(path) and (path.stem in stems or path.stem.endswith(".preview"))
+
+
+def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
+    files = embedding_files(folder)
+    learned = [path for path in files if path.stem == "learned_embeds"]
+    if learned:
+        safest = min(learned, key=lambda path: SUFFIXES.index(path.suffix.lower()))
+        return [read_file(safest, name or folder.resolve().name)]
+    if not files:
+        raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
+    if name is not None and len(files) > 1:
+        raise InputError(f"{folder}: cannot call {len(files)} embeddings '{name}'; name one of its files")
+    found = [read_file(path, name) for path in files]
+    for embedding in found:
+        check_half(embedding)
+    return found
+
+
+def _paired(first: Draft, second: Draft, path: Path) -> Draft:
+    """SDXL: the first file has CLIP-L's vectors, the second OpenCLIP's."""
+    if len(first.vectors) != 1 or len(second.vectors) != 1:
+        raise InputError(f"{path.name} beside it does not hold the vectors of one encoder")
+    (clip_l,), (clip_g,) = first.vectors.values(), second.vectors.values()
+    return Draft({"clip_l": clip_l, "clip_g": clip_g}, internal_name=first.internal_name)
+
+
+def _kind(contents: Contents, path: Path, layout: str) -> Kind:
+    said = contents.metadata.get("lab.kind")
+    if said in get_args(Kind):
+        return said  # type: ignore[return-value]  # mypy does not narrow by get_args
+    negative = contents.metadata.get("modelspec.is_negative_embedding", "").lower() in ("true", "1", "yes")
+    if negative or (layout == "a1111" and path.stem.endswith(NEGATIVE_SUFFIX)):
+        return "negative"
+    return "unknown"
+
+
+def _provenance(path: Path, layout: str, draft: Draft, contents: Contents, sha256: str) -> Provenance:
+    """Fills what the layout has no place for from safetensors metadata: ModelSpec's and kohya's keys."""
+    metadata = contents.metadata
+    step = metadata.get("ss_steps", "")
+    return Provenance(
+        layout=layout,
+        internal_name=draft.internal_name
+        or metadata.get("modelspec.trigger_phrase")
+        or metadata.get("modelspec.title"),
+        step=int(step) if draft.step is None and step.isascii() and step.isdigit() else draft.step,
+        base_model=draft.base_model or metadata.get("ss_sd_model_name"),
+        path=path,
+        sha256=sha256,
+        metadata={**metadata, **draft.metadata},
+        notes=draft.notes,
+    )

@@ -1,0 +1,81 @@
+"""The token embeddings of a model's text encoders, and what can be said of vectors beside them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from lab.models.family import tower_keys
+from lab.models.folder import check_folder, folder_family, read_encoders
+from lab.models.load import load
+from lab.models.source import locate
+
+
+class Vocabulary(NamedTuple):
+    """A text encoder's token embeddings (tokens, width), and the tokens as its tokenizer writes them."""
+
+    table: Tensor
+    tokens: Sequence[str]
+
+
+class Neighbour(NamedTuple):
+    """A vocabulary token near a vector, and the cosine between the two."""
+
+    token: str
+    cosine: float
+
+
+def norm_quartiles(table: Tensor) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of the norms of token embeddings (tokens, width)."""
+    low, middle, high = table.norm(dim=1).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    return low, middle, high
+
+
+def norm_percentiles(vectors: Tensor, table: Tensor) -> list[float]:
+    """For each vector (n, width), the percentage of token embeddings (tokens, width) whose norm is smaller."""
+    smaller = table.norm(dim=1) < vectors.norm(dim=1, keepdim=True)
+    return (100 * smaller.float().mean(dim=1)).tolist()
+
+
+def nearest_tokens(vectors: Tensor, vocabulary: Vocabulary, count: int = 10) -> list[list[Neighbour]]:
+    """For each vector (n, width), the `count` tokens of highest cosine, the nearest first."""
+    similarity = F.normalize(vectors, dim=1) @ F.normalize(vocabulary.table, dim=1).T
+    best = similarity.topk(min(count, len(vocabulary.table)), dim=1)
+    return [
+        [Neighbour(vocabulary.tokens[index], value) for value, index in zip(values, indices, strict=True)]
+        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """(n, n) cosines between the rows of (n, width)."""
+    unit = F.normalize(vectors, dim=1)
+    return unit @ unit.T
+
+
+def vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
+    """The vocabulary of each text encoder, by the name under which embeddings address it.
+
+    Of a folder only text encoders and tokenizers are loaded; a single file has to be loaded whole.
+
+    Raises:
+        InputError: no such model, or a damaged one.
+    """
+    root = locate(model, variant=variant)
+    if not root.is_dir():
+        towers = load(model, device="cpu").towers
+        return {tower.key: _vocabulary(tower.tokenizer, tower.encoder) for tower in towers}
+    family = folder_family(root)
+    check_folder(root, family, variant)
+    found = [_vocabulary(*tower) for tower in read_encoders(root, family, variant)]
+    keys = tower_keys(family, [vocabulary.table.shape[1] for vocabulary in found])
+    return dict(zip(keys, found, strict=True))
+
+
+def _vocabulary(tokenizer: CLIPTokenizer, encoder: PreTrainedModel) -> Vocabulary:
+    table = encoder.get_input_embeddings().weight.detach().float()
+    names = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(table))))
+    return Vocabulary(table[: len(names)], names)

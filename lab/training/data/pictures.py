@@ -1,0 +1,239 @@
+"""The images that are learned from: read upright, checked, cut to their bucket, with masks and captions."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lab.errors import InputError
+from lab.models.bundle import Bundle
+from lab.training.config import TrainConfig
+from lab.training.data.captions import alternatives, read_templates
+from lab.training.streams import stream
+
+MAX_ASPECT = 2.0
+"""The longest bucket: images beyond it are cut."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A size in pixels that images are learned at."""
+
+    width: int
+    height: int
+
+
+def multiple_of(bundle: Bundle) -> int:
+    """Pixels that both sides must be a multiple of for the VAE and the U-Net."""
+    return bundle.vae_scale * 2 ** (len(bundle.unet.config.block_out_channels) - 1)
+
+
+def make_buckets(resolution: int, multiple: int, many: bool) -> list[Bucket]:
+    """The square bucket, and with `many` all others of no larger area up to an aspect ratio of 2 either way.
+
+    As NovelAI's aspect-ratio bucketing does: for each width, the greatest height that the area leaves.
+    """
+    side = max(resolution // multiple, 1) * multiple
+    square = Bucket(side, side)
+    if not many:
+        return [square]
+    sizes = {square}
+    for width in range(side, int(side * math.sqrt(MAX_ASPECT)) + 1, multiple):
+        height = side * side // width // multiple * multiple
+        if height and width / height <= MAX_ASPECT:
+            sizes |= {Bucket(width, height), Bucket(height, width)}
+    return sorted(sizes, key=lambda bucket: (bucket.width, bucket.height))
+
+
+def fitting(width: int, height: int, buckets: list[Bucket]) -> Bucket:
+    """The bucket nearest in aspect ratio; of equally near ones the largest."""
+    aspect = math.log(width / height)
+    return min(
+        buckets,
+        key=lambda each: (
+            round(abs(math.log(each.width / each.height) - aspect), 6),
+            -each.width * each.height,
+        ),
+    )
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SMALLEST_SHARE = 1 / 8
+"""Images with a side shorter than this share of the resolution (64 px for 512 px) hold too little to learn from."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to learn from.
+
+    Attributes:
+        size: (width, height) upright, in pixels.
+        sha256: Of the file's bytes.
+        mask: Its mask file, if there is one, and `mask_sha256`.
+        captions: Alternatives, of which each example takes one.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    sha256: str
+    mask: Path | None
+    mask_sha256: str
+    bucket: Bucket
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to see a picture: what is encoded once and then learned from again and again.
+
+    Attributes:
+        left, top: Where it is cut, in pixels of the scaled picture.
+    """
+
+    picture: int
+    bucket: Bucket
+    left: int
+    top: int
+    flipped: bool
+
+
+def read_pictures(
+    config: TrainConfig, templates: Sequence[str], names: Sequence[str], buckets: list[Bucket]
+) -> tuple[list[Picture], list[str]]:
+    """Reads the folder.
+
+    Returns:
+        The pictures by name, and a line for each image that was skipped.
+
+    Raises:
+        InputError: no folder, no image in it, an image that cannot be read or is too small, or a bad caption file.
+    """
+    folder = config.images
+    if folder is None:
+        raise InputError("images: there are none; give a folder with --images")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images; give one with --images")
+    files = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+    if not files:
+        raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}")
+    lines = read_templates(templates)
+    pictures, skipped = [], []
+    for path in files:
+        try:
+            pictures.append(_read_picture(path, config, lines, names, buckets))
+        except InputError as error:
+            if not config.skip_broken:
+                raise InputError(f"{error}; mend it, or leave it out with --skip-broken") from None
+            skipped.append(f"skipped: {error}")
+    if not pictures:
+        raise InputError(
+            f"{folder}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
+        )
+    return pictures, skipped
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.stem.endswith(".mask") and path.is_file()
+
+
+def _read_picture(
+    path: Path, config: TrainConfig, templates: list[str], names: Sequence[str], buckets: list[Bucket]
+) -> Picture:
+    data = path.read_bytes()
+    size = _decode(path, data).size
+    square = min(buckets, key=lambda bucket: abs(bucket.width - bucket.height)).width
+    if min(size) < square * SMALLEST_SHARE:
+        raise InputError(
+            f"{path}: {size[0]}x{size[1]} is too small to learn from at {square} px; "
+            f"use images of at least {int(square * SMALLEST_SHARE)} px, better {square}"
+        )
+    mask = path.with_name(f"{path.stem}.mask.png")
+    has_mask = mask.is_file()
+    if has_mask and _decode(mask, mask.read_bytes()).size != size:
+        raise InputError(f"{mask}: another size than {path.name}")
+    return Picture(
+        path,
+        size,
+        hashlib.sha256(data).hexdigest(),
+        mask if has_mask else None,
+        hashlib.sha256(mask.read_bytes()).hexdigest() if has_mask else "",
+        fitting(*size, buckets),
+        alternatives(path, config, templates, names),
+    )
+
+
+def _decode(path: Path, data: bytes) -> Image.Image:
+    """The image upright, whole and decoded, in its own mode."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise InputError(f"{path}: not an image that can be read") from None
+
+
+def make_views(pictures: Sequence[Picture], config: TrainConfig) -> list[View]:
+    """All views of all pictures: crops (one in the centre, or several drawn from the seed) and mirror images."""
+    views = []
+    for index, picture in enumerate(pictures):
+        width, height = scaled_size(picture.size, picture.bucket)
+        room = width - picture.bucket.width, height - picture.bucket.height
+        if config.crop == "centre" or room == (0, 0):
+            corners = [(room[0] // 2, room[1] // 2)]
+        else:
+            generator = stream(config.seed, "crops", index)
+            shares = torch.rand(config.crops, 2, generator=generator).tolist()
+            corners = [(round(x * room[0]), round(y * room[1])) for x, y in shares]
+        for left, top in corners:
+            views += [
+                View(index, picture.bucket, left, top, flipped)
+                for flipped in (False, True)[: 1 + config.flip]
+            ]
+    return views
+
+
+def scaled_size(size: tuple[int, int], bucket: Bucket) -> tuple[int, int]:
+    """The smallest size of the same aspect ratio that covers the bucket."""
+    scale = max(bucket.width / size[0], bucket.height / size[1])
+    return max(round(size[0] * scale), bucket.width), max(round(size[1] * scale), bucket.height)
+
+
+def load_view(picture: Picture, view: View, config: TrainConfig) -> tuple[Tensor, Tensor | None]:
+    """Returns pixels (3, h, w) in -1..1, and loss weights (h, w) in 0..1 or None for the same everywhere.
+
+    Raises:
+        InputError: the file has changed into something else, or its mask or alpha leaves nothing to learn.
+    """
+    image = _decode(picture.path, picture.path.read_bytes())
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    weight = None
+    if image.mode == "RGBA":
+        alpha = image.getchannel("A")
+        ground = Image.new("RGBA", image.size, ImageColor.getrgb(config.background))
+        image = Image.alpha_composite(ground, image).convert("RGB")
+        if config.alpha == "weight":
+            weight = _as_array(_cut(alpha, view))
+    if picture.mask is not None:
+        mask = _as_array(_cut(_decode(picture.mask, picture.mask.read_bytes()).convert("L"), view))
+        weight = mask if weight is None else weight * mask
+    if weight is not None and not weight.any():
+        raise InputError(f"{picture.path}: its mask or transparency leaves nothing to learn from")
+    pixels = torch.from_numpy(_as_array(_cut(image, view)) * 2 - 1).permute(2, 0, 1)
+    return pixels, None if weight is None else torch.from_numpy(weight)
+
+
+def _cut(image: Image.Image, view: View) -> Image.Image:
+    image = image.resize(scaled_size(image.size, view.bucket), Image.Resampling.LANCZOS)
+    image = image.crop((view.left, view.top, view.left + view.bucket.width, view.top + view.bucket.height))
+    return ImageOps.mirror(image) if view.flipped else image
+
+
+def _as_array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.float32) / 255

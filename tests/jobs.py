@@ -1,0 +1,36 @@
+"""Jobs with random conditioning, so that what is tested does not depend on a text encoder."""
+
+import torch
+
+from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
+from lab.sample.config import SamplingOptions
+from lab.sample.plan import Job
+from lab.sample.settings import resolve
+
+STEPS = 3
+
+
+def encoding(bundle, text, chunks=1, seed=0, embedding=None):
+    """Random rows, one for each word from row 1 on; the words after the last full chunk's begin the next."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = chunks * 77
+    spans = []
+    for place, word in enumerate(text.split()):
+        start = spans[-1].end if spans else 1
+        if start == 76:
+            start = 78
+        learned = word if word == embedding else None
+        spans.append(TokenSpan(word, start, start + (3 if learned else 1), (place, place + 1), 1.0, learned))
+    embeds = torch.randn((rows, bundle.unet.config.cross_attention_dim), generator=generator)
+    pooled = torch.randn(bundle.towers[-1].width, generator=generator) if bundle.family == "sdxl" else None
+    return Encoding(text, embeds, pooled, tuple(spans))
+
+
+def plain(entry, until=STEPS):
+    return Conditioning(entry.text, (Part(1.0, ((until, entry),)),))
+
+
+def make_job(bundle, positive="a red apple", negative="blurry", seed=1, guidance=5.0, **settings):
+    options = SamplingOptions(steps=STEPS, guidance=guidance, scheduler="ddim", **settings)
+    sides = [plain(encoding(bundle, text, seed=place)) for place, text in enumerate((positive, negative))]
+    return Job(0, sides[0], sides[1], seed, resolve(bundle, options))
