@@ -1,12 +1,13 @@
 """Progress bars: how many, how fast, how long still; and which process talks to the person at the keyboard."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from lab.listening import Listener
 
 
 def own_device(device: str) -> str:
@@ -27,88 +28,58 @@ console = Console(stderr=True)
 
 
 class _Speed(ProgressColumn):
-    def __init__(self, things: str):
-        super().__init__()
-        self._things = things
-
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.2f} {self._things}/s" if speed else "", style="progress.data.speed")
+        speed, things = task.finished_speed or task.speed, task.fields["things"]
+        return Text(f"{speed:.2f} {things}/s" if speed else "", style="progress.data.speed")
 
 
-class ImageProgress:
-    """The two callbacks of a run that makes one thing after the other, shown on the terminal."""
+class Bars(Listener):
+    """Shows a run on the terminal while a `with` block runs: a bar for each kind of thing, notes above them.
 
-    def __init__(self, bar: Progress, label: str):
-        self._bar = bar
-        self._task = bar.add_task(label, total=None, shown="0")
+    Of several processes (torchrun, accelerate launch) only the first shows anything.
+    """
 
-    def progress(self, done: float, total: int) -> None:
-        """Images, or other things, done, of how many; the bar appears with the first."""
-        self._bar.start()
-        self._bar.update(self._task, completed=done, total=total, shown=f"{int(done)}/{total}")
-
-    def note(self, line: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(line, soft_wrap=True)
-
-
-@contextmanager
-def image_progress(label: str = "", things: str = "images") -> Iterator[ImageProgress]:
-    """Shows a bar while the block runs."""
-    columns = (
-        TextColumn(f"{{task.description}} {{task.fields[shown]}} {things}"),
-        BarColumn(),
-        _Speed(things),
-        TimeRemainingColumn(compact=True),
-    )
-    with _stopped(Progress(*columns, console=console)) as bar:
-        yield ImageProgress(bar, label)
-
-
-class StepProgress:
-    """The callbacks of a training run, shown on the terminal."""
-
-    def __init__(self, bar: Progress):
-        self._bar = bar
-        self._encoding = bar.add_task("", total=None, shown="", visible=False)
-        self._task = bar.add_task("", total=None, shown="", visible=False)
-
-    def encoded(self, done: int, total: int) -> None:
-        """Images encoded before the first step, of how many."""
-        self._bar.start()
-        shown = f"image {done}/{total} encoded"
-        self._bar.update(self._encoding, completed=done, total=total, shown=shown, visible=done < total)
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """Steps done, of at most how many, and the last one's loss; the bar appears with the first."""
-        self._bar.start()
-        self._bar.update(
-            self._task,
-            completed=done,
-            total=total,
-            shown=f"step {done}/{total}, loss {loss:.3f}",
-            visible=True,
+    def __init__(self, label: str = ""):
+        """Takes a word that stands before the counts."""
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            _Speed(),
+            TimeRemainingColumn(compact=True),
         )
+        self._label = f"{label} " if label else ""
+        self._bars = Progress(*columns, console=console)
+        self._tasks: dict[str, TaskID] = {}
+        self._first = is_first()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars.live.is_started:  # else stopping would print an empty line
+            self._bars.stop()
 
     def note(self, line: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(line, soft_wrap=True)
+        """A line above the bars."""
+        if self._first:
+            self._bars.console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
+    def progress(self, done: float, total: int, things: str = "images") -> None:
+        """Moves the bar of these things, which appears with the first of them."""
+        self._move(things, done, total, f"{int(done)}/{total} {things}")
 
-@contextmanager
-def step_progress() -> Iterator[StepProgress]:
-    """Shows a bar while the block runs."""
-    columns = (TextColumn("{task.fields[shown]}"), BarColumn(), TimeRemainingColumn(compact=True))
-    with _stopped(Progress(*columns, console=console)) as bar:
-        yield StepProgress(bar)
+    def step(self, report: Any, last: int) -> None:
+        """Moves the bar of training steps, with the last one's loss."""
+        self._move("steps", report.step, last, f"step {report.step}/{last}, loss {report.loss:.3f}")
 
-
-@contextmanager
-def _stopped(bar: Progress) -> Iterator[Progress]:
-    """Stops a bar when the block ends, if it was ever started: else it would print an empty line."""
-    try:
-        yield bar
-    finally:
-        if bar.live.is_started:
-            bar.stop()
+    def _move(self, things: str, done: float, total: int, shown: str) -> None:
+        if not self._first:
+            return
+        if things not in self._tasks:
+            for task in self._bars.tasks:  # what comes next takes the place of what is over
+                self._bars.update(task.id, visible=not task.finished)
+            self._tasks[things] = self._bars.add_task("", total=total, things=things.partition(" ")[0])
+        self._bars.start()
+        self._bars.update(
+            self._tasks[things], completed=done, total=total, description=f"{self._label}{shown}"
+        )

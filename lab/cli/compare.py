@@ -12,7 +12,7 @@ from lab.errors import InputError
 from lab.models.config import ModelOptions
 from lab.sample.config import SamplingOptions
 from lab.score.tools import ScoreOptions
-from lab.terminal import image_progress, is_first, own_device
+from lab.terminal import Bars, is_first, own_device
 
 if TYPE_CHECKING:
     from lab.comparing.sentences import Answer
@@ -56,11 +56,10 @@ def compare(
     from lab.models.load import load_options
 
     bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
-    if not is_first():
-        run(bundle, settings)
-        return
-    with image_progress() as bar:
+    with Bars() as bar:
         report = run(bundle, settings, on_progress=bar.progress, on_note=bar.note)
+    if not is_first():
+        return
     _print(report.sentences)
     print(f"Open {report.page.resolve().as_uri()}")
 

@@ -9,7 +9,7 @@ from lab.cli.flags import ConfigFlag, ModelFlags, PromptFlags, SamplingFlags, Te
 from lab.condition.config import TextOptions
 from lab.models.config import ModelOptions
 from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions
-from lab.terminal import console, image_progress
+from lab.terminal import Bars, console
 
 if TYPE_CHECKING:
     from lab.runs.sheet import Row
@@ -43,8 +43,8 @@ def generate(
             f"{out}: {len(finished)} images are there already; going on with the rest.", soft_wrap=True
         )
     waiting = [job for job in jobs if job.index not in finished]
-    with image_progress() as bar:
-        for result in stream(bundle, settings, waiting, on_progress=bar.progress, on_note=bar.note):
+    with Bars() as bar:
+        for result in stream(bundle, settings, waiting, listener=bar):
             finished[result.index] = folder.save(result.index, result.image, result.record)
     sheets = write_sheets(out / "contact-sheet.png", _rows(jobs, finished))
     print(f"{len(finished)} images in {out}; {sheets[0].name} shows them together")

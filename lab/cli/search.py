@@ -25,11 +25,16 @@ def search(
 
     from lab.models.load import load_options
     from lab.search.search import search as run
-    from lab.terminal import image_progress
+    from lab.terminal import Bars
 
     bundle = load_options(settings)
-    with image_progress(things="rows") as bar:
-        answer = run(bundle, settings, on_progress=bar.progress, on_note=bar.note)
+    with Bars() as bar:
+        answer = run(
+            bundle,
+            settings,
+            on_progress=lambda done, total: bar.progress(done, total, "rows"),
+            on_note=bar.note,
+        )
     console = Console()
     if settings.index is not None:
         console.print(

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
 from lab.models.config import ModelOptions
-from lab.terminal import is_first, own_device, step_progress
+from lab.terminal import Bars, is_first, own_device
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
 from lab.training.objectives.config import MakingOptions, PairOptions, RewardOptions, WorstOptions
 
@@ -51,18 +51,18 @@ def train(
         print("\n".join(describe_plan(bundle, settings)))
         return
     prepared = prepare(bundle, settings, print if is_first() else None)
-    if not is_first():
-        start(bundle, prepared)
-        return
     for name, initial in prepared.initial.items():
-        print("\n".join(describe_initial(name, initial.origins)))
-    with step_progress() as bar:
+        if is_first():
+            print("\n".join(describe_initial(name, initial.origins)))
+    with Bars() as bar:
         made = start(
             bundle,
             prepared,
-            on_step=lambda report, last: bar.step(report.step, last, report.loss),
+            on_step=bar.step,
             on_note=bar.note,
-            on_encoded=bar.encoded,
+            on_encoded=lambda done, total: bar.progress(done, total, "images encoded"),
         )
+    if not is_first():
+        return
     for embedding in made if isinstance(made, list) else [made]:
         print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")

@@ -7,6 +7,7 @@ from accelerate import PartialState
 
 from lab.comparing.experiment import Cell, Experiment
 from lab.condition.encode import PromptEncoder, encode_pairs
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
 from lab.models.load import load_options
@@ -135,7 +136,7 @@ def _make(
 ) -> None:
     options = {cell.index: cell.options for cell in cells}
     jobs = plan_cells(bundle, cells)
-    for sample in run_jobs(bundle, jobs, experiment.config.batch_size, on_progress, on_note):
+    for sample in run_jobs(bundle, jobs, experiment.config.batch_size, _Heard(on_progress, on_note)):
         index = sample.job.index
         folder.save(index, sample.image, make_record(bundle, options[index], sample.job))
 
@@ -161,3 +162,11 @@ def _moved(on_progress: Progress | None, done: int, total: int) -> Progress | No
     if on_progress is None:
         return None
     return lambda some, _: on_progress(done + some, total)
+
+
+class _Heard(Listener):
+    """Passes on what is heard to two callbacks."""
+
+    def __init__(self, on_progress: Progress | None, on_note: Note | None):
+        self.progress = on_progress or super().progress  # type: ignore[method-assign,assignment]
+        self.note = on_note or super().note  # type: ignore[method-assign,assignment]

@@ -9,7 +9,7 @@ from lab.demo.pictures import NEGATIVE, fresh
 from lab.models.bundle import Bundle
 from lab.runs.pages import Figure, Section
 from lab.runs.run import RunFolder
-from lab.terminal import image_progress
+from lab.terminal import Bars
 
 PROMPTS = [
     "a noto emoji of a red apple",
@@ -29,7 +29,7 @@ def comparison(bundle: Bundle, out: Path) -> Section:
         metrics=METRICS,
         out=fresh(out / "demo-comparison"),
     )
-    with image_progress("comparison") as bar:
+    with Bars("comparison") as bar:
         report = compare(bundle, config, on_progress=bar.progress, on_note=bar.note)
     figures = [_figure(path) for path in RunFolder(report.folder / "cells").finished().values()]
     rows = {

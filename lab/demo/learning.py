@@ -11,7 +11,7 @@ from lab.files import writing
 from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
 from lab.runs.pages import Figure, Section
-from lab.terminal import step_progress
+from lab.terminal import Bars
 from lab.training.config import TrainConfig
 from lab.training.data.captions import fill
 from lab.training.prepare import prepare, settled
@@ -61,11 +61,11 @@ def _learn(bundle: Bundle, folder: Path) -> tuple[Embedding, Embedding]:
     prepared = prepare(bundle, settled(config))
     first = {name: initial.vectors for name, initial in prepared.initial.items()}
     (before,) = Learned(bundle, first, prepared.kinds).embeddings()
-    with step_progress() as bar:
+    with Bars() as bar:
         after = run(
             bundle,
             prepared,
-            on_step=lambda report, last: bar.step(report.step, last, report.loss),
+            on_step=bar.step,
             on_note=bar.note,
         )
     assert isinstance(after, Embedding)

@@ -10,7 +10,7 @@ from lab.models.bundle import Bundle
 from lab.runs.pages import Figure, Section
 from lab.runs.run import RunFolder
 from lab.sample.generate import generate
-from lab.terminal import image_progress
+from lab.terminal import Bars
 
 THINGS = ("a red apple", "a cat", "a rocket", "a crown", "a carrot", "an avocado")
 STYLES = ("noto", "fluent", "twemoji")
@@ -78,8 +78,8 @@ def scales(bundle: Bundle, out: Path) -> Section:
 
 def make(bundle: Bundle, folder: Path, **settings: Any) -> list[Figure]:
     """Generates the images of one section into its folder."""
-    with image_progress(folder.name) as bar:
-        results = generate(bundle, on_progress=bar.progress, on_note=bar.note, **settings)
+    with Bars(folder.name) as bar:
+        results = generate(bundle, listener=bar, **settings)
     run = RunFolder(folder)
     paths = [run.save(result.index, result.image, result.record) for result in results]
     return [

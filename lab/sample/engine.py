@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.sample.denoise import Observer, Step, denoise
 from lab.sample.pixels import decode
@@ -39,8 +40,7 @@ def run_jobs(
     bundle: Bundle,
     jobs: Sequence[Job],
     batch_size: int | Literal["auto"] = "auto",
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
+    listener: Listener = Listener(),
     observer: Observer | None = None,
 ) -> Iterator[Sample]:
     """Yields the jobs' images as they are finished, batch by batch.
@@ -54,19 +54,17 @@ def run_jobs(
     while waiting:
         batch = waiting.popleft()
         try:
-            samples = _run_batch(bundle, batch, _watch(batch, done, len(jobs), on_progress, observer))
+            samples = _run_batch(bundle, batch, _watch(batch, done, len(jobs), listener, observer))
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                 raise
             size = _smaller(len(batch), batch_size)
-            if on_note:
-                on_note(f"Out of memory at {len(batch)} images a batch: going on with {size}.")
+            listener.note(f"Out of memory at {len(batch)} images a batch: going on with {size}.")
             waiting = deque(batches([*batch, *(job for later in waiting for job in later)], size))
             continue
         yield from samples
         done += len(batch)
-        if on_progress:
-            on_progress(done, len(jobs))
+        listener.progress(done, len(jobs))
 
 
 def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) -> list[Sample]:
@@ -97,13 +95,12 @@ def _smaller(size: int, asked: int | Literal["auto"]) -> int:
 
 
 def _watch(
-    batch: Sequence[Job], done: int, total: int, on_progress: Progress | None, observer: Observer | None
+    batch: Sequence[Job], done: int, total: int, listener: Listener, observer: Observer | None
 ) -> Observer:
     """Turns steps into progress, and passes them on."""
 
     def watch(step: Step) -> None:
-        if on_progress:
-            on_progress(done + len(batch) * (step.index + 1) / (step.count + 1), total)
+        listener.progress(done + len(batch) * (step.index + 1) / (step.count + 1), total)
         if observer:
             observer(step)
 

@@ -13,10 +13,11 @@ from lab.condition.files import read_embeds
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
 from lab.sample.config import GenerateConfig, parse_seeds, read_prompts
-from lab.sample.engine import Note, Progress, run_jobs
+from lab.sample.engine import run_jobs
 from lab.sample.pixels import encode_image, open_image
 from lab.sample.plan import Job
 from lab.sample.record import make_record
@@ -43,15 +44,14 @@ def generate(
     bundle: Bundle,
     *,
     embeddings: Sequence[Embedding] = (),
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
+    listener: Listener = Listener(),
     **settings: Any,
 ) -> list[Result]:
     """Makes every prompt with every seed.
 
     Args:
         embeddings: Learned embeddings that the prompts may name.
-        on_progress, on_note: See `lab.sample.engine`.
+        listener: Hears of images made, and when memory runs out.
         settings: Fields of `lab.GenerateConfig`; `prompt` may be one or a list, `seeds` a list or text such as
             "1-4,9". Which model, where and in which precision is the bundle's to say.
 
@@ -68,7 +68,7 @@ def generate(
             )
     config = GenerateConfig.build(settings)
     jobs = plan(bundle, config, embeddings)
-    results = stream(bundle, config, jobs, on_progress=on_progress, on_note=on_note)
+    results = stream(bundle, config, jobs, listener=listener)
     return sorted(results, key=lambda result: result.index)
 
 
@@ -106,10 +106,9 @@ def stream(
     config: GenerateConfig,
     jobs: Sequence[Job],
     *,
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
+    listener: Listener = Listener(),
 ) -> Iterator[Result]:
     """Yields the images of planned jobs as they are finished; `config` goes into their records."""
-    for sample in run_jobs(bundle, jobs, config.batch_size, on_progress, on_note):
+    for sample in run_jobs(bundle, jobs, config.batch_size, listener):
         record = make_record(bundle, config, sample.job)
         yield Result(sample.job.index, sample.image, record, sample.latents)

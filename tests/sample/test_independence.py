@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lab
+from lab.listening import Listener
 from lab.sample import engine
 from lab.sample.schedulers import SCHEDULERS
 
@@ -47,6 +48,8 @@ def test_same_seed_twice_is_identical(sd1):
 
 def test_out_of_memory_halves_the_batch_says_so_and_goes_on(sd1, monkeypatch):
     denoise, sizes, notes = engine.denoise, [], []
+    listener = Listener()
+    listener.note = notes.append
 
     def short_of_memory(bundle, jobs, observer=None):
         sizes.append(len(jobs))
@@ -56,7 +59,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(sd1, monkeypatch):
 
     expected = latents(lab.generate(sd1, prompt="a cat", seeds="1-8", steps=2))
     monkeypatch.setattr(engine, "denoise", short_of_memory)
-    actual = latents(lab.generate(sd1, prompt="a cat", seeds="1-8", steps=2, on_note=notes.append))
+    actual = latents(lab.generate(sd1, prompt="a cat", seeds="1-8", steps=2, listener=listener))
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert len(notes) == 2 and "4" in notes[0] and "2" in notes[1]
     for key, value in expected.items():

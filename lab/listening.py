@@ -1,0 +1,25 @@
+"""How a run is followed: what it says, how far it is, and what each training step brought."""
+
+from typing import Any
+
+
+class Listener:
+    """Hears how a run goes, and ignores it. A subclass overrides what it wants to hear.
+
+    Every public function that takes its time has a parameter `listener`. `lab.terminal.Bars` shows all of it on the
+    terminal.
+    """
+
+    def note(self, line: str) -> None:
+        """A line that the person at the keyboard should read."""
+
+    def progress(self, done: float, total: int, things: str = "images") -> None:
+        """How many things are done (a fraction while a batch is under way), and of how many."""
+
+    def step(self, report: Any, last: int) -> None:
+        """A training step is over.
+
+        Args:
+            report: The `lab.training.loop.Report` of the step, with `step` (from 1) and `loss`.
+            last: The number of steps that there are at most.
+        """

@@ -1,0 +1,33 @@
+"""What a run says on the terminal."""
+
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lab import terminal
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    console = Console(record=True, force_terminal=True, width=100)
+    monkeypatch.setattr(terminal, "console", console)
+    return lambda: console.export_text(clear=False)
+
+
+def test_notes_counts_and_losses_are_shown(shown):
+    with terminal.Bars("demo") as bars:
+        bars.note("a [cat:dog:2] is no markup")
+        bars.progress(1, 2, "images encoded")
+        bars.step(SimpleNamespace(step=3, loss=0.25), 40)
+    text = shown()
+    assert "a [cat:dog:2] is no markup" in text
+    assert "demo 1/2 images encoded" in text and "demo step 3/40, loss 0.250" in text
+
+
+def test_of_several_processes_only_the_first_talks(shown, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with terminal.Bars() as bars:
+        bars.note("a line")
+        bars.progress(1, 2)
+    assert shown().strip() == ""
