@@ -66,10 +66,11 @@ class Predictor:
         self._settings = jobs[0].settings
         self._scale = torch.tensor([job.settings.guidance for job in jobs], device=bundle.device)
         self._positive = _Side(bundle, [job.positive for job in jobs])
-        self._negative = _Side(bundle, [job.negative for job in jobs])
         # Models distilled with guidance take the scale as an input (LCM, 2310.04378) and are not guided again.
         self._scale_input = self._embedded_scale()
         self._guided = jobs[0].guided and self._scale_input is None
+        # Jobs that are not guided share a batch however their negative prompts are composed, as these take no part.
+        self._negative = _Side(bundle, [job.negative for job in jobs] if self._guided else [])
         self._prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,12 +1,16 @@
 """Same seed, same image: whatever the batch size, the other prompts in it, and how memory ran out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import lab
 from lab.listening import Listener
 from lab.sample import engine
+from lab.sample.denoise import denoise
 from lab.sample.schedulers import SCHEDULERS
+from tests.jobs import make_job
 
 TOLERANCE = 1e-4
 """In latents: another batch size makes float32 sums in another order."""
@@ -83,3 +87,12 @@ def test_other_runtime_errors_are_not_taken_for_memory(sd1, monkeypatch):
     monkeypatch.setattr(engine, "denoise", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         lab.generate(sd1, prompt="a cat", steps=2)
+
+
+def test_unguided_images_share_a_batch_whatever_their_negative_prompts(sd1):
+    """A negative prompt of two parts beside one of one part, where neither takes part."""
+    jobs = [make_job(sd1, seed=3, guidance=1.0) for _ in range(2)]
+    (part,) = jobs[0].negative.parts
+    jobs[1] = replace(jobs[1], negative=replace(jobs[1].negative, parts=(part, part)))
+    latents = denoise(sd1, jobs)
+    torch.testing.assert_close(latents[0], latents[1], atol=TOLERANCE, rtol=0)
