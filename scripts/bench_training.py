@@ -36,12 +36,12 @@ from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
 from lab.models.device import arrange
 from lab.models.load import load_options
+from lab.score.clip import image_features, open_clip
 from lab.training.frozen import frozen
 from lab.training.loop import Loop
 from lab.training.objectives.table import find_objective
 from lab.training.prepare import Prepared, prepare
 from lab.training.vectors import Learned
-from lab.training.words import image_features, open_clip
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
 from scripts.stock_training import STEPS, Stock
@@ -242,7 +242,7 @@ def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Name
 
 def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:
     """A function: how like the drawings kept apart the images are that are generated with an embedding."""
-    clip = open_clip(bundle, None)
+    clip = open_clip(bundle)
     assert clip is not None, "the bundled model comes with its CLIP"
     apart, contexts = image_features(clip, sorted((KEPT_APART / name).glob("*.png"))), read_contexts(name)
 

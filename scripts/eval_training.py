@@ -27,11 +27,10 @@ import lab
 from lab.images import to_tensor
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Row, write_sheets
-from lab.score.clip import Clip
+from lab.score.clip import Clip, image_features, open_clip
 from lab.training.objectives.table import find_objective
 from lab.training.prepare import prepare
 from lab.training.vectors import Learned
-from lab.training.words import image_features, open_clip
 
 LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")
 RECIPES = {
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the recipes'")
     arguments = parser.parse_args()
     bundle = lab.load("emoji", dtype=arguments.dtype)
-    clip = open_clip(bundle, None)
+    clip = open_clip(bundle)
     assert clip is not None, "the bundled model comes with its CLIP"
     names = arguments.only or sorted(path.name for path in LEARN_FROM.iterdir() if path.is_dir())
     rows, shares = [], {"concept": [], "style": []}

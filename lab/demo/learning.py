@@ -11,13 +11,13 @@ from lab.files import writing
 from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
 from lab.runs.pages import Figure, Section
+from lab.score.clip import image_features, open_clip
 from lab.terminal import Bars
 from lab.training.config import TrainConfig
 from lab.training.data.captions import fill
 from lab.training.prepare import prepare, settled
 from lab.training.run import run
 from lab.training.vectors import Learned
-from lab.training.words import image_features, open_clip
 
 THING = "candle"
 NAME = "my-candle"

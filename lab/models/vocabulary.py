@@ -56,6 +56,17 @@ def cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.T
 
 
+SHORTEST_WORD = 3
+"""Letters; shorter tokens are mostly parts of words."""
+
+
+def whole_words(tokenizer: CLIPTokenizer) -> list[str]:
+    """The tokens of CLIP's vocabulary that are words by themselves, of three letters or more, in alphabetic order."""
+    tokens = (token for token in tokenizer.get_vocab() if token.endswith("</w>"))
+    words = (token.removesuffix("</w>") for token in tokens)
+    return sorted(word for word in words if word.isalpha() and len(word) >= SHORTEST_WORD)
+
+
 def vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
     """The vocabulary of each text encoder, by the name under which embeddings address it.
 

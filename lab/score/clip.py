@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.models.clip import LoadedClip
+from lab.images import read_pixels
+from lab.models.bundle import Bundle
+from lab.models.clip import LoadedClip, load_clip
 
 RESAMPLING = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bilinear"}
 """Pillow's numbers of its filters, and the nearest of `torch.nn.functional.interpolate` (bicubic is Pillow's own)."""
@@ -87,6 +90,31 @@ class Clip:
             )
             self._texts.update(zip(new, features, strict=True))
         return torch.stack([self._texts[text] for text in texts])
+
+
+def open_clip(bundle: Bundle, folder: Path | None = None) -> Clip | None:
+    """The CLIP in a folder, or else the bundle's own, or None if it has none.
+
+    Raises:
+        InputError: no CLIPModel in the folder.
+    """
+    if folder is None and bundle.clip_folder is None:
+        return None
+    return Clip(load_clip(folder or bundle, bundle.device))
+
+
+MOST_IMAGES = 64
+"""Images that are looked at to learn what a folder shows; more change little."""
+
+
+@torch.no_grad()
+def image_features(clip: Clip, paths: Sequence[Path], most: int = MOST_IMAGES) -> Tensor:
+    """(n, p) float32 features of unit length of the first `most` image files, read one at a time.
+
+    Raises:
+        InputError: a file that is no image.
+    """
+    return torch.cat([clip.images(read_pixels(path)[None]) for path in paths[:most]])
 
 
 def _unit(found: Any) -> Tensor:

@@ -7,7 +7,7 @@ from lab.embeddings.embedding import Kind
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.engine import Note
-from lab.score.clip import Clip
+from lab.score.clip import Clip, open_clip
 from lab.training.config import FREE_TO_CHANGE, Subject, TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.data.worst import describe_worst, with_worst
@@ -17,7 +17,7 @@ from lab.training.objectives.table import Material, all_subjects, find_objective
 from lab.training.streams import stream
 from lab.training.tracking import check_trackers
 from lab.training.vectors import Initial, initial_vectors, vocabulary_scale
-from lab.training.words import nearest_words, open_clip
+from lab.training.words import nearest_words
 
 
 def check_names(bundle: Bundle, names: Sequence[str], overwrite: bool) -> None:

@@ -12,10 +12,9 @@ from lab.models.bundle import Bundle
 from lab.runs.png import save_image
 from lab.sample.config import parse_seeds, read_lines
 from lab.sample.generate import Result, generate
-from lab.score.clip import Clip
+from lab.score.clip import Clip, image_features
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
-from lab.training.words import image_features
 
 PROMPTS_SHOWN = 2
 """Of the prompt file of a run that learns nothing but negative embeddings."""

@@ -1,6 +1,8 @@
 import torch
 
-from lab.training.words import nearest_words, open_clip, vocabulary_words
+from lab.models.vocabulary import whole_words
+from lab.score.clip import open_clip
+from lab.training.words import nearest_words
 
 
 class Judge:
@@ -15,13 +17,13 @@ class Judge:
 
 
 def test_words_are_whole_and_long_enough(sd1):
-    words = vocabulary_words(sd1)
+    words = whole_words(sd1.towers[0].tokenizer)
     assert {"apple", "dog", "red"} <= set(words)
     assert all(len(word) >= 3 and word.isalpha() for word in words)
 
 
 def test_the_nearest_come_first(sd1, images):
-    words = vocabulary_words(sd1)
+    words = whole_words(sd1.towers[0].tokenizer)
     found = nearest_words(sd1, Judge(), sorted(images.iterdir()))(4)
     most = sorted(words, key=lambda word: -word.count("e"))
     assert [word.count("e") for word in found] == [word.count("e") for word in most[:4]]
@@ -29,4 +31,4 @@ def test_the_nearest_come_first(sd1, images):
 
 
 def test_a_model_without_a_vision_half_has_no_clip(sd1):
-    assert open_clip(sd1, None) is None
+    assert open_clip(sd1) is None
