@@ -36,7 +36,8 @@ from lab.models.bundle import Bundle
 from lab.sample.config import read_lines
 from lab.sample.pixels import open_image, posterior, to_pixels
 from lab.score.clip import Clip
-from lab.score.tools import ScoreOptions, open_tools
+from lab.score.config import ScoreOptions
+from lab.score.tools import open_tools
 from lab.training.streams import stream
 from lab.training.vectors import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.comparing.statistics import CONFIDENCE, measure
-from lab.score.sets import cmmd
+from lab.score.formulas import cmmd
 
 Array = NDArray[np.float64]
 

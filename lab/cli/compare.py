@@ -11,7 +11,7 @@ from lab.condition.config import TextOptions
 from lab.errors import InputError
 from lab.models.config import ModelOptions
 from lab.sample.config import SamplingOptions
-from lab.score.tools import ScoreOptions
+from lab.score.config import ScoreOptions
 from lab.terminal import Bars, is_first, own_device
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from lab.files import atomic
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
 from lab.sample.engine import Note, Progress
-from lab.score.tools import ScoreOptions, open_tools
+from lab.score.config import ScoreOptions
+from lab.score.tools import open_tools
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from lab.condition.config import TextOptions
 from lab.config import Config
 from lab.models.config import ModelOptions
 from lab.sample.config import Prompts, SamplingOptions, Seeds
-from lab.score.tools import ScoreOptions
+from lab.score.config import ScoreOptions
 
 
 class ExperimentOptions(Config):

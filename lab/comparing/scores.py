@@ -19,7 +19,8 @@ from lab.comparing.statistics import holm, measure
 from lab.errors import InputError
 from lab.files import atomic
 from lab.images import read_pixels
-from lab.score.metrics import METRICS, Batch, choose_metrics
+from lab.score.batch import Batch
+from lab.score.metrics import METRICS, choose_metrics
 from lab.score.tools import Tools
 
 Size = tuple[int, int]

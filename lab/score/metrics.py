@@ -1,74 +1,34 @@
-"""The metrics: one signature, one table entry each.
+"""The metrics: one signature, one table entry each; choices, help and checks of `--metrics` come from the table.
 
-A metric takes a `Batch` and returns a value for each of its images, (n,), or for all of them together, a scalar.
+A metric takes a `Batch` and returns a value for each of its images, (n,), or for all of them together, a scalar. The
+table is read without the engine: what needs torch is imported where a value is computed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lab.errors import InputError, did_you_mean
-from lab.score import sets, structure
-from lab.score.tools import Tools
+from lab.score.batch import Batch
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Batch:
-    """Images to judge, with what each shall show and, where it has one, its counterpart in the baseline.
-
-    Gradients flow from the metrics to `pixels` if it asks for them.
-    """
-
-    def __init__(
-        self,
-        tools: Tools,
-        pixels: Tensor,
-        texts: Sequence[str] = (),
-        baseline: Tensor | None = None,
-        features: Tensor | None = None,
-        baseline_features: Tensor | None = None,
-    ):
-        """Takes pixels (n, 3, H, W) in 0..1, n texts without weight syntax, and the baseline's pixels.
-
-        CLIP features (n, p) that are known already are not computed again.
-        """
-        self.tools = tools
-        self.pixels = pixels
-        self.texts = texts
-        self.baseline = baseline
-        if features is not None:
-            self.features = features
-        if baseline_features is not None:
-            self.baseline_features = baseline_features
-
-    @cached_property
-    def features(self) -> Tensor:
-        """(n, p) CLIP features of unit length."""
-        assert self.tools.clip is not None
-        return self.tools.clip.images(self.pixels)
-
-    @cached_property
-    def baseline_features(self) -> Tensor:
-        """(n, p) CLIP features of the baseline's images."""
-        assert self.tools.clip is not None and self.baseline is not None
-        return self.tools.clip.images(self.baseline)
+    from lab.score.tools import Tools
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric, an entry of `METRICS`.
 
     Attributes:
-        label: What it measures, as a sentence can name it.
-        unit: Of its values; empty for a bare number.
+        label: What it measures, as a sentence can name it: "raises ...".
+        unit: Of its values.
         low, high: The range of its values.
         better: 1 if higher is better, -1 if lower is, 0 if neither is.
         source: The paper or the tool.
-        compute: The function.
-        needs: The tools without which it cannot run.
+        compute: Values (n,) of a batch's images, or a scalar where one value speaks of several images.
+        needs: The attributes of `Tools` without which it cannot run.
         over: What one value speaks of: an image, all images of a prompt, or all images of a variant.
         paired: Compares each image with its counterpart in the baseline, so that the baseline's own value is fixed.
         differentiable: With respect to the pixels.
@@ -80,109 +40,202 @@ class Metric:
     high: float
     better: Literal[-1, 0, 1]
     source: str
-    compute: Callable[[Batch], Tensor]
+    compute: Callable[[Batch], "Tensor"]
     needs: tuple[str, ...] = ()
     over: Literal["image", "prompt", "variant"] = "image"
     paired: bool = False
     differentiable: bool = True
 
 
-def _clip_text(batch: Batch) -> Tensor:
+def _clip_text(batch: Batch) -> "Tensor":
     assert batch.tools.clip is not None
     return (batch.features * batch.tools.clip.texts(batch.texts)).sum(dim=-1)
 
 
-def _clip_reference(batch: Batch) -> Tensor:
+def _clip_reference(batch: Batch) -> "Tensor":
     assert batch.tools.references is not None
     return (batch.features @ batch.tools.references.T).mean(dim=-1)
 
 
-def _clip_baseline(batch: Batch) -> Tensor:
+def _clip_baseline(batch: Batch) -> "Tensor":
     return (batch.features * batch.baseline_features).sum(dim=-1)
 
 
-def _ssim_baseline(batch: Batch) -> Tensor:
+def _ssim_baseline(batch: Batch) -> "Tensor":
+    from lab.score.formulas import ssim
+
     if batch.baseline is None or batch.baseline.shape != batch.pixels.shape:  # models of different sizes
-        return batch.pixels.new_full((len(batch.pixels),), torch.nan)
-    return structure.ssim(batch.pixels, batch.baseline)
+        return batch.pixels.new_full((len(batch.pixels),), float("nan"))
+    return ssim(batch.pixels, batch.baseline)
 
 
-def _cmmd(batch: Batch) -> Tensor:
+def _diversity(batch: Batch) -> "Tensor":
+    from lab.score.formulas import diversity
+
+    return diversity(batch.features)
+
+
+def _cmmd(batch: Batch) -> "Tensor":
+    from lab.score.formulas import cmmd
+
     assert batch.tools.references is not None
-    return sets.cmmd(batch.features, batch.tools.references)
+    return cmmd(batch.features, batch.tools.references)
 
 
-def _degraded(batch: Batch) -> Tensor:
+def _sharpness(batch: Batch) -> "Tensor":
+    from lab.score.formulas import sharpness
+
+    return sharpness(batch.pixels)
+
+
+def _colourfulness(batch: Batch) -> "Tensor":
+    from lab.score.formulas import colourfulness
+
+    return colourfulness(batch.pixels)
+
+
+def _degraded(batch: Batch) -> "Tensor":
     assert batch.tools.quality is not None
     return batch.tools.quality.degraded(batch.pixels)
 
 
-def _pickscore(batch: Batch) -> Tensor:
+def _pickscore(batch: Batch) -> "Tensor":
     judge = batch.tools.pickscore
     assert judge is not None
     return judge.scale * (judge.images(batch.pixels) * judge.texts(batch.texts)).sum(dim=-1)
 
 
-def _aesthetic(batch: Batch) -> Tensor:
+def _aesthetic(batch: Batch) -> "Tensor":
     assert batch.tools.aesthetic is not None
     return batch.tools.aesthetic(batch.features).squeeze(-1)
 
 
 INFINITE = float("inf")
-CLIP_SCORE = "Radford et al. 2103.00020; Hessel et al. 2104.08718 without their factor of 2.5"
 
-METRICS: Mapping[str, Metric] = {
+METRICS: dict[str, Metric] = {
     "clip_text": Metric(
-        "CLIP similarity to the prompt", "cosine", -1, 1, 1, CLIP_SCORE, _clip_text, ("clip",)
+        label="CLIP similarity to the prompt",
+        unit="cosine",
+        low=-1,
+        high=1,
+        better=1,
+        source="Radford et al. 2103.00020; Hessel et al. 2104.08718 without their factor of 2.5",
+        compute=_clip_text,
+        needs=("clip",),
     ),
     "clip_reference": Metric(
-        *("CLIP similarity to the reference images", "cosine", -1, 1, 1),
-        *("CLIP-I as in Gal et al. 2208.01618", _clip_reference, ("clip", "references")),
+        label="CLIP similarity to the reference images",
+        unit="cosine",
+        low=-1,
+        high=1,
+        better=1,
+        source="CLIP-I as in Gal et al. 2208.01618",
+        compute=_clip_reference,
+        needs=("clip", "references"),
     ),
     "clip_baseline": Metric(
-        *("CLIP similarity to the baseline's image", "cosine", -1, 1, 0, "Radford et al. 2103.00020"),
-        *(_clip_baseline, ("clip",), "image", True),
+        label="CLIP similarity to the baseline's image",
+        unit="cosine",
+        low=-1,
+        high=1,
+        better=0,
+        source="Radford et al. 2103.00020",
+        compute=_clip_baseline,
+        needs=("clip",),
+        paired=True,
     ),
     "ssim_baseline": Metric(
-        *("structural similarity to the baseline's image", "SSIM", -1, 1, 0, "Wang et al. 2004, eq. 13"),
-        *(_ssim_baseline, (), "image", True),
+        label="structural similarity to the baseline's image",
+        unit="SSIM",
+        low=-1,
+        high=1,
+        better=0,
+        source="Wang et al. 2004, eq. 13",
+        compute=_ssim_baseline,
+        paired=True,
     ),
     "diversity": Metric(
-        *("diversity within a prompt", "mean pairwise CLIP distance", 0, 2, 1, "Ruiz et al. 2208.12242, DIV"),
-        *(lambda batch: sets.diversity(batch.features), ("clip",), "prompt"),
+        label="diversity within a prompt",
+        unit="mean pairwise CLIP distance",
+        low=0,
+        high=2,
+        better=1,
+        source="Ruiz et al. 2208.12242, DIV",
+        compute=_diversity,
+        needs=("clip",),
+        over="prompt",
     ),
     "cmmd": Metric(
-        *("distance to the reference images", "CMMD", 0, INFINITE, -1, "Jayasumana et al. 2401.09603"),
-        *(_cmmd, ("clip", "references"), "variant"),
+        label="distance to the reference images",
+        unit="CMMD",
+        low=0,
+        high=INFINITE,
+        better=-1,
+        source="Jayasumana et al. 2401.09603",
+        compute=_cmmd,
+        needs=("clip", "references"),
+        over="variant",
     ),
     "sharpness": Metric(
-        *("sharpness", "variance of the Laplacian", 0, INFINITE, 0, "Pech-Pacheco et al. 2000"),
-        lambda batch: structure.sharpness(batch.pixels),
+        label="sharpness",
+        unit="variance of the Laplacian",
+        low=0,
+        high=INFINITE,
+        better=0,
+        source="Pech-Pacheco et al. 2000",
+        compute=_sharpness,
     ),
     "colourfulness": Metric(
-        *("colourfulness", "M3", 0, INFINITE, 0, "Hasler & Suesstrunk 2003"),
-        lambda batch: structure.colourfulness(batch.pixels),
+        label="colourfulness",
+        unit="M3",
+        low=0,
+        high=INFINITE,
+        better=0,
+        source="Hasler & Suesstrunk 2003",
+        compute=_colourfulness,
     ),
     "degraded": Metric(
-        *("the probability of a degraded image", "probability", 0, 1, -1, "the model's quality classifier"),
-        *(_degraded, ("quality",)),
+        label="the probability of a degraded image",
+        unit="probability",
+        low=0,
+        high=1,
+        better=-1,
+        source="the model's quality classifier",
+        compute=_degraded,
+        needs=("quality",),
     ),
     "pickscore": Metric(
-        *("PickScore", "logit", -INFINITE, INFINITE, 1, "Kirstain et al. 2305.01569"),
-        *(_pickscore, ("pickscore",)),
+        label="PickScore",
+        unit="logit",
+        low=-INFINITE,
+        high=INFINITE,
+        better=1,
+        source="Kirstain et al. 2305.01569",
+        compute=_pickscore,
+        needs=("pickscore",),
     ),
     "aesthetic": Metric(
-        *("the aesthetic score", "rating of 1 to 10", -INFINITE, INFINITE, 1, "LAION aesthetic predictors"),
-        *(_aesthetic, ("clip", "aesthetic")),
+        label="the aesthetic score",
+        unit="rating of 1 to 10",
+        low=-INFINITE,
+        high=INFINITE,
+        better=1,
+        source="LAION aesthetic predictors",
+        compute=_aesthetic,
+        needs=("clip", "aesthetic"),
     ),
 }
 
 
-def choose_metrics(asked: Sequence[str], tools: Tools) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute, and for the others why they are not: all that can run if none is asked for.
+def choose_metrics(asked: Sequence[str], tools: "Tools") -> tuple[list[str], dict[str, str]]:
+    """The metrics to compute: those asked for, or all that can run if none is.
+
+    Returns:
+        Their names, and where none was asked for, the reason for each of the others why it cannot run.
 
     Raises:
-        InputError: an unknown metric (with the nearest names), or one that cannot run here (with the reason).
+        InputError: an unknown metric (with the nearest names), or one that was asked for and cannot run here (with
+            the reason).
     """
     for name in asked:
         if name not in METRICS:

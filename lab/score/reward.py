@@ -1,13 +1,16 @@
 """Rewards: weighted sums of the metrics that rate a single image."""
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lab.errors import InputError, did_you_mean
-from lab.score.metrics import METRICS, Batch
-from lab.score.tools import Tools
+from lab.score.batch import Batch
+from lab.score.metrics import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lab.score.tools import Tools
 
 SMALLEST = 1e-7
 """Probabilities are not taken to be smaller than this, where their logarithm counts."""
@@ -42,7 +45,7 @@ class Reward:
     classifier is sure that an image is bad.
     """
 
-    def __init__(self, weights: Mapping[str, float], tools: Tools, differentiable: bool = False):
+    def __init__(self, weights: Mapping[str, float], tools: "Tools", differentiable: bool = False):
         """Checks that the metrics can serve.
 
         Args:
@@ -68,16 +71,19 @@ class Reward:
         self._weights = weights
         self._tools = tools
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> "Tensor":
         """(n,) rewards of a batch's images; differentiable with respect to its pixels if the metrics are."""
+        import torch
+
         return torch.stack([weight * _utility(name, batch) for name, weight in self._weights.items()]).sum(0)
 
-    def batch(self, pixels: Tensor, texts: Sequence[str]) -> Batch:
+    def batch(self, pixels: "Tensor", texts: Sequence[str]) -> Batch:
         """A batch that the reward can judge: pixels (n, 3, H, W) in 0..1 and n texts."""
         return Batch(self._tools, pixels, texts)
 
 
-def _utility(name: str, batch: Batch) -> Tensor:
+def _utility(name: str, batch: Batch) -> "Tensor":
+    """(n,) values of a metric, turned so that more is better; of probabilities the logarithm."""
     metric = METRICS[name]
     value = metric.compute(batch)
     if metric.unit == "probability":

@@ -5,41 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from lab.config import Config
 from lab.images import images_in, read_pixels
 from lab.models.bundle import Bundle
 from lab.models.clip import load_clip
 from lab.score.clip import Clip
+from lab.score.config import ScoreOptions
 from lab.score.judges import Quality, read_aesthetic
-
-
-class JudgeOptions(Config):
-    """Who judges images besides CLIP."""
-
-    pickscore: Path | None = None
-    """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
-
-    aesthetic: Path | None = None
-    """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
-
-    quality: Path | None = None
-    """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
-
-
-class ScoreOptions(JudgeOptions):
-    """How images are judged."""
-
-    metrics: list[str] = Field(default_factory=list)
-    """Which metrics; by default all that can run with what is given. Repeatable."""
-
-    references: Path | None = None
-    """Folder of images to compare with (clip_reference, cmmd)."""
-
-    clip: Path | None = None
-    """Folder with a CLIPModel to judge with; by default the model's own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import lab
 from lab.comparing import cells
-from lab.score.sets import diversity
+from lab.score.formulas import diversity
 
 
 def read(path):

@@ -9,9 +9,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lab
+from lab.score.batch import Batch
+from lab.score.config import ScoreOptions
 from lab.score.judges import LAION_WIDTHS, read_aesthetic
-from lab.score.metrics import METRICS, Batch, choose_metrics
-from lab.score.tools import ScoreOptions, Tools, open_tools
+from lab.score.metrics import METRICS, choose_metrics
+from lab.score.tools import Tools, open_tools
 
 WIDTHS = [8, 8]
 

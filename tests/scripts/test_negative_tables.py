@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from lab.images import images_in
-from lab.score.sets import cmmd, diversity
+from lab.score.formulas import cmmd, diversity
 from scripts.eval_negatives import STYLES, judged_clean, styles_right, threshold
 from scripts.negative_tables import Found, cmmd_cell, diversity_of, pairs, share_left, verdict
 

@@ -17,8 +17,9 @@ from lab.sample.config import GenerateConfig, read_lines
 from lab.sample.engine import Note
 from lab.sample.generate import plan, stream
 from lab.sample.plan import Job
+from lab.score.config import ScoreOptions
 from lab.score.reward import Reward, read_weights
-from lab.score.tools import ScoreOptions, open_tools
+from lab.score.tools import open_tools
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.folder import TrainingFolder

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lab.config import Config
-from lab.score.tools import JudgeOptions
+from lab.score.config import JudgeOptions
 from lab.training.fields import MAX_VECTORS, Init, Lines, Rate
 
 

@@ -23,9 +23,11 @@ from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
 from lab.sample.plan import Job
 from lab.sample.settings import Settings, resolve
-from lab.score.metrics import METRICS, Batch
+from lab.score.batch import Batch
+from lab.score.config import ScoreOptions
+from lab.score.metrics import METRICS
 from lab.score.reward import Reward, read_weights
-from lab.score.tools import ScoreOptions, Tools, open_tools
+from lab.score.tools import Tools, open_tools
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder, placeholder
 from lab.training.data.examples import FIXED
