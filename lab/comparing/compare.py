@@ -1,7 +1,6 @@
 """`lab.compare`: what variants change, how much, and how sure that is."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lab.comparing.panels import check_panels, make_panels
 from lab.comparing.report import write_report
 from lab.comparing.scores import EFFECT_COLUMNS, choose, find_effects, image_rows, score_cells, write_table
 from lab.comparing.sentences import Answer, answers, caveats
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import Sources
 from lab.files import atomic
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
@@ -54,7 +53,7 @@ def compare(
     bundle: Bundle,
     config: CompareConfig,
     *,
-    embeddings: Sequence[Embedding] = (),
+    embeddings: Sources = (),
     on_progress: Progress | None = None,
     on_note: Note | None = None,
 ) -> Report:
@@ -68,7 +67,7 @@ def compare(
     --memory 10000` measures it.
 
     Args:
-        embeddings: Learned embeddings that prompts and axes may name.
+        embeddings: What prompts and axes may name: `Embedding` values, files, folders.
         on_progress: Hears of images made.
         on_note: Hears what a person should know, a line at a time.
 

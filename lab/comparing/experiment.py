@@ -1,7 +1,6 @@
 """An experiment: every variant with every prompt and seed, checked before anything is generated."""
 
 import itertools
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +10,9 @@ from lab.comparing.axes import AXES, Choice, Draft, read_choices
 from lab.comparing.config import CompareConfig
 from lab.comparing.placing import place, plain_text
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.library import collect
+from lab.embeddings.library import Sources, collect
 from lab.errors import InputError, did_you_mean
-from lab.prompt.references import find_references
+from lab.prompt.references import find_bare_names, find_references
 from lab.sample.config import GenerateConfig, parse_seeds
 
 _NOT_OF_ONE_IMAGE = {"seeds", "out", "batch_size"}
@@ -70,14 +69,14 @@ class Experiment:
         cells: Of all variants.
     """
 
-    def __init__(self, config: CompareConfig, embeddings: Sequence[Embedding] = ()):
+    def __init__(self, config: CompareConfig, embeddings: Sources = ()):
         """Checks a config and lays it out.
 
         Raises:
             InputError: unknown or clashing axes, no baseline, nothing to compare, unknown embeddings.
         """
         self.config = config
-        self._given = {each.name: each for each in embeddings}
+        self._given = collect(embeddings)
         self._libraries: dict[tuple[str, ...], Mapping[str, Embedding]] = {}
         _check_axes(config)
         choices = {name: read_choices(name, given) for name, given in config.axes.items()}
@@ -111,7 +110,7 @@ class Experiment:
         """The embeddings that a variant's prompts may name."""
         files = tuple(options.embedding)
         if files not in self._libraries:
-            self._libraries[files] = ChainMap(self._given, collect(files, options.embeddings))  # type: ignore[arg-type]  # only read
+            self._libraries[files] = collect(self._given, files, options.embeddings)
         return self._libraries[files]
 
     def _lay_out(self) -> list[Cell]:
@@ -154,9 +153,11 @@ class Experiment:
         if negative is not None:
             options = GenerateConfig.build({**draft.settings, "negative_prompt": negative}, where="axes")
         words = plain_text(prompt, options.dialect, library, options.steps or DEFAULT_STEPS)
-        if options.bare_names:
-            return prompt, options, words, tuple(library.values())
-        named = (each.name for text in (prompt, negative or "") for each in find_references(text, library))
+        named: list[str] = []
+        for text in (prompt, negative or ""):
+            named += [reference.name for reference in find_references(text, library)]
+            if options.bare_names:
+                named += find_bare_names(text, library)
         return prompt, options, words, tuple(library[name] for name in dict.fromkeys(named))
 
 

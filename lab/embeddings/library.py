@@ -1,88 +1,125 @@
-"""From names to embedding files: which embeddings prompts may name."""
+"""From names to embeddings: what `embeddings=` and the flags of the command line offer to prompts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 
 from lab.embeddings.embedding import Embedding
-from lab.embeddings.read import check_half, embedding_files, is_image, read_all, read_file
+from lab.embeddings.read import (
+    HUB,
+    check_half,
+    embedding_files,
+    is_image,
+    read_all,
+    read_file,
+    safest_learned_embeds,
+)
 from lab.errors import InputError
+
+Source = Embedding | str | PathLike[str]
+"""An embedding, a file (`FILE` or `FILE=name`), a folder, or `hub:org/name`."""
+
+Sources = Source | Iterable[Source] | Mapping[str, Embedding]
+"""What `embeddings=` takes everywhere: one source, several, or embeddings by name."""
+
+
+def collect(*groups: Sources) -> Mapping[str, Embedding]:
+    """Gathers the embeddings that prompts may name.
+
+    Files are read at once, since a file may hold a pair and so answer to two names. Folders are searched with their
+    subfolders, and what is in them is read when its name is first asked for. A file in a folder answers to its stem,
+    diffusers' `learned_embeds` to the name of its folder.
+
+    Args:
+        groups: Each one or several of: an `Embedding`; whatever `read_embedding` takes, with `=name` behind it if
+            prompts shall use another name; or a mapping from names, which is left as it is.
+
+    Returns:
+        Embeddings by name. Asking for a name to which two files answer is an `InputError` that names both.
+
+    Raises:
+        InputError: a file that is not an embedding, a file or folder that does not exist, something else than a
+            source, or two embeddings or single files that answer to one name.
+    """
+    mappings = [group for group in groups if isinstance(group, Mapping)]
+    sources = [one for group in groups if not isinstance(group, Mapping) for one in _each(group)]
+    if mappings and not sources:
+        return mappings[0] if len(mappings) == 1 else ChainMap(*map(_mutable, mappings))
+    library = Library(sources)
+    return ChainMap(*map(_mutable, mappings), _mutable(library)) if mappings else library
 
 
 class Library(Mapping[str, Embedding]):
-    """Embeddings by name. Those from folders are read when they are first asked for.
+    """Embeddings by name; those of folders are read when they are first asked for."""
 
-    Asking for a name to which two files answer is an `InputError` that names both.
-    """
-
-    def __init__(self, given: dict[str, Embedding], files: dict[str, list[Path]]):
-        """Takes embeddings that are read already, and files of folders, both by name."""
-        self._given = given
-        self._files = files
-        self._names = dict.fromkeys([*given, *files])
-        self._read: dict[str, Embedding] = {}
+    def __init__(self, sources: Iterable[Source]):
+        """Takes sources as `collect` describes them."""
+        self._sources: dict[str, list[Embedding | Path]] = {}
+        folders: list[Path] = []
+        values: list[Embedding] = []
+        files: list[Embedding] = []
+        for source in sources:
+            if isinstance(source, Embedding):
+                values.append(source)
+                continue
+            place, name = _split_name(str(source))
+            if name is None and Path(place).is_dir():
+                folders.append(Path(place))
+            elif not place.startswith(HUB) and not Path(place).suffix and not Path(place).exists():
+                raise InputError(f"{place}: no such file, and no such folder of embeddings")
+            else:
+                files += read_all(place, name)
+        for embedding in (*values, *files):
+            self._add(embedding)
+        for folder in folders:
+            self._add_folder(folder)
 
     def __getitem__(self, name: str) -> Embedding:
-        if name not in self._read:
-            self._read[name] = self._find(name)
-        return self._read[name]
+        first, *others = self._sources[name]
+        if others:
+            raise _clash(name, first, others[0])
+        if isinstance(first, Path):
+            embedding = read_file(first, name)
+            check_half(embedding)
+            self._sources[name] = [embedding]
+            return embedding
+        return first
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._sources
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._sources)
 
-    def _find(self, name: str) -> Embedding:
-        given = self._given.get(name)
-        paths = [_path(given)] if given is not None else []
-        for path in self._files.get(name, ()):
-            if not any(_same_file(path, known) for known in paths):
-                paths.append(path)
-        if not paths:
-            raise KeyError(name)
-        if len(paths) > 1:
-            raise _two_files(name, *paths[:2])
-        if given is None:
-            given = read_file(paths[0], name)
-            check_half(given)
-        return given
+    def _add(self, embedding: Embedding) -> None:
+        known = self._sources.setdefault(embedding.name, [embedding])
+        if not _same(known[0], embedding):
+            raise _clash(embedding.name, known[0], embedding)
+
+    def _add_folder(self, folder: Path) -> None:
+        for name, path in _search(folder):
+            known = self._sources.setdefault(name, [])
+            if not any(_same(one, path) for one in known):
+                known.append(path)
 
 
-def collect(
-    embedding: Sequence[str] = (), embeddings: Sequence[Path] = (), loaded: Sequence[Embedding] = ()
-) -> Library:
-    """Gathers what `--embedding FILE[=name]` and `--embeddings DIR` offer, both repeatable.
+def _each(group: Source | Iterable[Source]) -> Iterator[Source]:
+    """The sources of a group; what `read_embedding` returned for a pair, a list, may be among them."""
+    if isinstance(group, (Embedding, str, PathLike)):
+        yield group
+    elif isinstance(group, Iterable):
+        for one in group:
+            yield from _each(one)
+    else:
+        raise InputError(f"embeddings: expected an Embedding, a file or a folder, not {type(group).__name__}")
 
-    Single files are read at once. Folders are searched with their subfolders, and their files answer to their
-    stems; diffusers' `learned_embeds` answers to the name of its folder.
 
-    Args:
-        embedding: Whatever `read_embedding` takes, with `=name` behind it if prompts shall use another name.
-        embeddings: Folders.
-        loaded: Embeddings that are read already.
-
-    Raises:
-        InputError: a file that is not an embedding, a folder that does not exist, or two of `embedding` and
-            `loaded` that answer to the same name.
-    """
-    given: dict[str, Embedding] = {}
-    for one in loaded:
-        if given.setdefault(one.name, one) is not one:
-            raise InputError(f"two embeddings are called '{one.name}'; read one by another name")
-    for text in embedding:
-        source, name = _split_name(text)
-        for one in read_all(source, name):
-            known = given.setdefault(one.name, one)
-            if not _same_file(_path(known), _path(one)):
-                raise _two_files(one.name, _path(known), _path(one))
-    files: dict[str, list[Path]] = {}
-    for folder in embeddings:
-        for name, path in _search(Path(folder)):
-            files.setdefault(name, []).append(path)
-    return Library(given, files)
+def _mutable(mapping: Mapping[str, Embedding]) -> "dict[str, Embedding]":
+    return mapping  # type: ignore[return-value]  # a ChainMap that is only read takes any mapping
 
 
 def _split_name(text: str) -> tuple[str, str | None]:
@@ -96,14 +133,18 @@ def _split_name(text: str) -> tuple[str, str | None]:
 
 
 def _search(folder: Path) -> Iterator[tuple[str, Path]]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of embeddings")
-    for place in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
-        for path in embedding_files(place):
-            if is_image(path) and not _holds_embedding(path):
-                continue
-            name = place.resolve().name if path.stem == "learned_embeds" else path.stem
-            yield name, path
+    """The files in a folder and its subfolders, by the names they answer to."""
+    for directory in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
+        files = embedding_files(directory)
+        learned = safest_learned_embeds(files)
+        if learned is not None:
+            yield directory.resolve().name, learned
+            files = [
+                path for path in files if not path.stem.startswith("learned_embeds")
+            ]  # its earlier steps
+        for path in files:
+            if not is_image(path) or _holds_embedding(path):
+                yield path.stem, path
 
 
 def _holds_embedding(image: Path) -> bool:
@@ -114,13 +155,18 @@ def _holds_embedding(image: Path) -> bool:
     return True
 
 
-def _path(embedding: Embedding) -> Path:
-    return embedding.provenance.path or Path("(in memory)")
+def _path(source: Embedding | Path) -> Path | None:
+    return source if isinstance(source, Path) else source.provenance.path
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+def _same(one: Embedding | Path, other: Embedding | Path) -> bool:
+    first, second = _path(one), _path(other)
+    return one is other or (first is not None and second is not None and first.resolve() == second.resolve())
 
 
-def _two_files(name: str, first: Path, second: Path) -> InputError:
-    return InputError(f"two files answer to '{name}': {first} and {second}; give one as FILE=another-name")
+def _clash(name: str, *sources: Embedding | Path) -> InputError:
+    paths = sorted(map(_path, sources), key=lambda path: path is not None)
+    shown = " and ".join(str(path or "(in memory)") for path in paths)
+    if None in paths:
+        return InputError(f"two embeddings are called '{name}': {shown}; give one another name, as FILE=name")
+    return InputError(f"two files answer to '{name}': {shown}; give one as FILE=another-name")

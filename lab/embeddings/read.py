@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -209,16 +210,21 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in (".png", ".webp")
 
 
+def safest_learned_embeds(files: Sequence[Path]) -> Path | None:
+    """diffusers' `learned_embeds` among the files of a folder, rather safetensors than a pickle, or None."""
+    learned = [path for path in files if path.stem == "learned_embeds"]
+    return min(learned, key=lambda path: SUFFIXES.index(path.suffix.lower()), default=None)
+
+
 def _is_preview(path: Path, stems: set[str]) -> bool:
     return is_image(path) and (path.stem in stems or path.stem.endswith(".preview"))
 
 
 def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
     files = embedding_files(folder)
-    learned = [path for path in files if path.stem == "learned_embeds"]
-    if learned:
-        safest = min(learned, key=lambda path: SUFFIXES.index(path.suffix.lower()))
-        return [read_file(safest, name or folder.resolve().name)]
+    learned = safest_learned_embeds(files)
+    if learned is not None:
+        return [read_file(learned, name or folder.resolve().name)]
     if not files:
         raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
     if name is not None and len(files) > 1:

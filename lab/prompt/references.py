@@ -7,6 +7,7 @@
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from lab.errors import InputError, did_you_mean
@@ -40,6 +41,29 @@ def find_references(text: str, names: Iterable[str]) -> tuple[Reference, ...]:
         if name is not None:
             found.append(Reference(name, (mention.start(), end)))
     return tuple(found)
+
+
+def find_bare_names(text: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names that `--bare-names` may find in a prompt: those that stand in it as words of their own.
+
+    Encoding compares token ids. Without a tokenizer, case, spaces and escapes are passed over, so that no name is
+    missed that encoding finds.
+    """
+    folded = _folded(text).replace("\\", "")
+    return tuple(name for name in names if _stands_in(folded, name))
+
+
+def _stands_in(folded: str, name: str) -> bool:
+    characters = (re.escape(character) for character in _folded(name) if not character.isspace())
+    return any(
+        starts_word(folded, match.start()) and ends_word(folded, match.end())
+        for match in re.finditer(r"\s*".join(characters), folded)
+        if match[0]
+    )
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 class _Names:

@@ -10,8 +10,7 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning
 from lab.condition.encode import encode_pairs
 from lab.condition.files import read_embeds
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.library import collect
+from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -43,14 +42,14 @@ class Result:
 def generate(
     bundle: Bundle,
     *,
-    embeddings: Sequence[Embedding] = (),
+    embeddings: Sources = (),
     listener: Listener = Listener(),
     **settings: Any,
 ) -> list[Result]:
     """Makes every prompt with every seed.
 
     Args:
-        embeddings: Learned embeddings that the prompts may name.
+        embeddings: What the prompts may name: `Embedding` values, files, folders.
         listener: Hears of images made, and when memory runs out.
         settings: Fields of `lab.GenerateConfig`; `prompt` may be one or a list, `seeds` a list or text such as
             "1-4,9". Which model, where and in which precision is the bundle's to say.
@@ -72,7 +71,7 @@ def generate(
     return sorted(results, key=lambda result: result.index)
 
 
-def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sequence[Embedding] = ()) -> list[Job]:
+def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sources = ()) -> list[Job]:
     """The jobs of a config: everything checked, every distinct text encoded once, an init image once.
 
     Raises:

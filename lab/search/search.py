@@ -147,7 +147,7 @@ def vectors_of(rows: Sequence[Row], features: Features, on_progress: Progress | 
         rows, key=lambda row: (row.kind, row.source * (row.kind == "embedding"))
     ):
         texts = [row.text for row in group]
-        library = collect(embeddings=[Path(place)]) if kind == "embedding" else {}
+        library = collect([Path(place)]) if kind == "embedding" else {}
         size = BLOCKS[kind]
         for start in range(0, len(texts), size):
             made.append(_encoded(kind, texts[start : start + size], features, library))

@@ -76,7 +76,7 @@ def _images(path: Path, bundle: Bundle, note: Note) -> list[Row]:
 
 def _embeddings(path: Path, bundle: Bundle, note: Note) -> list[Row]:
     rows, reason, left_out = [], "", []
-    library = collect(embeddings=[path])
+    library = collect([path])
     for name in sorted(library):
         try:
             vectors_for(bundle, library[name])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.embeddings.embedding import Embedding, Kind
-from lab.embeddings.read import read_embedding
+from lab.embeddings.read import read_one
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 
@@ -183,9 +183,7 @@ def _random(bundle: Bundle, count: int, generator: torch.Generator) -> Initial:
 
 
 def _from_embedding(bundle: Bundle, path: str, count: int) -> Initial:
-    found = read_embedding(path)
-    if not isinstance(found, Embedding):
-        raise InputError(f"init: {path} holds {len(found)} embeddings; name the file of one")
+    found = read_one(path)  # of a pair the half that is named
     widths = {tower.key: tower.width for tower in bundle.towers}
     if found.widths != widths:
         raise InputError(

@@ -205,3 +205,15 @@ def test_bad_experiments_are_one_line(config, settings, words):
     with pytest.raises(lab.InputError, match=words) as caught:
         lay_out(config, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_bare_names_use_what_the_text_names_alone(config, tmp_path):
+    for name in ("red toy", "unused"):
+        embedding(name).save(tmp_path / f"{name}.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"never read")
+    experiment = Experiment(
+        config(
+            prompts=["a Red Toy, <unused>"], bare_names=True, embeddings=[tmp_path], axes={"guidance": [1, 5]}
+        )
+    )
+    assert {one.name for cell in experiment.cells for one in cell.used} == {"red toy", "unused"}

@@ -147,10 +147,36 @@ class TestErrors:
 def test_embeddings_in_memory_and_files_that_answer_to_one_name_are_refused(tmp_path):
     path = write(tmp_path / "toy.pt")
     made = Embedding("toy", {"clip": vectors(2, 8)})
-    assert collect(loaded=[made])["toy"] is made
+    assert collect([made])["toy"] is made
     read = lab.read_embedding(path)
     assert collect([str(path)], [tmp_path], [read])["toy"] is read  # the same file
     with pytest.raises(lab.InputError, match="two embeddings are called 'toy'"):
-        collect(loaded=[made, read])
+        collect([made, read])
     with pytest.raises(lab.InputError, match=r"in memory.*toy\.pt"):
         collect([str(path)], [], [made])
+
+
+def test_values_files_folders_and_mappings_together(tmp_path, reads):
+    file, shelf = write(tmp_path / "ink.pt"), tmp_path / "shelf"
+    write(shelf / "deep" / "oil.pt")
+    made = Embedding("toy", {"clip": vectors(2, 8)})
+    by_name = collect(
+        [made, [Embedding("first", made.vectors), Embedding("second", made.vectors)], file, shelf]
+    )
+    assert list(by_name) == ["toy", "first", "second", "ink", "oil"]
+    assert reads == [] and by_name["oil"].count == 1 and reads == ["oil.pt"]
+    assert list(collect(f"{file}=pen")) == ["pen"] and list(collect(made)) == ["toy"]
+    assert collect(by_name, ()) is by_name
+    both = collect({"other": made}, [shelf])
+    assert set(both) == {"other", "oil"} and both["other"] is made and "ink" not in both
+    with pytest.raises(lab.InputError, match="expected an Embedding, a file or a folder, not int"):
+        collect([3])
+
+
+def test_a_folder_by_diffusers_offers_its_last_step_alone(tmp_path):
+    folder = tmp_path / "cat-toy"
+    folder.mkdir()
+    for name in ("learned_embeds.bin", "learned_embeds-steps-100.bin"):
+        (folder / name).write_bytes(torch_file({TOKEN: vectors(2, 8)}))
+    assert list(collect([tmp_path])) == list(collect(str(folder))) == ["cat-toy"]
+    assert list(collect(folder / "learned_embeds-steps-100.bin")) == ["learned_embeds-steps-100"]

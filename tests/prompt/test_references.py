@@ -3,7 +3,7 @@
 import pytest
 
 from lab.errors import InputError
-from lab.prompt.references import find_references
+from lab.prompt.references import find_bare_names, find_references
 
 NAMES = ["x-200", "x-2000", "Cat Toy", "bad.v2", "bad", "Twin", "twin"]
 
@@ -58,3 +58,8 @@ def test_without_embeddings_the_flags_are_named():
 def test_names_in_angle_brackets_are_found_by_their_name():
     (reference,) = find_references("a <cat-toy>", ["<cat-toy>"])
     assert reference.name == "<cat-toy>"
+
+
+def test_bare_names():
+    text = "a CAT toy with x-2000, bad\\.v2 (red:1.1)"
+    assert find_bare_names(text, [*NAMES, "red", "2000", "e"]) == ("x-2000", "Cat Toy", "bad.v2", "red")

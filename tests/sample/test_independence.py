@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lab
+from lab.embeddings.embedding import Embedding
 from lab.listening import Listener
 from lab.sample import engine
 from lab.sample.denoise import denoise
@@ -87,6 +88,16 @@ def test_other_runtime_errors_are_not_taken_for_memory(sd1, monkeypatch):
     monkeypatch.setattr(engine, "denoise", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         lab.generate(sd1, prompt="a cat", steps=2)
+
+
+def test_embeddings_of_files_and_folders_are_taken(sd1, tmp_path):
+    Embedding("toy", {"clip": torch.ones(2, 32)}).save(tmp_path / "toy.safetensors")
+    settings = {"prompt": "a <toy>", "seeds": "1", "steps": 1}
+    one, other = (
+        lab.generate(sd1, embeddings=given, **settings)[0]
+        for given in ([str(tmp_path)], tmp_path / "toy.safetensors")
+    )
+    assert one.record["applied"][0]["name"] == "toy" and torch.equal(one.latents, other.latents)
 
 
 def test_unguided_images_share_a_batch_whatever_their_negative_prompts(sd1):

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.read import PARTNER
 from lab.errors import InputError
 from lab.training.streams import stream
 from lab.training.vectors import Learned, from_text, initial_vectors, vocabulary_norms
@@ -92,3 +94,14 @@ def test_norms_are_held(sd1, how):
         torch.nn.functional.normalize(learned.rows["x"]["clip"], dim=1),
         torch.nn.functional.normalize(vectors, dim=1),
     )
+
+
+def test_either_half_of_a_pair_can_be_the_beginning(sd1, tmp_path):
+    halves = {"toy": "concept", "toy-neg": "negative"}
+    for name, kind in halves.items():
+        partner = "toy" if name != "toy" else "toy-neg"
+        half = Embedding(name, {"clip": torch.full((2, 32), float(len(name)))}, kind=kind)
+        half.save(tmp_path / f"{name}.safetensors", metadata={PARTNER: partner})
+    for name in halves:
+        initial = initial_vectors(sd1, f"file:{tmp_path / name}.safetensors", 2, stream(0), None, "")
+        assert (initial.vectors["clip"] == len(name)).all() and initial.origins[0] == f"{name}[0]"

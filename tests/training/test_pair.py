@@ -114,7 +114,7 @@ def test_half_a_pair_is_an_error_wherever_it_is_read(sd1, paired, tmp_path):
         lambda: lab.read_embedding(config.out / "cat-toy.safetensors"),
         lambda: lab.read_embedding(alone),
         lambda: collect([str(config.out / "cat-toy.safetensors")]),
-        lambda: collect(embeddings=[config.out])["cat-toy"],
+        lambda: collect([config.out])["cat-toy"],
     ):
         with pytest.raises(InputError, match=r"other half is missing: cat-toy-neg\.safetensors"):
             read()
