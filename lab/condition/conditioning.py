@@ -36,9 +36,9 @@ class AppliedEmbedding:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoding:
-    """One text, encoded: constant over all denoising steps.
+    """One text, encoded: constant over all denoising steps. Equal to itself alone, and so a key of dictionaries.
 
     Attributes:
         text: The text that was encoded, after schedules were resolved, with its weight syntax.

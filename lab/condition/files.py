@@ -40,17 +40,17 @@ def write_embeds(
     """
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: prompt embeddings go into a .safetensors file")
-    entries = list({id(entry): entry for part in conditioning.parts for _, entry in part.entries}.values())
+    entries = list(dict.fromkeys(entry for part in conditioning.parts for _, entry in part.entries))
     tensors = dict(extra or {})
     for number, entry in enumerate(entries):
         tensors[_name("embeds", number)] = entry.embeds.contiguous().clone()
         if entry.pooled is not None:
             tensors[_name("pooled", number)] = entry.pooled.contiguous().clone()
-    numbers = {id(entry): number for number, entry in enumerate(entries)}
+    numbers = {entry: number for number, entry in enumerate(entries)}
     content = {
         "prompt": conditioning.prompt,
         "parts": [
-            {"weight": part.weight, "entries": [(until, numbers[id(entry)]) for until, entry in part.entries]}
+            {"weight": part.weight, "entries": [(until, numbers[entry]) for until, entry in part.entries]}
             for part in conditioning.parts
         ],
         "texts": [_described(entry) for entry in entries],

@@ -3,11 +3,9 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import cpu_offload_with_hook
-from torch import Tensor, nn
 
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
@@ -64,44 +62,6 @@ def _has_amx() -> bool:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-
-
-EXACT_INPUTS = {"timestep", "added_cond_kwargs"}
-"""U-Net inputs that keep their precision: bfloat16 has no 999, and the U-Net embeds these in float32 itself."""
-
-
-def speak_float32(unet: nn.Module) -> None:
-    """Lets a U-Net of lower precision take float32 inputs and answer in float32.
-
-    Text encoders, latents and VAE stay in float32 beside it, and diffusers' pipelines cast nothing between them.
-    """
-    precision = next(unet.parameters()).dtype
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        sample, timestep, others = args[:1], args[1:2], args[2:]
-        exact = {name: value for name, value in kwargs.items() if name in EXACT_INPUTS}
-        return _cast(sample, precision) + timestep + _cast(others, precision), _cast(
-            kwargs, precision
-        ) | exact
-
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return _cast(output, torch.float32)
-        return type(output)(sample=output.sample.float())
-
-    unet.register_forward_pre_hook(before, with_kwargs=True)
-    unet.register_forward_hook(after)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """The floating tensors in nested tuples and dicts, cast."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_cast(item, dtype) for item in value)
-    if isinstance(value, dict):
-        return {name: _cast(item, dtype) for name, item in value.items()}
-    return value
 
 
 def check_machine(options: ModelOptions, device: torch.device) -> None:

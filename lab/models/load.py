@@ -8,10 +8,11 @@ import torch
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
 from lab.models.defaults import generation_defaults
-from lab.models.device import arrange, check_machine, pick_device, pick_dtype, speak_float32
+from lab.models.device import arrange, check_machine, pick_device, pick_dtype
 from lab.models.family import check_channels, tower_keys
 from lab.models.folder import Parts, read_folder
 from lab.models.source import locate
+from lab.models.unet import add_float32_interface
 from lab.models.vae import read_vae
 
 
@@ -50,7 +51,7 @@ def load_options(options: ModelOptions) -> Bundle:
         bundle = fuse_all(bundle)
     arrange(bundle)
     if dtype != torch.float32:
-        speak_float32(bundle.unet)
+        add_float32_interface(bundle.unet)
     return bundle
 
 

@@ -1,14 +1,13 @@
 """Classifier-free guidance: the arithmetic on predictions, and the calls of the U-Net that it combines."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.models.bundle import Bundle
+from lab.models.unet import call_unet, takes_guidance_scale
 from lab.sample.plan import Job
 
 
@@ -66,12 +65,11 @@ class Predictor:
         self._settings = jobs[0].settings
         self._scale = torch.tensor([job.settings.guidance for job in jobs], device=bundle.device)
         self._positive = _Side(bundle, [job.positive for job in jobs])
-        # Models distilled with guidance take the scale as an input (LCM, 2310.04378) and are not guided again.
-        self._scale_input = self._embedded_scale()
-        self._guided = jobs[0].guided and self._scale_input is None
+        self._takes_scale = takes_guidance_scale(bundle.unet)
+        self._guided = jobs[0].guided and not self._takes_scale
         # Jobs that are not guided share a batch however their negative prompts are composed, as these take no part.
         self._negative = _Side(bundle, [job.negative for job in jobs] if self._guided else [])
-        self._prepared: dict[tuple[int, ...], tuple[Tensor, dict[str, Any]]] = {}
+        self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
@@ -100,36 +98,31 @@ class Predictor:
     def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
         """One U-Net call over all members (each a list of one encoding an image)."""
         copies = len(members)
-        texts, extra = self._inputs([encoding for member in members for encoding in member])
-        if self._scale_input is not None:
-            extra = extra | {"timestep_cond": self._scale_input.repeat(copies, 1)}
-        noisy = noisy.to(self._bundle.dtype).repeat(copies, 1, 1, 1)
-        output = self._bundle.unet(noisy, timestep, encoder_hidden_states=texts, return_dict=False, **extra)
-        return output[0].float().chunk(copies)
+        embeds, pooled = self._stacked([encoding for member in members for encoding in member])
+        sizes = self._settings.time_ids
+        output = call_unet(
+            self._bundle.unet,
+            noisy.repeat(copies, 1, 1, 1),
+            timestep,
+            embeds,
+            pooled,
+            None if sizes is None else torch.tensor([sizes] * len(embeds)),
+            self._scale.repeat(copies) if self._takes_scale else None,
+        )
+        return output.chunk(copies)
 
-    def _inputs(self, rows: Sequence[Encoding]) -> tuple[Tensor, dict[str, Any]]:
-        """Prompt embeddings (rows, n, d) and SDXL's size conditioning, moved to the device once for many steps."""
-        key = tuple(id(row) for row in rows)
+    def _stacked(self, rows: Sequence[Encoding]) -> tuple[Tensor, Tensor | None]:
+        """Prompt embeddings (rows, n, d) and SDXL's pooled ones (rows, p), moved to the device once for many steps."""
+        key = tuple(rows)
         # What gradients pass is never taken from before.
-        if torch.is_grad_enabled() or key not in self._prepared:
-            device = self._bundle.device
-            extra: dict[str, Any] = {}
-            if self._settings.time_ids is not None:
-                pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]).to(device)
-                time_ids = torch.tensor(
-                    [self._settings.time_ids] * len(rows), dtype=torch.float32, device=device
-                )
-                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
-            texts = torch.stack([row.embeds for row in rows]).to(device, self._bundle.dtype)
-            self._prepared[key] = texts, extra
-        return self._prepared[key]
-
-    def _embedded_scale(self) -> Tensor | None:
-        width = self._bundle.unet.config.time_cond_proj_dim
-        if width is None:
-            return None
-        embedding = get_timestep_embedding((self._scale - 1) * 1000, width, downscale_freq_shift=1)
-        return embedding.to(self._bundle.dtype)
+        if torch.is_grad_enabled() or key not in self._texts:
+            device, dtype = self._bundle.device, self._bundle.dtype
+            pooled = [row.pooled for row in rows if row.pooled is not None]
+            self._texts[key] = (
+                torch.stack([row.embeds for row in rows]).to(device, dtype),
+                torch.stack(pooled).to(device, dtype) if pooled else None,
+            )
+        return self._texts[key]
 
 
 class _Side:

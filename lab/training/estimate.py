@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
 
 BACKWARD_SHARE = 2.1
@@ -47,12 +48,11 @@ def peak_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
 
 def seconds_per_step(bundle: Bundle, config: TrainConfig, work: WorkOf) -> float:
     """Measured from one forward pass of the U-Net for one example, after one to warm up."""
-    sample, timestep, embeds, extra = _inputs(bundle, config, bundle.device)
+    inputs = _inputs(bundle, config, bundle.device)
     with torch.no_grad():
         for _ in range(2):
             began = time.perf_counter()
-            output = bundle.unet(sample, timestep, embeds, added_cond_kwargs=extra, return_dict=False)[0]
-            float(output.float().sum())  # waits for the device
+            float(call_unet(bundle.unet, *inputs).sum())  # waits for the device
             seconds = time.perf_counter() - began
     cost = work(bundle, config)
     back = BACKWARD_SHARE + (1.0 if config.gradient_checkpointing else 0.0)
@@ -147,9 +147,9 @@ def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
     nn.Module.to(unet, bundle.unet.dtype).requires_grad_(False)  # diffusers' own `to` logs a warning
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    sample, timestep, embeds, extra = _inputs(bundle, config, torch.device("meta"))
+    noisy, timesteps, embeds, *added = _inputs(bundle, config, torch.device("meta"))
     embeds.requires_grad_(True)
-    return _kept(unet, lambda: unet(sample, timestep, embeds, added_cond_kwargs=extra, return_dict=False))
+    return _kept(unet, lambda: call_unet(unet, noisy, timesteps, embeds, *added))
 
 
 def _kept_by_decoder(bundle: Bundle, config: TrainConfig) -> int:
@@ -180,15 +180,15 @@ def _kept(module: nn.Module, run: Callable[[], object]) -> int:
 
 def _inputs(
     bundle: Bundle, config: TrainConfig, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor] | None]:
-    """What the U-Net takes for one example."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What `call_unet` takes for one example: noisy latents, timesteps, prompt embeddings, pooled, time ids."""
     side = (config.resolution or bundle.defaults.width) // bundle.vae_scale
     dtype = bundle.unet.dtype
     context = min(tower.context_length for tower in bundle.towers)
-    sample = torch.zeros(1, bundle.unet.config.in_channels, side, side, device=device, dtype=dtype)
+    noisy = torch.zeros(1, bundle.unet.config.in_channels, side, side, device=device, dtype=dtype)
     embeds = torch.zeros(1, context, bundle.unet.config.cross_attention_dim, device=device, dtype=dtype)
-    extra = None
+    pooled = time_ids = None
     if bundle.family == "sdxl":
         pooled = torch.zeros(1, bundle.towers[-1].width, device=device, dtype=dtype)
-        extra = {"text_embeds": pooled, "time_ids": torch.zeros(1, 6, device=device, dtype=dtype)}
-    return sample, torch.zeros(1, device=device, dtype=torch.long), embeds, extra
+        time_ids = torch.zeros(1, 6, device=device)
+    return noisy, torch.zeros(1, device=device, dtype=torch.long), embeds, pooled, time_ids

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder
 from lab.training.data.examples import Data, Example
@@ -96,16 +97,9 @@ class Denoising(Task[Example]):
     def _run(
         self, noisy: Tensor, timesteps: Tensor, examples: Sequence[Example], captions: Sequence[str]
     ) -> Tensor:
-        unet = self._bundle.unet
         embeds, pooled = self._encode(captions)
-        prediction = unet(
-            noisy.to(unet.dtype),
-            timesteps,
-            embeds.to(unet.dtype),
-            added_cond_kwargs=self._size_conditioning(examples, pooled),
-            return_dict=False,
-        )[0]
-        return prediction.float()
+        sizes = torch.tensor([self._time_ids(example) for example in examples])
+        return call_unet(self._bundle.unet, noisy, timesteps, embeds, pooled, sizes)
 
     def _draw(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents, noise, and loss weights (b, 1, h, w) of mean 1 in each image, or None."""
@@ -120,18 +114,8 @@ class Denoising(Task[Example]):
         maps = torch.stack([entry.get("weight", torch.ones_like(mean[0, 0])) for entry in entries])[:, None]
         return mean + std * sample, noise, maps / maps.mean(dim=(1, 2, 3), keepdim=True)
 
-    def _size_conditioning(
-        self, examples: Sequence[Example], pooled: Tensor | None
-    ) -> dict[str, Tensor] | None:
-        """SDXL's pooled embeddings and time ids: size before scaling, where it was cut, size after (2307.01952)."""
-        if self._bundle.family != "sdxl":
-            return None
-        assert pooled is not None
-        dtype = self._bundle.unet.dtype
-        time_ids = torch.tensor([self._time_ids(example) for example in examples], device=self._bundle.device)
-        return {"text_embeds": pooled.to(dtype), "time_ids": time_ids.to(dtype)}
-
     def _time_ids(self, example: Example) -> tuple[int, ...]:
+        """SDXL's: the size before scaling, where it was cut, and the size after (2307.01952)."""
         view = self._data.views[example.view]
         width, height = self._data.pictures[view.picture].size
         return (height, width, view.top, view.left, view.bucket.height, view.bucket.width)
