@@ -36,8 +36,8 @@ from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
 from lab.models.device import arrange
 from lab.models.load import load_options
+from lab.models.patches import frozen
 from lab.score.clip import image_features, open_clip
-from lab.training.frozen import frozen
 from lab.training.loop import Loop
 from lab.training.objectives.table import find_objective
 from lab.training.prepare import Prepared, prepare

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lab.analysis.capture import Recorder, capturing
 from lab.condition.conditioning import Encoding, TokenSpan
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.bundle import Bundle
+from lab.models.patches import AttentionRecorder, attention_recorded
 from lab.sample.denoise import Step, denoise
 from lab.sample.pixels import decode
 from lab.sample.plan import Job, batches
@@ -171,7 +171,7 @@ def heat_maps(
     Args:
         targets: What will be asked of every result; checked before anything is computed.
         steps: Denoising steps that count, from 0, such as `range(5)`; all by default.
-        layers, heads: See `lab.analysis.capture.capturing`.
+        layers, heads: See `lab.models.patches.attention_recorded`.
 
     Returns:
         One result for each job, in their order.
@@ -185,7 +185,7 @@ def heat_maps(
             check_target(job, target)
     made: dict[int, HeatMaps] = {}
     for batch in batches(jobs, BATCH):
-        with capturing(bundle.unet, layers, heads) as recorder:
+        with attention_recorded(bundle.unet, layers, heads) as recorder:
             collector = _Collector(batch, recorder, steps)
             latents = denoise(bundle, batch, collector)
         made.update(zip(map(id, batch), collector.finish(decode(bundle, latents)), strict=True))
@@ -195,7 +195,7 @@ def heat_maps(
 class _Collector:
     """Files the maps of each call of the U-Net under the images, sides and encodings that they belong to."""
 
-    def __init__(self, batch: Sequence[Job], recorder: Recorder, steps: Container[int] | None):
+    def __init__(self, batch: Sequence[Job], recorder: AttentionRecorder, steps: Container[int] | None):
         self._batch = batch
         self._recorder = recorder
         self._steps = steps
@@ -203,7 +203,7 @@ class _Collector:
         self._found: list[dict[tuple[Side, int, str], KeyMaps]] = [{} for _ in batch]
 
     def __call__(self, step: Step) -> None:
-        shares = self._recorder.take()
+        shares = self._recorder.pop_maps()
         if self._steps is not None and step.step not in self._steps:
             return
         height, width = step.prediction.shape[-2:]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from lab.analysis.capture import choose_layers
 from lab.analysis.figures import as_svg
 from lab.analysis.geometry import draw_geometries, learned_geometry
 from lab.analysis.guidance_curve import check_pair, curve_svg, guidance_difference
@@ -16,6 +15,7 @@ from lab.comparing.cells import is_own, plan_cells
 from lab.comparing.experiment import Cell, Experiment, Variant
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.patches import cross_attention_layers
 from lab.sample.plan import Job
 
 
@@ -66,7 +66,7 @@ def check_panels(bundle: Bundle, experiment: Experiment) -> None:
         raise InputError(f"heat_map: {_OTHER_MODELS}")
     if experiment.config.heat_layers and not experiment.config.heat_map:
         raise InputError("heat_layers: there is no heat map to take them for; name a word with --heat-map")
-    choose_layers(bundle.unet, experiment.config.heat_layers)
+    cross_attention_layers(bundle.unet, experiment.config.heat_layers)
     for target in map(_target, experiment.config.heat_map):
         if not any(_has(job, target) for job in jobs):
             for job in jobs:

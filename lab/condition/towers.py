@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lab.condition.chunks import Chunk, chunk_ids
-from lab.condition.vectors import Placement, Vectors, scattered
+from lab.condition.vectors import Vectors
 from lab.errors import InputError
 from lab.models.bundle import Bundle, Family, TextTower
+from lab.models.patches import Placement, learned_rows
 
 
 class Hidden(NamedTuple):
@@ -55,7 +56,7 @@ def encode_chunks(
         if not padded:
             ids = ids[:, : max(sum(piece.length for piece in chunk) for chunk in chunks) + 2]
         back = layers_back(bundle.family, tower, clip_skip)
-        with scattered(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
+        with learned_rows(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
             state, output = run_tower(bundle.family, tower, ids, back)
         states.append(state)
         pooled = getattr(output, "text_embeds", pooled)

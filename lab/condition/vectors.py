@@ -1,10 +1,8 @@
-"""Learned vectors take the place of token embeddings for one call of a text encoder, and leave no trace."""
+"""Learned vectors by the names that prompts call them, and by the text encoder that reads them."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
@@ -14,42 +12,6 @@ Vectors = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
 
 _FAMILIES = {(768,): "SD 1.x", (1024,): "SD 2.x", (768, 1280): "SDXL"}
-
-
-class Placement(NamedTuple):
-    """Where learned vectors go in a batch of token ids.
-
-    Attributes:
-        entries, positions: (k,) each: batch entry and position in it of every row.
-        rows: (k, width).
-    """
-
-    entries: Tensor
-    positions: Tensor
-    rows: Tensor
-
-
-@contextmanager
-def scattered(encoder: nn.Module, placement: Placement | None) -> Iterator[None]:
-    """Inside the block, `encoder` sees the rows of `placement` in place of its own token embeddings.
-
-    A forward hook on the input-embedding module replaces rows of its output: table and tokenizer are never
-    resized, and gradients flow into the rows. The hook is gone when the block ends, however it ends.
-    """
-    if placement is None:
-        yield
-        return
-
-    def put(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        index = placement.entries.to(output.device), placement.positions.to(output.device)
-        return output.index_put(index, placement.rows.to(output))
-
-    table: nn.Module = encoder.get_input_embeddings()  # type: ignore[operator]
-    handle = table.register_forward_hook(put)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def by_name(embeddings: Iterable[Embedding] | Mapping[str, Embedding]) -> Mapping[str, Embedding]:

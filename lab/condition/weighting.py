@@ -17,8 +17,9 @@ from torch import Tensor
 from lab.condition.chunks import Chunk, chunk_ids
 from lab.condition.config import Dialect, Weighting
 from lab.condition.towers import layers_back, run_tower
-from lab.condition.vectors import Placement, Vectors, scattered
+from lab.condition.vectors import Vectors
 from lab.models.bundle import Bundle, TextTower
+from lab.models.patches import Placement, learned_rows
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _encode(
             picked = torch.stack([rows[index] for index in (ids[learned] - vocabulary).tolist()])
             entries, positions = learned.nonzero(as_tuple=True)
             placement = Placement(entries, positions, picked)
-        with scattered(tower.encoder, placement):
+        with learned_rows(tower.encoder, placement):
             state, _ = run_tower(bundle.family, tower, ids.masked_fill(learned, 0), back, mask)
         return state.float()
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lab.models.bundle import Bundle
+from lab.models.patches import text_keys_kept
 from lab.sample.guidance import Predictor
-from lab.sample.keys import keeping_keys
 from lab.sample.plan import Job
 from lab.sample.schedulers import make_scheduler
 
@@ -67,7 +67,7 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
         (b, c, h, w) float32 on the bundle's device.
     """
     on_cpu = bundle.device.type == "cpu" and not bundle.options.compile  # GPUs would give memory for no time
-    with keeping_keys(bundle.unet) if on_cpu else nullcontext():
+    with text_keys_kept(bundle.unet) if on_cpu else nullcontext():
         return _denoise(bundle, jobs, observer)
 
 

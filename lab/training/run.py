@@ -1,8 +1,11 @@
 """`lab.train`: from a config to learned embeddings, with everything on disk that resumes and explains the run."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -12,13 +15,13 @@ from lab.embeddings.embedding import Embedding
 from lab.embeddings.read import read_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.patches import frozen
 from lab.sample.engine import Note
 from lab.training.checkpoint import load_checkpoint
 from lab.training.config import TrainConfig
 from lab.training.data.latents import Progress
 from lab.training.estimate import check_memory, what_would_fit
 from lab.training.folder import TrainingFolder
-from lab.training.frozen import frozen, interruptible
 from lab.training.loop import Ending, Loop, Report
 from lab.training.objectives.table import find_objective
 from lab.training.prepare import Prepared, prepare, settled
@@ -205,3 +208,27 @@ class _Run:
             self._saver.save(embedding, self._folder.path / embedding.name, step, final=True)
             if embedding.kind == "negative":
                 self._saver.save_encoded(embedding, self._folder.path / "embeds")
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether Ctrl-C or a termination signal came; a second one interrupts at once.
+
+    So a step is finished and saved before the run ends. Outside the main thread signals keep their meaning.
+    """
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    if current_thread() is not main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

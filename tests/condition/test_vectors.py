@@ -9,9 +9,9 @@ from lab.condition.chunks import lay_out, split_rule
 from lab.condition.encode import encode
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import encode_chunks
-from lab.condition.vectors import Placement, scattered
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
+from lab.models.patches import Placement, learned_rows
 from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references
 from tests.condition.samples import close, embedding_for
@@ -65,7 +65,7 @@ def test_a_hundred_loads_leave_no_trace(sd1):
 def test_the_hook_goes_when_encoding_fails(sd1):
     encoder = sd1.towers[0].encoder
     narrow = Placement(torch.tensor([0]), torch.tensor([1]), torch.zeros(1, 5))
-    with pytest.raises(RuntimeError), scattered(encoder, narrow):
+    with pytest.raises(RuntimeError), learned_rows(encoder, narrow):
         encoder(torch.zeros(1, 77, dtype=torch.long))
     assert not encoder.get_input_embeddings()._forward_hooks
 

@@ -8,13 +8,13 @@ from diffusers import AutoencoderTiny
 import lab
 from lab.condition.encode import encode
 from lab.errors import InputError
+from lab.models.patches import frozen
 from lab.sample.denoise import denoise
 from lab.sample.plan import Job
 from lab.score.metrics import METRICS, Metric
 from lab.training.config import TrainConfig
 from lab.training.data.prompts import read_prompt_data
 from lab.training.estimate import peak_memory
-from lab.training.frozen import frozen
 from lab.training.objectives.reward import Ascent, work
 from lab.training.run import train
 from lab.training.vectors import Learned

@@ -4,8 +4,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from lab.errors import InputError
+from lab.models.patches import frozen
 from lab.training.data.examples import read_data
-from lab.training.frozen import frozen
 from lab.training.objectives.denoising import Denoising, alphas_cumprod, corrupt, huber, min_snr, squared
 from lab.training.vectors import Learned, from_text
 

@@ -10,8 +10,8 @@ import lab
 from lab.cli.main import main
 from lab.embeddings.library import collect
 from lab.errors import InputError
+from lab.models.patches import frozen
 from lab.training.config import TrainConfig
-from lab.training.frozen import frozen
 from lab.training.objectives.pair import Pair, read_pair_data
 from lab.training.prepare import prepare
 from lab.training.run import train
