@@ -46,13 +46,48 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals to write `path` into one line for people."""
+    """Turns the operating system's refusals to write `path` into one line for people.
+
+    An error that names a file elsewhere, such as one that the block reads, passes as it is. A full disk names no file:
+    nothing but the writing of `path` belongs in the block.
+
+    Raises:
+        InputError: the disk is full, or the file or its folder cannot be written.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in _REASONS:
+        if error.errno not in _REASONS or not _is_about(error, path):
             raise
         raise InputError(f"{path}: cannot write: {_REASONS[error.errno]}") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder in which nothing could be written, before any work is done; makes no folder.
+
+    Raises:
+        InputError: a file is in the way, the file system is read-only or full, or writing is not permitted.
+    """
+    folder = folder.expanduser()
+    if folder.is_file():
+        raise InputError(f"{folder}: cannot write: {_REASONS[errno.EEXIST]}")
+    place = folder.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0) or f"{error.strerror}; choose another --out"
+        raise InputError(f"{folder}: cannot write: {reason}") from None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether the error names no file, or one in the folder of `path` or above it."""
+    if not isinstance(error.filename, str):
+        return True
+    named, folder = Path(error.filename).absolute(), path.absolute().parent
+    return named.parent == folder or named in (folder, *folder.parents)
 
 
 def _umask() -> int:
