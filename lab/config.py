@@ -4,20 +4,111 @@ A config class defines each option once, as a field with its type, range, defaul
 schema, the command-line flags and the Python keyword arguments all come from that one definition.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from lab.errors import InputError, did_you_mean
+
+
+class OneOf:
+    """Metadata of a type: a text that is a key of `table`, as the table is when a value is checked."""
+
+    def __init__(self, table: Mapping[str, Any], what: str):
+        self.table = table
+        self.what = what
+
+    def check(self, name: str) -> str:
+        """Returns the name if the table has it.
+
+        Raises:
+            ValueError: it has not, with the nearest names.
+        """
+        if name not in self.table:
+            raise ValueError(f"unknown {self.what} '{name}'{did_you_mean(name, self.table)}")
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.table)}
+
+
+def one_of(table: Mapping[str, Any], what: str) -> OneOf:
+    """Makes an option out of a table: `dialect: Annotated[str, one_of(DIALECTS, "dialect")] = "a1111"`.
+
+    Values are checked when a config is built, so that an entry that was added later counts; the help text of the
+    option lists the table's names.
+
+    Args:
+        table: What can be chosen, by name.
+        what: What the names are names of, for the error.
+    """
+    return OneOf(table, what)
+
+
+def _existing_file(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a file is wanted")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return path
+
+
+def _existing_folder(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_file():
+        raise ValueError(f"{path} is a file, and a folder is wanted")
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    return path
+
+
+def _existing_path(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    return path
+
+
+ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+"""A file that is there when the config is built; `~` is the home folder."""
+
+ExistingFolder = Annotated[Path, AfterValidator(_existing_folder)]
+"""A folder that is there when the config is built; `~` is the home folder."""
+
+ExistingPath = Annotated[Path, AfterValidator(_existing_path)]
+"""A file or folder that is there when the config is built; `~` is the home folder."""
 
 
 class Config(BaseModel):
     """A frozen, validated set of options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Puts the names of a table behind the help text of the option that chooses from it."""
+        for name in cls.__annotations__.keys() & cls.model_fields.keys():
+            field = cls.model_fields[name]
+            names = [key for part in _metadata(field) for key in part.table]
+            if names:
+                field.description = f"{field.description or ''} [choices: {', '.join(names)}]".strip()
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], where: str = "options") -> Self:
@@ -62,6 +153,16 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _metadata(field: Any) -> Iterator[OneOf]:
+    """The tables from which a field, or any member of its type, chooses."""
+    yield from (part for part in getattr(field, "metadata", ()) if isinstance(part, OneOf))
+    waiting = [getattr(field, "annotation", field)]
+    while waiting:
+        parts = get_args(waiting.pop())
+        yield from (part for part in parts if isinstance(part, OneOf))
+        waiting += parts
+
+
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Returns the settings and the line on which each top-level key stands."""
     try:
@@ -91,5 +192,6 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float)) else ""
+    quoted = isinstance(given, (str, int, float)) and str(given) not in message
+    shown = f" (given: {given!r})" if quoted else ""
     return f"{name}: {message}{shown}" if name else message

@@ -1,7 +1,10 @@
+import json
+from typing import Annotated
+
 import pytest
 from pydantic import Field
 
-from lab.config import Config
+from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
 from lab.errors import InputError, did_you_mean
 from lab.sample.config import GenerateConfig
 
@@ -72,3 +75,60 @@ def test_every_option_has_a_help_text():
 def test_did_you_mean():
     assert did_you_mean("eulr", ["euler", "euler-a", "ddim"]) == "; nearest: euler, euler-a"
     assert did_you_mean("xyz", ["ddim", "lcm"]) == "; known: ddim, lcm"
+
+
+SHAPES = {"round": 1, "square": 2}
+
+
+class Chosen(Config):
+    shape: Annotated[str, one_of(SHAPES, "shape")] | None = None
+    """What it looks like."""
+
+    shapes: list[Annotated[str, one_of(SHAPES, "shape")]] = Field(default_factory=list)
+    """All of them."""
+
+    file: ExistingFile | None = None
+    folder: ExistingFolder | None = None
+    either: ExistingPath | None = None
+
+
+class Inherited(Chosen):
+    pass
+
+
+def test_a_table_makes_an_option_with_the_nearest_names(monkeypatch):
+    with pytest.raises(InputError, match=r"^options: shape: unknown shape 'squar'; nearest: square$"):
+        Chosen.build({"shape": "squar"})
+    with pytest.raises(InputError, match=r"^options: shapes.0: unknown shape"):
+        Chosen.build({"shapes": ["squar"]})
+    monkeypatch.setitem(SHAPES, "squar", 3)
+    assert Chosen.build({"shape": "squar"}).shape == "squar"
+
+
+def test_a_tables_names_are_in_the_help_text_and_the_schema():
+    for kind in (Chosen, Inherited):
+        described = kind.model_fields["shape"].description, kind.model_fields["shapes"].description
+        assert described == (
+            "What it looks like. [choices: round, square]",
+            "All of them. [choices: round, square]",
+        )
+    assert '"enum": ["round", "square"]' in json.dumps(Chosen.model_json_schema())
+
+
+def test_inputs_have_to_be_there(tmp_path):
+    (tmp_path / "x.txt").write_text("x")
+    for settings, said in [
+        ({"file": tmp_path / "y"}, "file: .*y: no such file$"),
+        ({"file": str(tmp_path)}, "file: .* is a folder, and a file is wanted$"),
+        ({"folder": str(tmp_path / "y")}, "folder: .*y: no such folder$"),
+        ({"folder": tmp_path / "x.txt"}, "folder: .* is a file, and a folder is wanted$"),
+        ({"either": tmp_path / "y"}, "either: .*y: no such file or folder$"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            Chosen.build(settings)
+    Chosen.build({"file": tmp_path / "x.txt", "folder": tmp_path, "either": tmp_path})
+
+
+def test_paths_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Chosen.build({"folder": "~"}).folder == tmp_path
