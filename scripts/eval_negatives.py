@@ -31,13 +31,13 @@ import torch
 import lab
 from lab.embeddings.read import read_all
 from lab.files import atomic
-from lab.images import images_in, read_pixels, to_tensor
+from lab.images import fit, images_in, open_image, read_pixels, to_tensor
 from lab.models.bundle import Bundle
-from lab.sample.config import read_lines
-from lab.sample.pixels import open_image, posterior, to_pixels
+from lab.sample.pixels import posterior, to_pixels
 from lab.score.clip import Clip
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
+from lab.text import read_lines
 from lab.training.streams import stream
 from lab.training.vectors import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
@@ -217,7 +217,7 @@ def judged_clean(bundle: Bundle, judge: Path, files: Sequence[Path]) -> Array:
     assert quality is not None, "asked for by name"
     size, found = (bundle.defaults.width, bundle.defaults.height), []
     for some in batches(files, 8):
-        pixels = to_tensor([open_image(file, size) for file in some])
+        pixels = to_tensor([fit(open_image(file), size) for file in some])
         found.append(quality.degraded(to_pixels(bundle, posterior(bundle, pixels * 2 - 1)[0])).cpu())
     return torch.cat(found).double().numpy()
 

@@ -28,18 +28,18 @@ def rerun(
     out: Where to write it; by default beside the first, with -again in its name.
     """
     from lab.images import likeness
-    from lab.runs.png import read_record, save_image
+    from lab.runs.png import read_record
 
     record = read_record(image)
     from lab.models.load import load_options
-    from lab.sample.generate import plan, stream
-    from lab.sample.record import config_of
+    from lab.sample.generate import generate
+    from lab.sample.record import config_of, save_result
 
     config = config_of(record if device is None else record | {"device": device})
     bundle = load_options(config)
-    (result,) = stream(bundle, config, plan(bundle, config))
+    (result,) = generate(bundle, config)
     path = out or image.with_stem(f"{image.stem}-again")
-    save_image(path, result.image, result.record)
+    save_result(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
     for key, what in MAKERS.items():
         if result.record.get(key) != record.get(key):

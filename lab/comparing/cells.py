@@ -6,7 +6,7 @@ from itertools import groupby
 from accelerate import PartialState
 
 from lab.comparing.experiment import Cell, Experiment
-from lab.condition.encode import PromptEncoder, encode_pairs
+from lab.condition.encode import PromptEncoder
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
@@ -14,8 +14,8 @@ from lab.models.load import load_options
 from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig, SamplingOptions
 from lab.sample.engine import Note, Progress, run_jobs
-from lab.sample.plan import Job
-from lab.sample.record import make_record
+from lab.sample.plan import Job, Request, plan
+from lab.sample.record import make_record, parameters_text
 from lab.sample.settings import Settings, resolve
 
 SLAB = 256
@@ -48,15 +48,14 @@ def make_cells(
 
 def plan_cells(bundle: Bundle, cells: Sequence[Cell]) -> list[Job]:
     """Jobs for cells of one model: each distinct text is encoded once for each way of reading it."""
-    settings = _settings(bundle, cells)
     jobs: dict[int, Job] = {}
     for alike in _ways(cells):
-        options = alike[0].options
-        texts = [(cell.prompt, cell.options.negative_prompt) for cell in alike]
         used = {each.name: each for cell in alike for each in cell.used}
-        pairs = encode_pairs(bundle, texts, list(used.values()), options, settings[id(options)].steps)
-        for cell, (positive, negative) in zip(alike, pairs, strict=True):
-            jobs[cell.index] = Job(cell.index, positive, negative, cell.seed, settings[id(cell.options)])
+        asked = [
+            Request(cell.index, cell.prompt, cell.options.negative_prompt, cell.seed, cell.options)
+            for cell in alike
+        ]
+        jobs |= {job.index: job for job in plan(bundle, asked, used)}
     return [jobs[cell.index] for cell in cells]
 
 
@@ -134,11 +133,10 @@ def _make(
     on_progress: Progress | None,
     on_note: Note | None,
 ) -> None:
-    options = {cell.index: cell.options for cell in cells}
     jobs = plan_cells(bundle, cells)
     for sample in run_jobs(bundle, jobs, experiment.config.batch_size, _Heard(on_progress, on_note)):
-        index = sample.job.index
-        folder.save(index, sample.image, make_record(bundle, options[index], sample.job))
+        record = make_record(bundle, sample.job)
+        folder.save(sample.job.index, sample.image, record, parameters_text(record))
 
 
 def _model(cell: Cell) -> str:

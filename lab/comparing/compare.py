@@ -1,11 +1,9 @@
 """`lab.compare`: what variants change, how much, and how sure that is."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 
 from lab.comparing.cells import by_model, check_cells, make_cells
@@ -16,10 +14,10 @@ from lab.comparing.report import write_report
 from lab.comparing.scores import EFFECT_COLUMNS, choose, find_effects, image_rows, score_cells, write_table
 from lab.comparing.sentences import Answer, answers, caveats
 from lab.embeddings.library import Sources
-from lab.files import atomic
 from lab.models.bundle import Bundle
-from lab.runs.run import RunFolder
+from lab.runs.run import RunFolder, run_digest
 from lab.sample.engine import Note, Progress
+from lab.sample.record import model_contents
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
 
@@ -107,43 +105,16 @@ def compare(
 
 def _open(bundle: Bundle, experiment: Experiment, state: PartialState) -> Path:
     """Begins the run's folder or goes on in it; metrics may differ from those of the run that it holds."""
-    text = _identity(bundle, experiment)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    out = experiment.config.out or Path("outputs", f"compare-{digest}")
+    config = experiment.config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+    contents = model_contents(bundle)
+    digests: dict[str, set[str]] = {}
+    for cell in experiment.pictures:
+        for each in cell.used:
+            digests.setdefault(f"embedding {each.name}", set()).add(each.provenance.sha256)
+    contents |= {name: "+".join(sorted(some)) for name, some in digests.items()}
+    out = experiment.config.out or Path("outputs", f"compare-{run_digest(config, contents)[:8]}")
+    judging = {*ScoreOptions.model_fields, "heat_map", "heat_layers", "guidance_curve"}
     if state.is_main_process:
-        stored = out / "config.yaml"
-        if stored.is_file() and _same_images(stored.read_text(encoding="utf-8"), text):
-            with atomic(stored) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        RunFolder.open(out, text)
+        RunFolder.open(out, config, contents, judging)
     state.wait_for_everyone()
     return out
-
-
-def _identity(bundle: Bundle, experiment: Experiment) -> str:
-    """The config with what else decides the images: the weights and the embeddings."""
-    used = {(each.name, each.provenance.sha256[:10]) for cell in experiment.pictures for each in cell.used}
-    lines = [
-        f"# model {bundle.hash[:10]}",
-        *(f"# embedding {name} {digest}" for name, digest in sorted(used)),
-    ]
-    stored = experiment.config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
-    return "\n".join([*lines, stored])
-
-
-def _same_images(before: str, now: str) -> bool:
-    """Whether two configs differ in nothing but how images are judged."""
-
-    def comments(text: str) -> list[str]:
-        return [line for line in text.splitlines() if line.startswith("#")]
-
-    try:
-        one, other = yaml.safe_load(before), yaml.safe_load(now)
-    except yaml.YAMLError:
-        return False
-    judging = {*ScoreOptions.model_fields, "heat_map", "heat_layers", "guidance_curve"}
-    kept = [
-        {key: value for key, value in each.items() if key not in judging} if isinstance(each, dict) else None
-        for each in (one, other)
-    ]
-    return kept[0] is not None and kept[0] == kept[1] and comments(before) == comments(now)

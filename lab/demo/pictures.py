@@ -8,7 +8,6 @@ from typing import Any
 
 from lab.models.bundle import Bundle
 from lab.runs.pages import Figure, Section
-from lab.runs.run import RunFolder
 from lab.sample.generate import generate
 from lab.terminal import Bars
 
@@ -78,13 +77,12 @@ def scales(bundle: Bundle, out: Path) -> Section:
 
 def make(bundle: Bundle, folder: Path, **settings: Any) -> list[Figure]:
     """Generates the images of one section into its folder."""
-    with Bars(folder.name) as bar:
-        results = generate(bundle, listener=bar, **settings)
-    run = RunFolder(folder)
-    paths = [run.save(result.index, result.image, result.record) for result in results]
+    with Bars(folder.name) as bars:
+        results = generate(bundle, out=fresh(folder), listener=bars, **settings)
     return [
-        Figure(f"{folder.name}/{path.name}", f"seed {result.record['seed']}", result.record)
-        for path, result in zip(paths, results, strict=True)
+        Figure(f"{folder.name}/{result.path.name}", f"seed {result.record['seed']}", result.record)
+        for result in results
+        if result.path is not None
     ]
 
 

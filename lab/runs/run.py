@@ -1,9 +1,16 @@
-"""A folder of generated images: what was asked for, and what of it is done."""
+"""The folder of a run: what was asked for and from what, how much of it is done, and who is writing in it."""
 
+import fcntl
+import hashlib
+import json
+import os
 import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 import yaml
 from PIL import Image
@@ -12,56 +19,193 @@ from lab.errors import InputError
 from lab.files import atomic, writing
 from lab.runs.png import save_image
 
-_NAME = re.compile(r"(\d{5,})-seed\d+.*\.png")
+_NAME = re.compile(r"(\d{5,})-seed(\d+)(-[a-z0-9-]+)?\.png")
+
+SHOWN = 3
+"""Differences from the run in a folder that are named."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Images named so that they sort as they were asked for, beside the config that makes them again."""
+    """A run on disk: `config.yaml` that starts it again, `contents.sha256` with a digest of each thing it is made of.
+
+    Whether a folder holds the same run is decided by the settings in the one and by all of the other, never by the
+    names of files. Images are named so that they sort as they were asked for.
+    """
 
     path: Path
 
     @classmethod
-    def open(cls, path: Path, config: str) -> "RunFolder":
-        """Starts a run in a folder, or goes on with the same run in it.
+    def open(cls, path: Path, config: str, contents: Mapping[str, str], free: Collection[str] = ()) -> Self:
+        """Begins a run in a folder, or goes on with the same run in it.
 
         Args:
-            config: The run's whole config as YAML; two runs are the same if this text is.
+            config: The run's whole config as YAML.
+            contents: A digest of each thing that decides the result, by what it is: "model", "prompt 3", "embedding
+                cat". `text_digest` and `file_digest` make digests.
+            free: Settings in which the config may differ from the stored one, which is then replaced: those whose
+                effect `contents` covers, and those that change no image.
 
         Raises:
-            InputError: the folder holds a run with other settings (named), or cannot be written.
+            InputError: the folder holds another run (it says in what), or cannot be written.
         """
-        stored = path / "config.yaml"
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            before = stored.read_text(encoding="utf-8") if stored.is_file() else None
-        if before is None:
-            with atomic(stored) as temporary:
-                temporary.write_text(config, encoding="utf-8")
-        elif before != config:
+        folder = cls(path)
+        if folder.exists:
+            differences = folder.differences(config, contents, free)
+            if differences:
+                raise InputError(
+                    f"{path}: holds a run with other settings or contents ({differences}); choose another --out"
+                )
+            if folder.config.read_text(encoding="utf-8") == config:
+                return folder
+        folder.begin(config, contents)
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The file with the run's settings; it is written last, so that if it is there, all is."""
+        return self.path / "config.yaml"
+
+    @property
+    def contents(self) -> Path:
+        """The file with the digests of what the run is made of, in the form of the command sha256sum."""
+        return self.path / "contents.sha256"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run in the folder."""
+        with writing(self.path):
+            return self.config.is_file()
+
+    def begin(self, config: str, contents: Mapping[str, str]) -> None:
+        """Writes down what the run is and what it is made of.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        digests = "".join(f"{digest}  {name}\n" for name, digest in contents.items())
+        for file, text in ((self.contents, digests), (self.config, config)):
+            with atomic(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def differences(self, config: str, contents: Mapping[str, str], free: Collection[str] = ()) -> str:
+        """Says in what a run differs from the one in the folder, such as "steps, prompt 2 changed"; "" if in nothing.
+
+        Raises:
+            InputError: the folder does not say what its run is made of.
+        """
+        before = self._stored_contents()
+        changed = _changed_settings(self.config.read_text(encoding="utf-8"), config, free)
+        for name in dict.fromkeys([*before, *contents]):
+            if before.get(name) != contents.get(name):
+                how = "is new" if name not in before else "changed" if name in contents else "is missing"
+                changed.append(f"{name} {how}")
+        more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        return ", ".join(changed[:SHOWN]) + more
+
+    def _stored_contents(self) -> dict[str, str]:
+        try:
+            lines = self.contents.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
             raise InputError(
-                f"{path}: holds a run with other settings ({_difference(before, config)}); choose another --out"
-            )
-        return cls(path)
+                f"{self.path}: holds a run that does not say what it is made of, as {self.contents.name} is missing "
+                "or no text; choose another --out"
+            ) from None
+        pairs = (line.partition("  ") for line in lines)
+        return {name: digest for digest, _, name in pairs}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out while the block runs; the lock of a process that died is no lock.
+
+        Raises:
+            InputError: another process is writing here, or the folder cannot be written.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock: TextIO = (self.path / ".lock").open("a+", encoding="utf-8")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise InputError(
+                    f"{self.path}: in use by the running process {lock.read().strip()}; wait, or choose another --out"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def image_path(self, index: int, seed: int, prompt: str) -> Path:
+        """Where the run's image of that index is, or will be: 00012-seed7-a-red-apple.png."""
+        words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
+        return self.path / f"{index:05d}-seed{seed}{'-' if words else ''}{words}.png"
 
     def finished(self) -> dict[int, Path]:
-        """The images that are there, by their index."""
-        found = ((_NAME.fullmatch(path.name), path) for path in sorted(self.path.glob("*.png")))
-        return {int(match[1]): path for match, path in found if match}
+        """The images that the run has made, by their index.
 
-    def save(self, index: int, image: Image.Image, record: dict[str, Any]) -> Path:
-        """Writes one image with its record, and returns the image's path."""
-        words = re.sub(r"[^a-z0-9]+", "-", record["prompt"].lower()).strip("-")[:40].strip("-")
-        path = self.path / f"{index:05d}-seed{record['seed']}{'-' if words else ''}{words}.png"
-        save_image(path, image, record)
+        Other images do not count: what `lab rerun` or a person put beside them has another name than its record says.
+        """
+        images = {}
+        for path in sorted(self.path.glob("*.png")):
+            match = _NAME.fullmatch(path.name)
+            if match and path == self.image_path(int(match[1]), int(match[2]), _prompt_beside(path)):
+                images[int(match[1])] = path
+        return images
+
+    def save(self, index: int, image: Image.Image, record: dict[str, Any], parameters: str) -> Path:
+        """Writes one image with its metadata (see `save_image`), and returns its path."""
+        path = self.image_path(index, record["seed"], record["prompt"])
+        save_image(path, image, record, parameters)
         return path
 
 
-def _difference(before: str, now: str) -> str:
-    """Names the settings in which two configs differ."""
+def run_digest(config: str, contents: Mapping[str, str], free: Collection[str] = ()) -> str:
+    """A digest of what `RunFolder.open` tells runs apart by: 64 hexadecimal digits."""
+    settings = {key: value for key, value in yaml.safe_load(config).items() if key not in free}
+    return text_digest(json.dumps([settings, dict(contents)], sort_keys=True))
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; read again only when the file changes.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
-        one, other = yaml.safe_load(before), yaml.safe_load(now)
-        keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+        status = path.stat()
+        return _file_digest(path.resolve(), status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prompt_beside(image: Path) -> str:
+    """The prompt in the record beside an image; "" if there is no record."""
+    try:
+        return json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))["prompt"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _changed_settings(before: str, now: str, free: Collection[str]) -> list[str]:
+    """The names of the settings in which two YAML configs differ."""
+    if before == now:
+        return []
+    try:
+        one, other = yaml.safe_load(before) or {}, yaml.safe_load(now) or {}
+        keys = sorted((one.keys() | other.keys()) - set(free))
+        return [key for key in keys if one.get(key) != other.get(key)]
     except (yaml.YAMLError, AttributeError):
-        return "its config.yaml was edited"
-    return ", ".join(keys) or "its config.yaml was edited"
+        return ["its config.yaml was edited"]

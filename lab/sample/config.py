@@ -10,6 +10,7 @@ from lab.condition.config import TextOptions
 from lab.config import Config
 from lab.errors import InputError
 from lab.models.config import ModelOptions
+from lab.text import read_lines
 
 MAX_SEED = 2**64 - 1
 MAX_COUNT = 1_000_000
@@ -158,21 +159,4 @@ def read_prompts(config: GenerateConfig) -> list[str]:
         raise InputError("embeds: take the place of prompts; give prompts or --embeds, not both")
     if not prompts and config.embeds is None:
         raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
-    return prompts
-
-
-def read_lines(path: Path) -> list[str]:
-    """The prompts of a file; empty lines and lines that begin with # are left out.
-
-    Raises:
-        InputError: missing, empty or not text.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot read prompts: {reason}") from None
-    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not prompts:
-        raise InputError(f"{path}: holds no prompt; write one a line")
     return prompts

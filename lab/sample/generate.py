@@ -1,113 +1,119 @@
-"""`lab.generate`: prompts x seeds to images with their records."""
+"""`lab.generate`: prompts x seeds to images with their records, in memory or streamed to a folder."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-
-from lab.condition.conditioning import Conditioning
-from lab.condition.encode import encode_pairs
-from lab.condition.files import read_embeds
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
-from lab.sample.config import GenerateConfig, parse_seeds, read_prompts
+from lab.runs.run import RunFolder, run_digest
+from lab.runs.sheet import Row, write_sheets
+from lab.sample.config import GenerateConfig
 from lab.sample.engine import run_jobs
-from lab.sample.pixels import encode_image, open_image
-from lab.sample.plan import Job
-from lab.sample.record import make_record
-from lab.sample.settings import resolve
-
-
-@dataclass(frozen=True)
-class Result:
-    """One image.
-
-    Attributes:
-        index: Its place: prompt-major, then seeds.
-        record: Everything that made it, as plain JSON values.
-        latents: (c, h, w) float32 on the CPU.
-    """
-
-    index: int
-    image: Image.Image
-    record: dict[str, Any]
-    latents: Tensor
+from lab.sample.plan import Job, plan, requests
+from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
+from lab.sample.results import Result, Results
 
 
 def generate(
     bundle: Bundle,
+    config: GenerateConfig | None = None,
     *,
     embeddings: Sources = (),
     listener: Listener = Listener(),
     **settings: Any,
-) -> list[Result]:
+) -> Results:
     """Makes every prompt with every seed.
 
     Args:
+        config: What to make and how; its model options are ignored, as the bundle is loaded.
         embeddings: What the prompts may name: `Embedding` values, files, folders.
         listener: Hears of images made, and when memory runs out.
-        settings: Fields of `lab.GenerateConfig`; `prompt` may be one or a list, `seeds` a list or text such as
-            "1-4,9". Which model, where and in which precision is the bundle's to say.
+        settings: Fields of `lab.GenerateConfig`, on top of `config`; `prompt` may be one or a list, `seeds` a list
+            or text such as "1-4,9". With `out`, a folder, images are written as soon as they are finished, the same
+            call goes on where it was interrupted, and there are a contact sheet and an index.html.
 
     Returns:
         One result an image: prompt-major, then seeds.
 
     Raises:
-        InputError: unknown or bad settings, or text that names an embedding which is not there.
+        InputError: unknown or bad settings, text that names an embedding which is not there, or an `out` that holds
+            another run, is in use or cannot be written.
     """
     for name in settings:
-        if name in ModelOptions.model_fields or name == "out":
-            raise InputError(
-                f"options: '{name}' does not apply to a loaded bundle; give it to lab.load or lab generate"
-            )
-    config = GenerateConfig.build(settings)
-    jobs = plan(bundle, config, embeddings)
-    results = stream(bundle, config, jobs, listener=listener)
-    return sorted(results, key=lambda result: result.index)
+        if name in ModelOptions.model_fields:
+            raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
+    config = GenerateConfig.build({**(config.given() if config else {}), **settings})
+    library = collect(embeddings, config.embedding, config.embeddings)
+    jobs = plan(bundle, requests(config), library)
+    if config.out is not None:
+        return _generate_to_disk(bundle, config, jobs, config.out, listener)
+    made = run_jobs(bundle, jobs, config.batch_size, listener)
+    results = (
+        Result(sample.job.index, sample.latents, sample.image, make_record(bundle, sample.job))
+        for sample in made
+    )
+    return Results(sorted(results, key=lambda result: result.index))
 
 
-def plan(bundle: Bundle, config: GenerateConfig, embeddings: Sources = ()) -> list[Job]:
-    """The jobs of a config: everything checked, every distinct text encoded once, an init image once.
+def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener = Listener()) -> Results:
+    """`generate` into a folder: `config.out`, or one under outputs/ that what the run is made of names.
 
     Raises:
         InputError: see `generate`.
     """
-    settings = resolve(bundle, config)
-    library = collect(config.embedding, config.embeddings, embeddings)
-    prompts: list[str | Conditioning] = [*read_prompts(config)]
-    if config.embeds is not None:
-        prompts = [read_embeds(config.embeds, bundle, settings.steps)]
-    negative: str | Conditioning | None = config.negative_prompt
-    if config.negative_embeds is not None:
-        if negative is not None:
-            raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
-        negative = read_embeds(config.negative_embeds, bundle, settings.steps)
-    texts = [(prompt, negative) for prompt in prompts]
-    pairs = encode_pairs(bundle, texts, library, config, settings.steps)
-    init = None
-    if config.init_image is not None:
-        init = encode_image(bundle, open_image(config.init_image, (settings.width, settings.height)))
-    seeds = parse_seeds(config.seeds)
-    return [
-        Job(place * len(seeds) + turn, positive, negative, seed, settings, init)
-        for place, (positive, negative) in enumerate(pairs)
-        for turn, seed in enumerate(seeds)
-    ]
+    jobs = plan(bundle, requests(config))
+    out = config.out
+    if out is None:
+        digest = run_digest(_stored(config), contents(bundle, jobs), BY_CONTENT)
+        out = Path("outputs", f"generate-{digest[:8]}")
+    return _generate_to_disk(bundle, config, jobs, out, listener)
 
 
-def stream(
-    bundle: Bundle,
-    config: GenerateConfig,
-    jobs: Sequence[Job],
-    *,
-    listener: Listener = Listener(),
-) -> Iterator[Result]:
-    """Yields the images of planned jobs as they are finished; `config` goes into their records."""
-    for sample in run_jobs(bundle, jobs, config.batch_size, listener):
-        record = make_record(bundle, config, sample.job)
-        yield Result(sample.job.index, sample.image, record, sample.latents)
+def make_images(
+    bundle: Bundle, jobs: Sequence[Job], folder: RunFolder, listener: Listener = Listener()
+) -> dict[int, Path]:
+    """Makes the images that a run's folder lacks, each on disk as soon as it is finished.
+
+    Returns:
+        The files of all jobs' images by their index.
+
+    Raises:
+        InputError: too little memory, or a folder that cannot be written.
+    """
+    paths = {job.index: folder.image_path(job.index, job.seed, job.positive.prompt) for job in jobs}
+    waiting = [job for job in jobs if not paths[job.index].is_file()]
+    if len(waiting) < len(jobs):
+        there = len(jobs) - len(waiting)
+        listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
+    batch_size = jobs[0].request.options.batch_size if jobs and jobs[0].request else "auto"
+    for sample in run_jobs(bundle, waiting, batch_size, listener):
+        record = make_record(bundle, sample.job)
+        folder.save(sample.job.index, sample.image, record, parameters_text(record))
+    return paths
+
+
+def _generate_to_disk(
+    bundle: Bundle, config: GenerateConfig, jobs: Sequence[Job], out: Path, listener: Listener
+) -> Results:
+    with RunFolder(out).locked():
+        folder = RunFolder.open(out, _stored(config), contents(bundle, jobs), BY_CONTENT)
+        files = make_images(bundle, jobs, folder, listener)
+        write_sheets(out / "contact-sheet.png", _rows(jobs, files))
+    return Results((Result(job.index, path=files[job.index]) for job in jobs), out)
+
+
+def _stored(config: GenerateConfig) -> str:
+    """The config as the run's folder keeps it: without what changes no image."""
+    return config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+
+
+def _rows(jobs: Sequence[Job], files: dict[int, Path]) -> list[Row]:
+    """The contact sheet's rows: one a prompt, its seeds side by side."""
+    cells: dict[str, list[tuple[Path, str]]] = {}
+    for job in jobs:
+        cells.setdefault(job.positive.prompt, []).append((files[job.index], f"seed {job.seed}"))
+    return [Row(prompt, images) for prompt, images in cells.items()]

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from lab.errors import InputError
 from lab.models.bundle import Bundle
 
 DECODE_BATCH = 4
@@ -53,22 +51,6 @@ def encode_image(bundle: Bundle, image: Image.Image) -> Tensor:
     """The mean latents (1, c, h, w), float32 on the CPU, of an image: the same ones for every seed."""
     array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
     return posterior(bundle, torch.from_numpy(array).permute(2, 0, 1)[None])[0]
-
-
-def open_image(path: Path, size: tuple[int, int]) -> Image.Image:
-    """Opens an image upright, scales it to cover `size` (width, height) and cuts off what overlaps.
-
-    Raises:
-        InputError: missing or not an image.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        raise InputError(f"{path}: not an image that can be read") from None
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
 def _precision(bundle: Bundle) -> AbstractContextManager[object]:

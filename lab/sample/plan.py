@@ -1,23 +1,56 @@
-"""What is to be made: one job an image, and which jobs can share a batch."""
+"""What is to be made: requests in, jobs out, one an image, and which jobs can share a batch."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lab.condition.conditioning import Conditioning
-from lab.sample.settings import Settings
+from lab.condition.config import TextOptions
+from lab.condition.encode import encode_pairs
+from lab.condition.files import read_embeds
+from lab.embeddings.library import Sources, collect
+from lab.errors import InputError
+from lab.images import fit, open_image
+from lab.models.bundle import Bundle
+from lab.sample.config import GenerateConfig, SamplingOptions, parse_seeds, read_prompts
+from lab.sample.pixels import encode_image
+from lab.sample.settings import Settings, resolve
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image as it is asked for.
+
+    Attributes:
+        index: The image's place among the results.
+        prompt: Text, or what it was encoded to.
+        negative_prompt: Text, what it was encoded to, or None if none was given, which for SDXL is not the same
+            as "".
+        options: Everything else that makes it; its own prompts and seeds do not count, its `embeds` stand for the
+            prompt and its `negative_embeds` for the negative prompt.
+    """
+
+    index: int
+    prompt: str | Conditioning
+    negative_prompt: str | Conditioning | None
+    seed: int
+    options: GenerateConfig
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make.
+    """One image to make: everything is encoded, resolved and checked.
 
     Attributes:
         index: The image's place among the results.
         negative: What guidance leads away from; unused where nothing is guided.
         init_latents: (1, c, h, w) float32 for image-to-image, or None.
+        request: What the job was planned from; `make_record` needs it.
     """
 
     index: int
@@ -26,6 +59,7 @@ class Job:
     seed: int
     settings: Settings
     init_latents: Tensor | None = None
+    request: Request | None = None
 
     @property
     def guided(self) -> bool:
@@ -48,9 +82,126 @@ class Job:
         )
 
 
+def requests(config: GenerateConfig) -> list[Request]:
+    """Every prompt of a config with every seed: prompt-major.
+
+    Raises:
+        InputError: no prompt, prompts or a negative prompt beside embeddings that stand for them, or a prompt file
+            that cannot be read.
+    """
+    prompts = read_prompts(config)
+    if config.negative_embeds is not None and config.negative_prompt is not None:
+        raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
+    seeds = parse_seeds(config.seeds)
+    asked = [(prompt, seed) for prompt in prompts or [""] for seed in seeds]
+    return [
+        Request(index, prompt, config.negative_prompt, seed, config)
+        for index, (prompt, seed) in enumerate(asked)
+    ]
+
+
+def plan(
+    bundle: Bundle,
+    requests: Sequence[Request],
+    embeddings: Sources = (),
+) -> list[Job]:
+    """The jobs of requests, in their order: settings that are equal are resolved once, each distinct text is encoded
+    once for each way of reading it, and an init image is opened and encoded once for each size.
+
+    Args:
+        embeddings: What prompts may name beside what the requests' options offer; a mapping is all that they may
+            name, and the options' files and folders are not read.
+
+    Raises:
+        InputError: settings that the model cannot serve, text that cannot be read or names an embedding which is
+            not there, an init image or prompt embeddings that cannot be used.
+    """
+    settings = _by_key(requests, _sampling_key, lambda request: resolve(bundle, request.options))
+    init_latents = _by_key(
+        list(zip(requests, settings, strict=True)),
+        lambda pair: (pair[0].options.init_image, pair[1].width, pair[1].height),
+        lambda pair: _init_latents(bundle, *pair),
+    )
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, request in enumerate(requests):
+        groups[_reading_key(request), settings[place].steps].append(place)
+    sides: dict[int, tuple[Conditioning, Conditioning]] = {}
+    for places in groups.values():
+        alike = [requests[place] for place in places]
+        pairs = _encode(bundle, alike, settings[places[0]].steps, embeddings)
+        sides |= dict(zip(places, pairs, strict=True))
+    return [
+        Job(request.index, *sides[place], request.seed, settings[place], init_latents[place], request)
+        for place, request in enumerate(requests)
+    ]
+
+
 def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
     """Groups jobs into batches of at most `size`, each in the order given."""
     groups: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
         groups[job.batch_key].append(job)
     return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+
+def _encode(
+    bundle: Bundle,
+    requests: Sequence[Request],
+    steps: int,
+    embeddings: Sources,
+) -> list[tuple[Conditioning, Conditioning]]:
+    """Prompts and negative prompts of requests that are read alike, encoded."""
+    options = requests[0].options
+    library = (
+        embeddings
+        if isinstance(embeddings, Mapping)
+        else collect(embeddings, options.embedding, options.embeddings)
+    )
+    read = {
+        path: read_embeds(path, bundle, steps) for path in (options.embeds, options.negative_embeds) if path
+    }
+    asked = [
+        (
+            read[options.embeds] if options.embeds else request.prompt,
+            read[options.negative_embeds] if options.negative_embeds else request.negative_prompt,
+        )
+        for request in requests
+    ]
+    distinct = list(dict.fromkeys(asked))
+    pairs = encode_pairs(bundle, distinct, library, options, steps)
+    encoded = dict(zip(distinct, pairs, strict=True))
+    return [encoded[pair] for pair in asked]
+
+
+def _init_latents(bundle: Bundle, request: Request, settings: Settings) -> Tensor | None:
+    path = request.options.init_image
+    if path is None:
+        return None
+    return encode_image(bundle, fit(open_image(path), (settings.width, settings.height)))
+
+
+def _by_key(
+    things: Sequence[Any], key: Callable[[Any], Hashable], make: Callable[[Any], Value]
+) -> list[Value]:
+    """What is made of each thing, made once for things of equal key."""
+    made: dict[Hashable, Value] = {}
+    values = []
+    for thing in things:
+        of = key(thing)
+        if of not in made:
+            made[of] = make(thing)
+        values.append(made[of])
+    return values
+
+
+def _sampling_key(request: Request) -> Hashable:
+    options = request.options
+    given = "strength" in options.model_fields_set  # without an init image, that is refused
+    return given, *(getattr(options, name) for name in SamplingOptions.model_fields)
+
+
+def _reading_key(request: Request) -> Hashable:
+    """What decides how a text is read and encoded, beside the number of steps."""
+    options = request.options
+    names = (*TextOptions.model_fields, "embeds", "negative_embeds")
+    return tuple(repr(getattr(options, name)) for name in names)

@@ -1,46 +1,161 @@
-"""What made an image: enough to make it again."""
+"""What made an image, enough to make it again: as the lab's record, as A1111 writes it, and as a run's contents."""
 
-import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from lab.condition.weighting import OWN_WEIGHTING, WEIGHTINGS
 from lab.models.bundle import Bundle
+from lab.runs.png import save_image
+from lab.runs.run import file_digest, text_digest
 from lab.sample.config import GenerateConfig
-from lab.sample.plan import Job
+from lab.sample.plan import Job, Request
 
 _NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
 
+FILES = {
+    "init_image": "init image",
+    "embeds": "prompt embeddings",
+    "negative_embeds": "negative prompt embeddings",
+}
+"""The options that name a file which makes the image, and what people call it."""
 
-def make_record(bundle: Bundle, config: GenerateConfig, job: Job) -> dict[str, Any]:
+BY_CONTENT = frozenset({*FILES, "prompt", "prompt_file", "embedding", "embeddings", "model"})
+"""The options of `GenerateConfig` whose effect on the images `contents` covers."""
+
+
+def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
     """The image's record: plain JSON values.
 
     Keys named like a field of `GenerateConfig` hold what that field was, or the default that was used in its
     place; `config_of` reads them back.
     """
-    given = config.model_dump(mode="json", include=config.model_fields_set - _NOT_OF_ONE_IMAGE)
+    request = _request(job)
+    options = request.options
+    given = options.model_dump(mode="json", include=options.model_fields_set - _NOT_OF_ONE_IMAGE)
+    negative = request.negative_prompt
     used = {
         "seed": job.seed,
         "prompt": job.positive.prompt,
-        "negative_prompt": config.negative_prompt,
+        "negative_prompt": negative if isinstance(negative, str | None) else negative.prompt,
         "model": bundle.source,
         "model_hash": bundle.hash,
         "family": bundle.family,
         "device": bundle.device.type,
         "dtype": str(bundle.dtype).removeprefix("torch."),
         **job.settings.record(),
-        "dialect": config.dialect,
-        "weighting": config.weighting or config.dialect,
-        "clip_skip": config.clip_skip,
+        "dialect": options.dialect,
+        "weighting": options.weighting or OWN_WEIGHTING[options.dialect],
+        "clip_skip": options.clip_skip,
         "applied": _applied(job),
         "versions": {name: _version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    for name in ("init_image", "embeds", "negative_embeds"):
-        path = getattr(config, name)
+    for name in FILES:
+        path = getattr(options, name)
         if path is not None:
-            used[f"{name}_sha256"] = sha256_of(path)
+            used[f"{name}_sha256"] = file_digest(path)
     return given | used
+
+
+def config_of(record: Mapping[str, Any]) -> GenerateConfig:
+    """The config that makes the image of a record again."""
+    settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
+    if "embeds" in settings:
+        del settings["prompt"]  # the text that they were encoded from
+    if settings.get("weighting") not in WEIGHTINGS:
+        settings.pop("weighting", None)  # once, records of a plain prompt called its weighting plain
+    return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")
+
+
+def save_result(path: Path, image: Image.Image, record: dict[str, Any]) -> None:
+    """Writes a generated image as a PNG with its record and A1111's parameters; see `save_image`."""
+    save_image(path, image, record, parameters_text(record))
+
+
+def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
+    """What the images of jobs are made of beside their settings: a digest of each thing, by what it is.
+
+    The prompts are numbered in their order, by the images with the first job's seed.
+    """
+    things = model_contents(bundle)
+    prompts = [job.positive.prompt for job in jobs if job.seed == jobs[0].seed]
+    things |= {f"prompt {number}": text_digest(prompt) for number, prompt in enumerate(prompts, start=1)}
+    for job in jobs:
+        things |= {f"embedding {use['name']}": use["sha256"] for use in _applied(job)}
+        options = _request(job).options
+        for name, what in FILES.items():
+            path = getattr(options, name)
+            if path is not None:
+                things[what] = file_digest(path)
+    return things
+
+
+def model_contents(bundle: Bundle) -> dict[str, str]:
+    """Digests of a model's weights, and of its configs that decide how it samples."""
+    return {
+        "model": bundle.hash,
+        "generation_config.json": text_digest(bundle.defaults.model_dump_json()),
+        "scheduler_config.json": text_digest(
+            json.dumps(dict(bundle.scheduler_config), sort_keys=True, default=str)
+        ),
+    }
+
+
+SAMPLERS = {
+    "ddim": "DDIM",
+    "pndm": "PLMS",
+    "euler": "Euler",
+    "euler-a": "Euler a",
+    "heun": "Heun",
+    "dpm++2m": "DPM++ 2M",
+    "dpm++2m-sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+}
+"""The lab's scheduler names as the A1111 web UI spells them."""
+
+
+def parameters_text(record: Mapping[str, Any]) -> str:
+    """A1111's `parameters` chunk for an image's record: prompt, negative prompt, then a line of settings."""
+    lines = [record["prompt"]]
+    if record.get("negative_prompt"):
+        lines.append(f"Negative prompt: {record['negative_prompt']}")
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in _a1111_settings(record).items()))
+    return "\n".join(lines)
+
+
+def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {
+        "Steps": record["steps"],
+        "Sampler": SAMPLERS[record["scheduler"]],
+        "Schedule type": "Karras" if record["karras"] else "Automatic",
+        "CFG scale": record["guidance"],
+        "Seed": record["seed"],
+        "Size": f"{record['width']}x{record['height']}",
+        "Model hash": record["model_hash"][:10],
+        "Model": record["model"],
+    }
+    if record["clip_skip"]:
+        settings["Clip skip"] = record["clip_skip"] + 1  # A1111 counts the last layer as 1
+    if "strength" in record:
+        settings["Denoising strength"] = record["strength"]
+    if record["guidance_rescale"]:
+        settings["CFG Rescale"] = record["guidance_rescale"]
+    hashes = {use["name"]: use["sha256"][:12] for use in record["applied"]}
+    if hashes:
+        settings["TI hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
+    settings["Version"] = f"lab {_version('text-conditioning-lab')}"
+    return settings
+
+
+def _quoted(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
 @cache
@@ -48,18 +163,9 @@ def _version(package: str) -> str:
     return version(package)  # parses the package's metadata each time
 
 
-def config_of(record: dict[str, Any]) -> GenerateConfig:
-    """The config that makes the image of a record again."""
-    settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
-    if "embeds" in settings:
-        del settings["prompt"]  # the text that they were encoded from
-    return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _request(job: Job) -> Request:
+    assert job.request is not None, "only planned jobs have records"
+    return job.request
 
 
 def _applied(job: Job) -> list[dict[str, Any]]:

@@ -1,16 +1,15 @@
 """The folder of a training run: settings, progress, checkpoints, previews, and a lock while it is written."""
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from lab.errors import InputError
 from lab.files import atomic, writing
+from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
 
 
@@ -26,28 +25,9 @@ class TrainingFolder:
         self.state = self.checkpoints / "state.safetensors"
         self.previews = path / "previews"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes out while the block runs; the lock of a process that died is no lock.
-
-        Raises:
-            InputError: another process is writing here, or the folder cannot be written.
-        """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise InputError(
-                    f"{self.path}: in use by the running process {lock.read().strip()}; wait, or choose another --out"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes out while a block runs; see `RunFolder.locked`."""
+        return RunFolder(self.path).locked()
 
     def begin(self, config: TrainConfig, data: Mapping[str, str]) -> None:
         """Writes down what the run is made of.

@@ -9,10 +9,12 @@ from torch import Tensor
 from lab.embeddings.embedding import Embedding, Kind
 from lab.images import to_tensor
 from lab.models.bundle import Bundle
-from lab.runs.png import save_image
-from lab.sample.config import parse_seeds, read_lines
-from lab.sample.generate import Result, generate
+from lab.sample.config import parse_seeds
+from lab.sample.generate import generate
+from lab.sample.record import save_result
+from lab.sample.results import Result
 from lab.score.clip import Clip, image_features
+from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 
@@ -66,7 +68,7 @@ class Previews:
         per_prompt = len(parse_seeds(self._config.preview_seeds))
         for result in results:
             number, seed = result.index // per_prompt + 1, result.record["seed"]
-            save_image(
+            save_result(
                 self._folder / f"{step:06d}-prompt{number}-seed{seed}.png", result.image, result.record
             )
         return self._similarity(results)

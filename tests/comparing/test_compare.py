@@ -49,7 +49,7 @@ def finished(sd1, clip_folder, tmp_path_factory):
 
 def test_what_a_run_folder_holds(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"config.yaml", "results.csv", "effects.csv", "cells", "report.html"}
+    assert names == {"config.yaml", "contents.sha256", "results.csv", "effects.csv", "cells", "report.html"}
     assert len(list((finished.folder / "cells").glob("*.png"))) == 24
 
 

@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -6,62 +9,111 @@ from lab.runs.run import RunFolder
 from lab.runs.sheet import MAX_HEIGHT, Row, write_sheets
 from tests.runs.test_images import RECORD
 
+CONFIG = "steps: 20\nprompt: [a]\n"
+CONTENTS = {"model": "0", "prompt 1": "1", "prompt 2": "2", "embedding cat": "3"}
+
 
 def picture(colour="teal"):
     return Image.new("RGB", (64, 96), colour)
 
 
+def begun(path, config=CONFIG, contents=CONTENTS, free=()):
+    return RunFolder.open(path, config, contents, free)
+
+
+def save(folder, index, **record):
+    return folder.save(index, picture(), RECORD | record, "Steps: 20")
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path):
-    folder = RunFolder.open(tmp_path / "run", "steps: 20\n")
-    folder.save(0, picture(), RECORD)
-    folder.save(12, picture(), RECORD | {"seed": 9})
-    again = RunFolder.open(tmp_path / "run", "steps: 20\n")
-    assert list(again.finished()) == [0, 12]
+    folder = begun(tmp_path / "run")
+    save(folder, 0)
+    save(folder, 12, seed=9)
+    assert list(begun(tmp_path / "run").finished()) == [0, 12]
 
 
 def test_names_sort_as_asked_and_say_what_they_are(tmp_path):
-    folder = RunFolder.open(tmp_path, "steps: 20\n")
-    paths = [
-        folder.save(index, picture(), RECORD | {"seed": seed}) for index, seed in ((2, 1), (10, 0), (0, 5))
-    ]
+    folder = begun(tmp_path)
+    paths = [save(folder, index, seed=seed) for index, seed in ((2, 1), (10, 0), (0, 5))]
     assert [path.name for path in sorted(paths)] == [paths[2].name, paths[0].name, paths[1].name]
     assert paths[0].name == "00002-seed1-a-red-1-3-apple-with-cat-toy.png"
 
 
 def test_prompts_without_letters_make_names_too(tmp_path):
-    path = RunFolder.open(tmp_path, "").save(0, picture(), RECORD | {"prompt": "日本 ../../etc"})
+    path = save(begun(tmp_path), 0, prompt="日本 ../../etc")
     assert path.parent == tmp_path and path.name == "00000-seed7-etc.png"
 
 
-def test_another_run_in_the_folder_is_refused_by_the_name_of_what_differs(tmp_path):
-    RunFolder.open(tmp_path, "steps: 20\nprompt: [a]\n")
-    with pytest.raises(lab.InputError, match=r"\(steps\)"):
-        RunFolder.open(tmp_path, "steps: 21\nprompt: [a]\n")
+@pytest.mark.parametrize(
+    ("config", "contents", "words"),
+    [
+        ("steps: 21\nprompt: [a]\n", CONTENTS, "(steps)"),
+        (CONFIG, CONTENTS | {"prompt 2": "4"}, "(prompt 2 changed)"),
+        (CONFIG, CONTENTS | {"prompt 3": "4"}, "(prompt 3 is new)"),
+        (CONFIG, {"model": "0", "prompt 1": "1"}, "(prompt 2 is missing, embedding cat is missing)"),
+        ("steps: 2\nprompt: [a]\n", dict.fromkeys(CONTENTS, "x"), "and 2 more"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path, config, contents, words):
+    begun(tmp_path)
+    with pytest.raises(lab.InputError) as error:
+        begun(tmp_path, config, contents)
+    assert words in str(error.value)
 
 
-def test_half_written_images_do_not_count(tmp_path):
-    folder = RunFolder.open(tmp_path, "")
-    folder.save(0, picture(), RECORD)
-    (tmp_path / "00001-seed2-a.json").write_text("{}")
-    (tmp_path / ".00002-seed2-a-xyz.png").write_bytes(b"half")
-    assert list(folder.finished()) == [0]
+def test_free_settings_may_differ_and_are_kept_up_to_date(tmp_path):
+    begun(tmp_path)
+    begun(tmp_path, "steps: 20\nprompt: [b]\n", free={"prompt"})
+    assert (tmp_path / "config.yaml").read_text() == "steps: 20\nprompt: [b]\n"
+
+
+def test_a_run_that_does_not_say_what_it_is_made_of_is_not_gone_on_with(tmp_path):
+    begun(tmp_path)
+    (tmp_path / "contents.sha256").unlink()
+    with pytest.raises(lab.InputError, match="what it is made of"):
+        begun(tmp_path)
+
+
+def test_only_what_the_run_itself_writes_counts(tmp_path):
+    folder = begun(tmp_path)
+    path = save(folder, 0, prompt="a cat")
+    again = save(folder, 1, prompt="a cat again")
+    for copy in (
+        path.with_stem(f"{path.stem}-again"),
+        tmp_path / "00002-seed7-a-dog.png",
+        tmp_path / "x.png",
+    ):
+        shutil.copyfile(path, copy)
+        shutil.copyfile(path.with_suffix(".json"), copy.with_suffix(".json"))
+    shutil.copyfile(path, tmp_path / "00003-seed7-a-cat.png")
+    (tmp_path / "00004-seed2-a.json").write_text("{}")
+    (tmp_path / ".00005-seed2-a-xyz.png").write_bytes(b"half")
+    assert folder.finished() == {0: path, 1: again}
+
+
+def test_a_folder_in_use_is_refused_until_the_other_is_done(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.locked(), pytest.raises(lab.InputError, match=f"process {os.getpid()}"), folder.locked():
+        raise AssertionError("never here")
+    with folder.locked():
+        pass
 
 
 @pytest.mark.parametrize("name", ["file/run", "file"])
 def test_folders_that_cannot_be_are_one_line(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(lab.InputError, match="choose another --out"):
-        RunFolder.open(tmp_path / name, "")
+        begun(tmp_path / name)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    folder = RunFolder.open(tmp_path, "")
+    folder = begun(tmp_path)
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(lab.InputError, match="disk is full"):
-        folder.save(0, picture(), RECORD)
+        save(folder, 0)
     assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
 
 

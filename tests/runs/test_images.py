@@ -1,13 +1,15 @@
 """Images carry what made them, in the form that other tools read."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 from PIL import Image
 from sd_parsers import ParserManager
 
 import lab
-from lab.runs.png import parameters_text, read_record, save_image
+from lab.runs.png import read_record
+from lab.sample.record import parameters_text, save_result
 
 RECORD = {
     "seed": 7,
@@ -41,18 +43,18 @@ def picture():
 
 
 def test_the_text_is_a1111s():
-    assert parameters_text(RECORD, "1.0").splitlines() == [
+    assert parameters_text(RECORD).splitlines() == [
         "a (red:1.3) apple,",
         "with <cat-toy>",
         "Negative prompt: blurry: very",
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 64x96, "
         'Model hash: 0123456789, Model: "file:a, b.safetensors", Clip skip: 2, TI hashes: "cat-toy: abababababab", '
-        "Version: lab 1.0",
+        f"Version: lab {version('text-conditioning-lab')}",
     ]
 
 
 def test_other_tools_read_it(tmp_path):
-    save_image(tmp_path / "x.png", picture(), RECORD)
+    save_result(tmp_path / "x.png", picture(), RECORD)
     info = ParserManager().parse(tmp_path / "x.png")
     (sampler,) = info.samplers
     assert sampler.name == "DPM++ 2M"
@@ -66,13 +68,13 @@ def test_an_image_made_by_the_lab_is_read_by_other_tools(sd1, tmp_path):
     (result,) = lab.generate(
         sd1, prompt="a red apple", negative_prompt="dog", seeds=3, steps=2, scheduler="euler"
     )
-    save_image(tmp_path / "x.png", result.image, result.record)
+    save_result(tmp_path / "x.png", result.image, result.record)
     (sampler,) = ParserManager().parse(tmp_path / "x.png").samplers
     assert (sampler.name, sampler.parameters["seed"]) == ("Euler", "3")
 
 
 def test_the_record_survives_in_the_image_and_beside_it(tmp_path):
-    save_image(tmp_path / "x.png", picture(), RECORD)
+    save_result(tmp_path / "x.png", picture(), RECORD)
     assert read_record(tmp_path / "x.png") == RECORD
     assert json.loads((tmp_path / "x.json").read_text()) == RECORD
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.png"]

@@ -4,15 +4,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
 from lab.errors import InputError
+from lab.images import SUFFIXES, load_image
 from lab.models.bundle import Bundle
 from lab.training.config import TrainConfig
 from lab.training.data.captions import alternatives, read_templates
@@ -64,7 +64,6 @@ def fitting(width: int, height: int, buckets: list[Bucket]) -> Bucket:
     )
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SMALLEST_SHARE = 1 / 8
 """Images with a side shorter than this share of the resolution (64 px for 512 px) hold too little to learn from."""
 
@@ -147,7 +146,7 @@ def _read_picture(
     path: Path, config: TrainConfig, templates: list[str], names: Sequence[str], buckets: list[Bucket]
 ) -> Picture:
     data = path.read_bytes()
-    size = _decode(path, data).size
+    size = load_image(path, data).size
     square = min(buckets, key=lambda bucket: abs(bucket.width - bucket.height)).width
     if min(size) < square * SMALLEST_SHARE:
         raise InputError(
@@ -156,7 +155,7 @@ def _read_picture(
         )
     mask = path.with_name(f"{path.stem}.mask.png")
     has_mask = mask.is_file()
-    if has_mask and _decode(mask, mask.read_bytes()).size != size:
+    if has_mask and load_image(mask).size != size:
         raise InputError(f"{mask}: another size than {path.name}")
     return Picture(
         path,
@@ -167,16 +166,6 @@ def _read_picture(
         fitting(*size, buckets),
         alternatives(path, config, templates, names),
     )
-
-
-def _decode(path: Path, data: bytes) -> Image.Image:
-    """The image upright, whole and decoded, in its own mode."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError(f"{path}: not an image that can be read") from None
 
 
 def make_views(pictures: Sequence[Picture], config: TrainConfig) -> list[View]:
@@ -211,7 +200,7 @@ def load_view(picture: Picture, view: View, config: TrainConfig) -> tuple[Tensor
     Raises:
         InputError: the file has changed into something else, or its mask or alpha leaves nothing to learn.
     """
-    image = _decode(picture.path, picture.path.read_bytes())
+    image = load_image(picture.path)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     weight = None
     if image.mode == "RGBA":
@@ -221,7 +210,7 @@ def load_view(picture: Picture, view: View, config: TrainConfig) -> tuple[Tensor
         if config.alpha == "weight":
             weight = _as_array(_cut(alpha, view))
     if picture.mask is not None:
-        mask = _as_array(_cut(_decode(picture.mask, picture.mask.read_bytes()).convert("L"), view))
+        mask = _as_array(_cut(load_image(picture.mask).convert("L"), view))
         weight = mask if weight is None else weight * mask
     if weight is not None and not weight.any():
         raise InputError(f"{picture.path}: its mask or transparency leaves nothing to learn from")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.sample.config import read_lines
+from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.latents import Progress
 

@@ -13,13 +13,15 @@ from lab.files import atomic
 from lab.images import read_pixels
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
-from lab.sample.config import GenerateConfig, read_lines
+from lab.sample.config import GenerateConfig
 from lab.sample.engine import Note
-from lab.sample.generate import plan, stream
-from lab.sample.plan import Job
+from lab.sample.generate import make_images
+from lab.sample.plan import Job, plan, requests
+from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
 from lab.score.reward import Reward, read_weights
 from lab.score.tools import open_tools
+from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.folder import TrainingFolder
@@ -42,18 +44,16 @@ def with_worst(bundle: Bundle, config: TrainConfig, on_note: Note | None = None)
     reward, making = _reward(bundle, config), _making(config)
     out, note = config.out, on_note or (lambda line: None)
     state = PartialState(cpu=bundle.device.type == "cpu")
+    jobs = _jobs(bundle, config, making)
+    made = RunFolder(out / "made")
     if state.is_main_process:
         with TrainingFolder(out).locked():
-            RunFolder.open(out / "made", f"# model {bundle.hash[:10]}\n{making.to_yaml()}")
+            RunFolder.open(made.path, making.to_yaml(), contents(bundle, jobs), BY_CONTENT)
     state.wait_for_everyone()
-    made = RunFolder(out / "made")
-    jobs = _jobs(bundle, config, making)
-    finished, mine = made.finished(), jobs[state.process_index :: state.num_processes]
-    waiting = [job for job in mine if job.index not in finished]
-    if waiting:
+    if len(made.finished()) < len(jobs):
         note(f"Making {len(jobs)} images in {made.path}, to learn from the {config.worst} worst of them.")
-    for result in stream(bundle, making, waiting):
-        made.save(result.index, result.image, result.record)
+    state.wait_for_everyone()  # everybody looks before anybody writes
+    make_images(bundle, jobs[state.process_index :: state.num_processes], made)
     state.wait_for_everyone()
     if state.is_main_process:
         files = made.finished()
@@ -108,7 +108,7 @@ def _making(config: TrainConfig) -> GenerateConfig:
 
 def _jobs(bundle: Bundle, config: TrainConfig, making: GenerateConfig) -> list[Job]:
     """The first `worst_of` images, every prompt once before any comes again."""
-    return sorted(plan(bundle, making), key=lambda job: job.seed)[: config.worst_of]
+    return sorted(plan(bundle, requests(making)), key=lambda job: job.seed)[: config.worst_of]
 
 
 @torch.no_grad()
