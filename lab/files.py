@@ -1,11 +1,13 @@
 """Files appear whole or not at all: written under a temporary name in the same folder, then renamed."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lab.errors import InputError
 
@@ -60,6 +62,25 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in _REASONS or not _is_about(error, path):
             raise
         raise InputError(f"{path}: cannot write: {_REASONS[error.errno]}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: no such file, unreadable, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, and the model needs it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def check_writable(folder: Path) -> None:

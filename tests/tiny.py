@@ -24,7 +24,7 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lab.models.bundle import Family
+from lab.models.family import Family
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WHOLE_WORDS = (

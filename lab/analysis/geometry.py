@@ -116,7 +116,7 @@ def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Embeddin
     """
     if not prompts:
         raise InputError("geometry: there are no prompts to compare")
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     pooled = []
     for cond in encode(bundle, list(prompts), embeddings):
         first = cond.parts[0].entries[0][1]

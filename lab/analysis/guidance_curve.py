@@ -10,10 +10,10 @@ from torch import Tensor
 from lab.analysis.figures import as_svg, drawing
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.schedulers import make_scheduler
 from lab.sample.denoise import Step, denoise
 from lab.sample.guidance import Predictor
 from lab.sample.plan import Job
-from lab.sample.schedulers import make_scheduler
 from lab.sample.settings import Settings
 
 BATCH = 16

@@ -49,7 +49,7 @@ def encode(
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)
     console = Console()
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     vectors = [pooled(_first(made[prompt]), pool, context) for prompt in prompts]
     for number, prompt in enumerate(prompts):
         show_prompt(console, bundle, encoder, made[prompt], text)

@@ -74,7 +74,7 @@ def _over_steps(timeline: Timeline) -> Iterator[tuple[Variant, list[range]]]:
 
 def _table(chunks: Sequence[Chunk], bundle: Bundle) -> Table:
     tower = bundle.towers[0]
-    room = min(each.context_length for each in bundle.towers) - 2
+    room = bundle.context_length - 2
     table = Table("chunk", "rows", "tokens", "weight", "embedding")
     for number, chunk in enumerate(chunks):
         row = number * (room + 2) + 1
@@ -108,7 +108,7 @@ def _tokens(run: Sequence[Piece], bundle: Bundle) -> Text:
 
 
 def _size(conditioning: Conditioning, bundle: Bundle) -> str:
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     entries = [entry for part in conditioning.parts for _, entry in part.entries]
     counts = sorted({len(entry.embeds) // context for entry in entries})
     chunks = " or ".join(map(str, counts))
@@ -121,7 +121,7 @@ def _size(conditioning: Conditioning, bundle: Bundle) -> str:
 
 def _layer(bundle: Bundle, options: TextOptions) -> str:
     backs = {layers_back(bundle.family, tower, options.clip_skip) for tower in bundle.towers}
-    norm = "without the final LayerNorm" if bundle.family == "sdxl" else "through the final LayerNorm"
+    norm = "through the final LayerNorm" if bundle.traits.final_norm else "without the final LayerNorm"
     states = ", ".join(f"hidden_states[-{back}]" for back in sorted(backs))
     return f"{states} {norm}; clip skip {options.clip_skip} (A1111 shows {options.clip_skip + 1})"
 

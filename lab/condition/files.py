@@ -82,7 +82,7 @@ def read_embeds(path: Path, bundle: Bundle, steps: int) -> Conditioning:
 
 def _check(path: Path, conditioning: Conditioning, bundle: Bundle, steps: int) -> None:
     width = sum(tower.width for tower in bundle.towers)
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     for part in conditioning.parts:
         for _, entry in part.entries:
             if entry.embeds.shape[-1] != width or entry.embeds.shape[0] % context:
@@ -90,7 +90,7 @@ def _check(path: Path, conditioning: Conditioning, bundle: Bundle, steps: int) -
                 raise InputError(
                     f"{path}: embeddings of {shape}; the model {bundle.source} takes {context} x {width}"
                 )
-            if (entry.pooled is None) == (bundle.family == "sdxl"):
+            if (entry.pooled is None) == bundle.traits.size_conditioning:
                 raise InputError(
                     f"{path}: pooled embeddings are for SDXL, and only for it; use the model they are for"
                 )

@@ -49,7 +49,7 @@ class TextEncoder:
         self._embeddings = embeddings
         self._options = options
         self._weighting = options.weighting or OWN_WEIGHTING[options.dialect]
-        self._context = min(tower.context_length for tower in bundle.towers)
+        self._context = bundle.context_length
         self._room = self._context - 2  # for the start and end tokens
         self._split = split_rule(options.dialect, options.comma_backtrack)
         bare = BareNames(bundle.towers[0].tokenizer, embeddings) if options.bare_names else None

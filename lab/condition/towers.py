@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lab.condition.chunks import Chunk, chunk_ids
 from lab.condition.vectors import Vectors
 from lab.errors import InputError
-from lab.models.bundle import Bundle, Family, TextTower
+from lab.models.bundle import Bundle, TextTower
+from lab.models.family import FAMILIES, Family
 from lab.models.patches import Placement, learned_rows
 
 
@@ -69,7 +70,7 @@ def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
     Raises:
         InputError: the encoder has no such layer.
     """
-    least = 2 if family == "sdxl" else 1
+    least = FAMILIES[family].hidden_layer
     layers = tower.encoder.config.num_hidden_layers
     if clip_skip + least > layers:
         raise InputError(
@@ -87,12 +88,13 @@ def run_tower(
         ids: (b, context) token ids.
         mask: (b, context) of ones, and zeros where a token is hidden from the others.
     """
-    if family != "sdxl" and back == 1:  # what the encoder gives anyway
+    traits = FAMILIES[family]
+    if traits.final_norm and back == 1:  # what the encoder gives anyway
         output = tower.encoder(ids, attention_mask=mask)
         return output.last_hidden_state, output
     output = tower.encoder(ids, attention_mask=mask, output_hidden_states=True)
     state = output.hidden_states[-back]
-    return (state if family == "sdxl" else _final_norm(tower.encoder)(state)), output
+    return (_final_norm(tower.encoder)(state) if traits.final_norm else state), output
 
 
 def _final_norm(encoder: nn.Module) -> Any:

@@ -7,11 +7,10 @@ from torch import Tensor
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.family import family_with_widths
 
 Vectors = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
-
-_FAMILIES = {(768,): "SD 1.x", (1024,): "SD 2.x", (768, 1280): "SDXL"}
 
 
 def by_name(embeddings: Iterable[Embedding] | Mapping[str, Embedding]) -> Mapping[str, Embedding]:
@@ -49,5 +48,5 @@ def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
 
 
 def _described(widths: tuple[int, ...]) -> str:
-    family = _FAMILIES.get(widths, "no known family")
-    return f"{' + '.join(map(str, widths))} wide ({family})"
+    traits = family_with_widths(widths)
+    return f"{' + '.join(map(str, widths))} wide ({traits.short_label if traits else 'no known family'})"

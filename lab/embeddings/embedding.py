@@ -8,15 +8,9 @@ from typing import Literal
 from torch import Tensor
 
 from lab.embeddings.config import Layout
+from lab.models.family import family_with_keys
 
 Kind = Literal["concept", "style", "negative", "unknown"]
-
-
-FAMILIES = {
-    frozenset({"clip_l"}): "SD 1.x",
-    frozenset({"clip_h"}): "SD 2.x",
-    frozenset({"clip_l", "clip_g"}): "SDXL",
-}
 
 
 @dataclass(frozen=True)
@@ -102,4 +96,5 @@ class Embedding:
 
 def family(embedding: Embedding) -> str:
     """The model family that has these text encoders, as far as their widths tell."""
-    return FAMILIES.get(frozenset(embedding.vectors), "unknown")
+    traits = family_with_keys(embedding.vectors)
+    return traits.short_label if traits else "unknown"

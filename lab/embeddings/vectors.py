@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lab.encoders import encoder_key
 from lab.errors import InputError
+from lab.models.family import encoder_key
 
 MAX_NUMBERS = 16 * 1024**2
 """The most values an embedding may hold: 8,192 vectors for SDXL. More is a mistake or an attack."""

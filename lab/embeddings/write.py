@@ -17,13 +17,7 @@ from lab.embeddings.read import read_file
 from lab.embeddings.vectors import checked
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
-
-ARCHITECTURES = {
-    ("clip_l",): "stable-diffusion-v1/textual-inversion",
-    ("clip_h",): "stable-diffusion-v2-512/textual-inversion",
-    ("clip_g", "clip_l"): "stable-diffusion-xl-v1-base/textual-inversion",
-}
-"""As in kohya's library/sai_model_spec.py, which also has another name for SD 2.x at 768 px."""
+from lab.models.family import family_with_keys
 
 
 def save(
@@ -62,10 +56,10 @@ def save(
 
 def describe(embedding: Embedding) -> dict[str, str]:
     """What is known of the embedding, in ModelSpec 1.0.1's keys, and kohya's where it has none."""
-    provenance = embedding.provenance
+    provenance, traits = embedding.provenance, family_with_keys(embedding.vectors)
     known = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES.get(tuple(sorted(embedding.vectors))),
+        "modelspec.architecture": f"{traits.modelspec}/textual-inversion" if traits else None,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": embedding.name,
         "modelspec.trigger_phrase": provenance.internal_name,

@@ -1,24 +1,24 @@
 """Everything a model is, as one value."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from pydantic import Field
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lab.config import Config
 from lab.models.config import ModelOptions
+from lab.models.defaults import GenerationDefaults, vae_scale
+from lab.models.family import FAMILIES, Family, FamilyTraits
 from lab.models.weights import sha256
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-Family = Literal["sd1", "sd2", "sdxl"]
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,6 @@ class TextTower:
     def context_length(self) -> int:
         """Tokens in a chunk, start and end included (77 for Stable Diffusion)."""
         return min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)
-
-
-class GenerationDefaults(Config):
-    """What a model is best sampled with, where neither flags nor config say otherwise.
-
-    A model folder may say it in a `generation_config.json` with these keys.
-    """
-
-    steps: int = Field(25, ge=1)
-    guidance: float = 7.0
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
-    guidance_interval: tuple[float, float] | None = None
-    scheduler: str = "ddim"
-    width: int = Field(512, ge=1)
-    height: int = Field(512, ge=1)
-
-
-def vae_scale(config: Mapping[str, Any]) -> int:
-    """Pixels per latent, along each side, of a VAE with this config."""
-    return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +80,16 @@ class Bundle:
     force_zeros_for_empty_prompt: bool = False
 
     @property
+    def traits(self) -> FamilyTraits:
+        """What the model's family is like."""
+        return FAMILIES[self.family]
+
+    @property
+    def context_length(self) -> int:
+        """Rows of prompt embeddings that a chunk of tokens takes, start and end included (77 for Stable Diffusion)."""
+        return min(tower.context_length for tower in self.towers)
+
+    @property
     def prediction_type(self) -> str:
         """What the U-Net predicts: `epsilon` or `v_prediction`."""
         return self.scheduler_config.get("prediction_type", "epsilon")
@@ -123,6 +113,17 @@ class Bundle:
         """The first 10 digits of `hash`, as A1111 writes it."""
         return self.hash[:10]
 
+    def contents(self) -> dict[str, str]:
+        """What decides over the model's images, each by a hash of its contents: weights and both configs."""
+        configs = {
+            "generation_config.json": self.defaults.model_dump(mode="json"),
+            "scheduler_config.json": dict(self.scheduler_config),
+        }
+        texts = {name: json.dumps(values, sort_keys=True, default=str) for name, values in configs.items()}
+        return {"model": self.hash} | {
+            name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()
+        }
+
     def autocast(self) -> torch.autocast:
         """Lets text encoders and VAE multiply in the U-Net's precision: weights, norms and states stay float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -130,7 +131,7 @@ class Bundle:
     def pipeline(self) -> "DiffusionPipeline":
         """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own."""
         from lab.models.pipeline import (
-            build_pipeline,
-        )  # imports every pipeline class, which sampling never needs
+            build_pipeline,  # brings every pipeline class, which sampling never needs
+        )
 
         return build_pipeline(self)

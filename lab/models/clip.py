@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lab.errors import InputError
+from lab.files import read_json
 from lab.models.bundle import Bundle
-from lab.models.folder import has_vocabulary, read_json, read_module, read_tokenizer
+from lab.models.describe import has_vocabulary
+from lab.models.folder import read_module, read_tokenizer
 from lab.models.libraries import refusing
 from lab.models.weights import read_header
 

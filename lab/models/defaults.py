@@ -4,21 +4,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.models.bundle import Family, GenerationDefaults, vae_scale
-from lab.models.family import FAMILIES
-from lab.models.folder import read_json
+from pydantic import Field
 
-SCHEDULER_NAMES = {
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "pndm",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler-a",
-    "HeunDiscreteScheduler": "heun",
-    "DPMSolverMultistepScheduler": "dpm++2m",
-    "UniPCMultistepScheduler": "unipc",
-    "LCMScheduler": "lcm",
-}
-"""The lab's names of the scheduler classes that models are saved with."""
+from lab.config import Config
+from lab.files import read_json
+from lab.models.family import FAMILIES, Family
+from lab.models.schedulers import scheduler_name
+
+
+class GenerationDefaults(Config):
+    """What a model is best sampled with, where neither flags nor config say otherwise.
+
+    A model folder may say it in a `generation_config.json` with these keys.
+    """
+
+    steps: int = Field(25, ge=1)
+    guidance: float = 7.0
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] | None = None
+    scheduler: str = "ddim"
+    width: int = Field(512, ge=1)
+    height: int = Field(512, ge=1)
+
+
+def vae_scale(config: Mapping[str, Any]) -> int:
+    """Pixels per latent, along each side, of a VAE with this config."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def generation_defaults(
@@ -51,11 +62,3 @@ def generation_defaults(
     path = root / "generation_config.json"
     stated = read_json(path) if path.is_file() else {}
     return GenerationDefaults.build(settings | stated, where=str(path))
-
-
-def scheduler_name(config: Mapping[str, Any]) -> str:
-    """The lab's name for the scheduler that a model was saved with; `ddim` where the lab does not offer it."""
-    name = SCHEDULER_NAMES.get(config.get("_class_name", ""), "ddim")
-    if name == "dpm++2m" and config.get("algorithm_type") == "sde-dpmsolver++":
-        return "dpm++2m-sde"
-    return name

@@ -7,13 +7,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.models.bundle import Family, GenerationDefaults
-from lab.models.defaults import generation_defaults
-from lab.models.family import FAMILIES, tower_keys
-from lab.models.folder import check_folder, folder_family, read_json
-from lab.models.single_file import CONFIGS, TEXT_ENCODERS, UNET, VAE, file_family, file_marks
+from lab.errors import InputError
+from lab.files import read_json
+from lab.models.defaults import GenerationDefaults, generation_defaults
+from lab.models.family import (
+    FAMILIES,
+    Family,
+    FamilyTraits,
+    check_channels,
+    encoder_keys,
+    family_of,
+    known_families,
+)
 from lab.models.source import locate
-from lab.models.weights import TensorInfo, read_header, sha256
+from lab.models.weights import (
+    HOW_TO_CONVERT,
+    PICKLES,
+    TensorInfo,
+    pick_weights,
+    read_header,
+    sha256,
+    uses_variant,
+    variants,
+)
+
+CONFIGS = Path(__file__).parent / "configs"
+"""Configs of the published architectures, by family: a single file has none."""
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+"""Prefixes of a part's tensors in a single file in the layout of the original code."""
+
+LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
+
+VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+"""Either set of files is enough to make a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ def _describe_file(source: str, path: Path) -> Description:
     header = read_header(path)
     family = file_family(header, path)
     prefixes = {"unet": UNET, "vae": VAE}
-    for suffix, prefix in zip(FAMILIES[family].suffixes, TEXT_ENCODERS[family], strict=True):
+    for suffix, prefix in zip(FAMILIES[family].suffixes, FAMILIES[family].checkpoint_prefixes, strict=True):
         prefixes[f"text_encoder{suffix}"] = prefix
     headers = {
         part: {name: info for name, info in header.items() if name.startswith(prefix)}
@@ -87,7 +114,7 @@ def _description(
         root=root,
         family=family,
         prediction_type=scheduler.get("prediction_type", "epsilon"),
-        encoders=tuple(zip(tower_keys(family, widths), widths, strict=True)),
+        encoders=tuple(zip(encoder_keys(family, widths), widths, strict=True)),
         parameters={
             part: sum(math.prod(i.shape) for i in header.values()) for part, header in headers.items()
         },
@@ -106,3 +133,96 @@ def _width(header: Mapping[str, TensorInfo]) -> int:
     return next(
         (info.shape[1] for name, info in header.items() if name.endswith("token_embedding.weight")), 0
     )
+
+
+def folder_family(root: Path) -> Family:
+    """Tells a folder's family from its configs.
+
+    Raises:
+        InputError: no U-Net or text encoder config, or a family that the lab does not load.
+    """
+    for part in ("unet", "text_encoder"):
+        if not (root / part / "config.json").is_file():
+            known = f"the lab loads diffusers folders of {known_families()}"
+            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
+    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
+    return family_of(unet, text_encoder, root)
+
+
+def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
+    """Returns the weight files of each part, relative to the folder.
+
+    Raises:
+        InputError: names every missing part, or says that there are only pickles.
+    """
+    traits = FAMILIES[family]
+    names = [path.relative_to(root).as_posix() for path in root.glob("*/*")]
+    files = {part: pick_weights(names, part, variant) for part in traits.parts}
+    configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
+    missing = [name for name in configs if name not in names]
+    missing += [
+        f"tokenizer{s}/tokenizer.json" for s in traits.suffixes if not has_vocabulary(names, f"tokenizer{s}")
+    ]
+    missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
+    if missing:
+        wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
+        others = variants(names)
+        if others and variant not in others:
+            raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
+        pickles = any(Path(name).suffix in PICKLES for name in names)
+        weights_missing = any(name.endswith("*.safetensors") for name in missing)
+        raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
+    if variant and not any(uses_variant(found, variant) for found in files.values()):
+        raise InputError(f"{root}: no part has a '{variant}' variant; leave out --variant")
+    return files
+
+
+def has_vocabulary(names: Iterable[str], part: str) -> bool:
+    """True if the files of a tokenizer's folder are enough to make it."""
+    found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
+    return any(vocabulary <= found for vocabulary in VOCABULARIES)
+
+
+def file_family(header: Mapping[str, TensorInfo], path: Path) -> Family:
+    """Tells a checkpoint's family from the names of its tensors.
+
+    Raises:
+        InputError: which part is missing, or that the model is of another kind.
+    """
+    prefixes = {"U-Net": UNET, "VAE": VAE}
+    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
+    family = next((name for name, traits in FAMILIES.items() if _has_encoders(header, traits)), None)
+    if family is None:
+        missing.append(f"text encoder of {known_families('or')}")
+    if missing or family is None:
+        raise InputError(
+            f"{path}: not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
+            f"VAE and text encoder in the layout of the original code"
+        )
+    if LATENTS_IN in header and LATENTS_OUT in header:
+        check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
+    return family
+
+
+def file_marks(header: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """What marker tensors say of the noise schedule: `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files."""
+    marks: dict[str, Any] = {}
+    if "v_pred" in header:
+        marks["prediction_type"] = "v_prediction"
+    if "ztsnr" in header:
+        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return marks
+
+
+def _has_encoders(header: Mapping[str, TensorInfo], traits: FamilyTraits) -> bool:
+    return all(any(key.startswith(prefix) for key in header) for prefix in traits.checkpoint_prefixes)
+
+
+def _contents(root: Path) -> str:
+    """What the folder is instead, as far as one can tell."""
+    if (root / "model_index.json").is_file():
+        return (
+            f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"
+        )
+    files = sorted(path.name for path in root.glob("*.safetensors"))
+    return f"; for a single-file model write file:{root / files[0]}" if files else ""

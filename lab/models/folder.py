@@ -1,7 +1,6 @@
 """Reads models from folders in diffusers' layout."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,10 +10,11 @@ from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from lab.errors import InputError
-from lab.models.bundle import Family
-from lab.models.family import FAMILIES, family_of
+from lab.files import read_json
+from lab.models.describe import check_folder, folder_family
+from lab.models.family import FAMILIES, Family
 from lab.models.libraries import refusing
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, read_header, uses_variant, variants
+from lab.models.weights import pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
@@ -38,31 +38,9 @@ class Parts:
     weights: Mapping[str, tuple[Path, ...]]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        InputError: no such file, unreadable, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, and the model needs it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def encoder_class(suffix: str) -> type[CLIPTextModel] | type[CLIPTextModelWithProjection]:
     """SDXL's second text encoder, whose folder has the suffix `_2`, also projects the pooled text."""
     return CLIPTextModelWithProjection if suffix else CLIPTextModel
-
-
-VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 
 
 def read_folder(root: Path, variant: str | None, dtype: torch.dtype) -> Parts:
@@ -105,54 +83,6 @@ def read_encoders(
         )
         for suffix in FAMILIES[family].suffixes
     ]
-
-
-def folder_family(root: Path) -> Family:
-    """Tells a folder's family from its configs.
-
-    Raises:
-        InputError: no U-Net or text encoder config, or a family that the lab does not load.
-    """
-    for part in ("unet", "text_encoder"):
-        if not (root / part / "config.json").is_file():
-            known = "the lab loads diffusers folders of SD 1.x, 2.x and SDXL"
-            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
-    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
-    return family_of(unet, text_encoder, root)
-
-
-def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
-    """Returns the weight files of each part, relative to the folder.
-
-    Raises:
-        InputError: names every missing part, or says that there are only pickles.
-    """
-    traits = FAMILIES[family]
-    names = [path.relative_to(root).as_posix() for path in root.glob("*/*")]
-    files = {part: pick_weights(names, part, variant) for part in traits.parts}
-    configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
-    missing = [name for name in configs if name not in names]
-    missing += [
-        f"tokenizer{s}/tokenizer.json" for s in traits.suffixes if not has_vocabulary(names, f"tokenizer{s}")
-    ]
-    missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
-    if missing:
-        wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
-        others = variants(names)
-        if others and variant not in others:
-            raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
-        pickles = any(Path(name).suffix in PICKLES for name in names)
-        weights_missing = any(name.endswith("*.safetensors") for name in missing)
-        raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
-    if variant and not any(uses_variant(found, variant) for found in files.values()):
-        raise InputError(f"{root}: no part has a '{variant}' variant; leave out --variant")
-    return files
-
-
-def has_vocabulary(names: Iterable[str], part: str) -> bool:
-    """True if the files of a tokenizer's folder are enough to make it."""
-    found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
-    return any(vocabulary <= found for vocabulary in VOCABULARIES)
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -201,13 +131,3 @@ def read_module(
             f"{folder}: its weights lack {len(absent)} tensors of its config, among them {absent[0]}"
         )
     return module.eval()
-
-
-def _contents(root: Path) -> str:
-    """What the folder is instead, as far as one can tell."""
-    if (root / "model_index.json").is_file():
-        return (
-            f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"
-        )
-    files = sorted(path.name for path in root.glob("*.safetensors"))
-    return f"; for a single-file model write file:{root / files[0]}" if files else ""

@@ -9,7 +9,7 @@ from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
 from lab.models.defaults import generation_defaults
 from lab.models.device import arrange, check_machine, pick_device, pick_dtype
-from lab.models.family import check_channels, tower_keys
+from lab.models.family import FAMILIES, check_channels, encoder_keys
 from lab.models.folder import Parts, read_folder
 from lab.models.source import locate
 from lab.models.unet import add_float32_interface
@@ -82,13 +82,13 @@ def _bundle(
         weights=tuple(path for paths in weights.values() for path in paths),
         defaults=generation_defaults(parts.family, parts.unet.config, vae.config, scheduler, root),
         clip_folder=root / "clip" if (root / "clip" / "config.json").is_file() else None,
-        force_zeros_for_empty_prompt=parts.family == "sdxl"
+        force_zeros_for_empty_prompt=FAMILIES[parts.family].zeros_without_negative
         and bool(parts.settings.get("force_zeros_for_empty_prompt", True)),
     )
 
 
 def _towers(parts: Parts) -> tuple[TextTower, ...]:
-    keys = tower_keys(parts.family, [encoder.config.hidden_size for encoder in parts.encoders])
+    keys = encoder_keys(parts.family, [encoder.config.hidden_size for encoder in parts.encoders])
     return tuple(
         TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)
         for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.encoders, strict=True)

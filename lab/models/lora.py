@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.models.family import FAMILIES
 from lab.models.libraries import refusing
 from lab.models.pipeline import build_pipeline
 from lab.models.weights import read_header
@@ -44,7 +43,7 @@ def parse_lora(text: str) -> tuple[Path, float]:
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
     read_header(path)
     pipeline = build_pipeline(bundle)
-    with refusing(f"{path}: no LoRA for this {FAMILIES[bundle.family].label} model"):
+    with refusing(f"{path}: no LoRA for this {bundle.traits.label} model"):
         pipeline.load_lora_weights(
             path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
         )

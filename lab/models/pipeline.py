@@ -6,7 +6,6 @@ import diffusers
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.models.family import FAMILIES
 from lab.models.libraries import quiet
 
 
@@ -16,19 +15,14 @@ def build_pipeline(bundle: Bundle) -> diffusers.DiffusionPipeline:
     Raises:
         InputError: the model's scheduler is of a class that diffusers does not have.
     """
-    traits = FAMILIES[bundle.family]
+    traits = bundle.traits
     parts: dict[str, Any] = {"unet": bundle.unet, "vae": bundle.vae, "scheduler": model_scheduler(bundle)}
     for suffix, tower in zip(traits.suffixes, bundle.towers, strict=True):
         parts |= {f"tokenizer{suffix}": tower.tokenizer, f"text_encoder{suffix}": tower.encoder}
-    if bundle.family == "sdxl":
-        parts |= {
-            "force_zeros_for_empty_prompt": bundle.force_zeros_for_empty_prompt,
-            "add_watermarker": False,
-        }
-    else:
-        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if traits.zeros_without_negative:
+        parts["force_zeros_for_empty_prompt"] = bundle.force_zeros_for_empty_prompt
     with quiet():
-        pipeline = getattr(diffusers, traits.pipeline)(**parts)
+        pipeline = getattr(diffusers, traits.pipeline)(**parts, **traits.pipeline_options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

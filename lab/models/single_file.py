@@ -7,7 +7,6 @@ repository.
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,12 @@ import diffusers
 import torch
 
 from lab.errors import InputError
-from lab.models.bundle import Family
-from lab.models.family import FAMILIES, check_channels
-from lab.models.folder import VOCABULARIES, Parts, read_json, read_tokenizer
+from lab.files import read_json
+from lab.models.describe import CONFIGS, VOCABULARIES, file_family, file_marks
+from lab.models.family import FAMILIES, Family
+from lab.models.folder import Parts, read_tokenizer
 from lab.models.libraries import quiet, refusing
-from lab.models.weights import TensorInfo, read_header
-
-CONFIGS = Path(__file__).parent / "configs"
-
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-TEXT_ENCODERS: dict[Family, tuple[str, ...]] = {
-    "sd1": ("cond_stage_model.transformer.",),
-    "sd2": ("cond_stage_model.model.",),
-    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
-LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
+from lab.models.weights import read_header
 
 
 def read_file(
@@ -69,40 +59,6 @@ def read_file(
         settings=settings,
         weights={"checkpoint": (path,)},
     )
-
-
-def file_family(header: Mapping[str, TensorInfo], path: Path) -> Family:
-    """Tells a checkpoint's family from the names of its tensors.
-
-    Raises:
-        InputError: which part is missing, or that the model is of another kind.
-    """
-    prefixes = {"U-Net": UNET, "VAE": VAE}
-    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
-    families: list[Family] = ["sdxl", "sd2", "sd1"]
-    for family in families:
-        if all(any(key.startswith(prefix) for key in header) for prefix in TEXT_ENCODERS[family]):
-            break
-    else:
-        missing.append("text encoder of SD 1.x, 2.x or SDXL")
-    if missing:
-        raise InputError(
-            f"{path}: not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
-            f"VAE and text encoder in the layout of the original code"
-        )
-    if LATENTS_IN in header and LATENTS_OUT in header:
-        check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
-    return family
-
-
-def file_marks(header: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """What marker tensors say of the noise schedule: `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files."""
-    marks: dict[str, Any] = {}
-    if "v_pred" in header:
-        marks["prediction_type"] = "v_prediction"
-    if "ztsnr" in header:
-        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return marks
 
 
 def gather_configs(into: Path, family: Family, given: Path | None) -> None:

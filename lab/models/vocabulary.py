@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from lab.models.family import tower_keys
-from lab.models.folder import check_folder, folder_family, read_encoders
+from lab.models.describe import check_folder, folder_family
+from lab.models.family import encoder_keys
+from lab.models.folder import read_encoders
 from lab.models.load import load
 from lab.models.source import locate
 
@@ -82,7 +83,7 @@ def vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
     family = folder_family(root)
     check_folder(root, family, variant)
     found = [_vocabulary(*tower) for tower in read_encoders(root, family, variant)]
-    keys = tower_keys(family, [vocabulary.table.shape[1] for vocabulary in found])
+    keys = encoder_keys(family, [vocabulary.table.shape[1] for vocabulary in found])
     return dict(zip(keys, found, strict=True))
 
 

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lab.models.bundle import Bundle
 from lab.models.patches import text_keys_kept
+from lab.models.schedulers import make_scheduler
 from lab.sample.guidance import Predictor
 from lab.sample.plan import Job
-from lab.sample.schedulers import make_scheduler
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:

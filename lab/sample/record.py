@@ -11,6 +11,7 @@ from PIL import Image
 
 from lab.condition.weighting import OWN_WEIGHTING, WEIGHTINGS
 from lab.models.bundle import Bundle
+from lab.models.schedulers import SCHEDULERS
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
 from lab.sample.config import GenerateConfig
@@ -106,20 +107,6 @@ def model_contents(bundle: Bundle) -> dict[str, str]:
     }
 
 
-SAMPLERS = {
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "euler": "Euler",
-    "euler-a": "Euler a",
-    "heun": "Heun",
-    "dpm++2m": "DPM++ 2M",
-    "dpm++2m-sde": "DPM++ 2M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-}
-"""The lab's scheduler names as the A1111 web UI spells them."""
-
-
 def parameters_text(record: Mapping[str, Any]) -> str:
     """A1111's `parameters` chunk for an image's record: prompt, negative prompt, then a line of settings."""
     lines = [record["prompt"]]
@@ -132,7 +119,7 @@ def parameters_text(record: Mapping[str, Any]) -> str:
 def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         "Steps": record["steps"],
-        "Sampler": SAMPLERS[record["scheduler"]],
+        "Sampler": SCHEDULERS[record["scheduler"]].a1111,
         "Schedule type": "Karras" if record["karras"] else "Automatic",
         "CFG scale": record["guidance"],
         "Seed": record["seed"],

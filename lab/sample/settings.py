@@ -5,8 +5,8 @@ from typing import Any
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.schedulers import check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
-from lab.sample.schedulers import check_scheduler, make_scheduler
 
 SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
 
@@ -107,7 +107,7 @@ def _strength(options: SamplingOptions) -> float | None:
 
 def _size_conditioning(bundle: Bundle, options: SamplingOptions, width: int, height: int) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in SIZE_CONDITIONING}
-    if bundle.family == "sdxl":
+    if bundle.traits.size_conditioning:
         own = dict(zip(SIZE_CONDITIONING, (width, height, 0, 0), strict=True))
         return {name: own[name] if value is None else value for name, value in given.items()}
     for name, value in given.items():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab.errors import InputError
-from lab.models.folder import read_json
+from lab.files import read_json
 from lab.score.clip import Clip, Preparation
 
 LAION_WIDTHS = (1024, 128, 64, 16, 1)

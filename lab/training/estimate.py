@@ -184,11 +184,11 @@ def _inputs(
     """What `call_unet` takes for one example: noisy latents, timesteps, prompt embeddings, pooled, time ids."""
     side = (config.resolution or bundle.defaults.width) // bundle.vae_scale
     dtype = bundle.unet.dtype
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     noisy = torch.zeros(1, bundle.unet.config.in_channels, side, side, device=device, dtype=dtype)
     embeds = torch.zeros(1, context, bundle.unet.config.cross_attention_dim, device=device, dtype=dtype)
     pooled = time_ids = None
-    if bundle.family == "sdxl":
+    if bundle.traits.size_conditioning:
         pooled = torch.zeros(1, bundle.towers[-1].width, device=device, dtype=dtype)
         time_ids = torch.zeros(1, 6, device=device)
     return noisy, torch.zeros(1, device=device, dtype=torch.long), embeds, pooled, time_ids

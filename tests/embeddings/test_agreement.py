@@ -1,12 +1,13 @@
 """What the lab writes gives the same images in diffusers as in the lab."""
 
+import diffusers
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 import lab
 from lab.embeddings.embedding import Embedding
-from lab.sample.schedulers import SCHEDULERS
+from lab.models.schedulers import SCHEDULERS
 from tests.embeddings.files import vectors
 from tests.paths import (
     CLIP_TOKENIZER,
@@ -77,7 +78,9 @@ def check(bundle, pipe, embedding):
 
 def diffusers_latents(bundle, pipe, prompt):
     kind = SCHEDULERS["ddim"]
-    pipe.scheduler = kind.scheduler_class.from_config(dict(bundle.scheduler_config), **kind.settings)
+    pipe.scheduler = getattr(diffusers, kind.class_name).from_config(
+        dict(bundle.scheduler_config), **kind.settings
+    )
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(SEED)
     settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"}

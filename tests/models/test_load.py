@@ -219,3 +219,13 @@ def test_a_file_without_its_type_is_told_how_to_write_it(tmp_path):
 def test_unknown_options_name_the_nearest():
     with pytest.raises(InputError, match="unknown option 'varient'; nearest: variant"):
         load("emoji", varient="fp16")
+
+
+def test_contents_tell_what_changed_of_a_model(folder):
+    before = load(folder, device="cpu").contents()
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_end": 0.013}))
+    (folder / "generation_config.json").write_text('{"steps": 7}')
+    after = load(folder, device="cpu").contents()
+    assert list(before) == ["model", "generation_config.json", "scheduler_config.json"]
+    assert [before[name] == after[name] for name in before] == [True, False, False]

@@ -1,5 +1,6 @@
 """For a plain prompt and the same seeds, the lab's latents and images equal those of diffusers' own pipelines."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -7,8 +8,8 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 import lab
+from lab.models.schedulers import SCHEDULERS
 from lab.sample.pixels import encode_image
-from lab.sample.schedulers import SCHEDULERS
 
 PROMPT, NEGATIVE = "a red apple on a white background", "blurry dog"
 TOLERANCE = 1e-4
@@ -24,7 +25,7 @@ def reference(bundle, scheduler, seeds, karras=False, **settings):
     pipeline = bundle.pipeline()
     kind = SCHEDULERS[scheduler]
     extra = {"use_karras_sigmas": True} if karras else {}
-    pipeline.scheduler = kind.scheduler_class.from_config(
+    pipeline.scheduler = getattr(diffusers, kind.class_name).from_config(
         dict(bundle.scheduler_config), **kind.settings, **extra
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -113,7 +114,9 @@ def test_image_to_image(sd1, scheduler, tmp_path):
     image.save(tmp_path / "start.png")
     pipeline = StableDiffusionImg2ImgPipeline.from_pipe(sd1.pipeline())
     kind = SCHEDULERS[scheduler]
-    pipeline.scheduler = kind.scheduler_class.from_config(dict(sd1.scheduler_config), **kind.settings)
+    pipeline.scheduler = getattr(diffusers, kind.class_name).from_config(
+        dict(sd1.scheduler_config), **kind.settings
+    )
     pipeline.set_progress_bar_config(disable=True)
     # Given latents, the pipeline draws nothing but the noise, as the lab does for every image.
     expected = pipeline(

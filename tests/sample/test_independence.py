@@ -8,9 +8,9 @@ import torch
 import lab
 from lab.embeddings.embedding import Embedding
 from lab.listening import Listener
+from lab.models.schedulers import SCHEDULERS
 from lab.sample import engine
 from lab.sample.denoise import denoise
-from lab.sample.schedulers import SCHEDULERS
 from tests.jobs import make_job
 
 TOLERANCE = 1e-4

@@ -160,7 +160,7 @@ class Chunker:
     """
 
     def __init__(self, bundle: Bundle, counts: Mapping[str, int]):
-        self._room = min(tower.context_length for tower in bundle.towers) - 2
+        self._room = bundle.context_length - 2
         self._tokenizer = Tokenizer(bundle, counts)
         self._marks = {placeholder(name): name for name in counts}
         self._chunks: dict[str, Chunk] = {}

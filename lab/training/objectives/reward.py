@@ -238,7 +238,7 @@ def _tools(bundle: Bundle, config: TrainConfig) -> Tools:
 def _encoded(bundle: Bundle, prompts: Sequence[str], config: TrainConfig) -> list[Conditioning]:
     """Plain prompts of one chunk each."""
     made = encode(bundle, list(prompts), dialect="plain", clip_skip=config.clip_skip)
-    context = min(tower.context_length for tower in bundle.towers)
+    context = bundle.context_length
     for prompt, conditioning in zip(prompts, made, strict=True):
         if len(conditioning.embeds) > context:
             raise InputError(

@@ -1,70 +1,82 @@
-"""The schedulers offered, and which of them work with which model."""
+"""The schedulers offered: one table of what each is, and which of them work with which model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
-
-import diffusers
 
 from lab.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
-class SchedulerKind:
+class Scheduler:
     """One offered scheduler.
 
     Attributes:
         class_name: The diffusers class.
+        a1111: What the A1111 web UI calls it.
         settings: What it is set to on top of the model's own scheduler config.
         karras: Karras sigmas can be used.
         zero_snr: It rescales its betas to zero terminal SNR, so it can start from pure noise.
     """
 
     class_name: str
+    a1111: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     karras: bool = False
     zero_snr: bool = True
 
-    @cached_property
-    def scheduler_class(self) -> Any:
-        """The diffusers class, imported when first asked for."""
-        return getattr(diffusers, self.class_name)
 
-
-SCHEDULERS = {
-    "ddim": SchedulerKind("DDIMScheduler"),
-    "pndm": SchedulerKind("PNDMScheduler", {"skip_prk_steps": True}, zero_snr=False),
-    "euler": SchedulerKind("EulerDiscreteScheduler", karras=True),
-    "euler-a": SchedulerKind("EulerAncestralDiscreteScheduler"),
-    "heun": SchedulerKind("HeunDiscreteScheduler", karras=True, zero_snr=False),
-    "dpm++2m": SchedulerKind("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, karras=True),
-    "dpm++2m-sde": SchedulerKind(
-        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, karras=True
+SCHEDULERS: dict[str, Scheduler] = {
+    "ddim": Scheduler("DDIMScheduler", "DDIM"),
+    "pndm": Scheduler("PNDMScheduler", "PLMS", {"skip_prk_steps": True}, zero_snr=False),
+    "euler": Scheduler("EulerDiscreteScheduler", "Euler", karras=True),
+    "euler-a": Scheduler("EulerAncestralDiscreteScheduler", "Euler a"),
+    "heun": Scheduler("HeunDiscreteScheduler", "Heun", karras=True, zero_snr=False),
+    "dpm++2m": Scheduler(
+        "DPMSolverMultistepScheduler", "DPM++ 2M", {"algorithm_type": "dpmsolver++"}, karras=True
     ),
-    "unipc": SchedulerKind("UniPCMultistepScheduler", karras=True),
-    "lcm": SchedulerKind("LCMScheduler"),
+    "dpm++2m-sde": Scheduler(
+        "DPMSolverMultistepScheduler", "DPM++ 2M SDE", {"algorithm_type": "sde-dpmsolver++"}, karras=True
+    ),
+    "unipc": Scheduler("UniPCMultistepScheduler", "UniPC", karras=True),
+    "lcm": Scheduler("LCMScheduler", "LCM"),
 }
+
+USUAL = "ddim"
+"""What a model is sampled with that was saved with a scheduler that is not offered."""
+
+
+def scheduler_name(config: Mapping[str, Any]) -> str:
+    """The name of the scheduler that a model was saved with, from its config: `USUAL` where it is not offered.
+
+    Of several entries of one class, it is the one whose settings the config has, or else the first.
+    """
+    saved = [name for name, entry in SCHEDULERS.items() if entry.class_name == config.get("_class_name")]
+    exact = [name for name in saved if SCHEDULERS[name].settings.items() <= config.items()]
+    return next(iter([*exact, *saved]), USUAL)
 
 
 def check_scheduler(name: str, karras: bool, config: Mapping[str, Any]) -> None:
     """Refuses combinations of scheduler, sigmas and model that cannot work.
+
+    Args:
+        config: The model's own scheduler config.
 
     Raises:
         InputError: unknown scheduler (with the nearest names), or a combination that cannot work (with the reason).
     """
     if name not in SCHEDULERS:
         raise InputError(f"unknown scheduler '{name}'{did_you_mean(name, SCHEDULERS)}")
-    kind = SCHEDULERS[name]
+    chosen = SCHEDULERS[name]
     zero_snr = config.get("rescale_betas_zero_snr", False)
-    fitting = [other for other, candidate in SCHEDULERS.items() if candidate.zero_snr]
-    if zero_snr and not kind.zero_snr:
+    if zero_snr and not chosen.zero_snr:
+        fitting = [other for other, entry in SCHEDULERS.items() if entry.zero_snr]
         raise InputError(
             f"scheduler '{name}' does not rescale its betas, and this model was trained at zero terminal SNR, "
             f"so its images would be wrong; use one of {', '.join(fitting)}"
         )
-    if karras and not kind.karras:
-        with_karras = [other for other, candidate in SCHEDULERS.items() if candidate.karras]
+    if karras and not chosen.karras:
+        with_karras = [other for other, entry in SCHEDULERS.items() if entry.karras]
         raise InputError(f"scheduler '{name}' has no Karras sigmas; these have: {', '.join(with_karras)}")
     if karras and zero_snr:
         raise InputError(
@@ -79,9 +91,11 @@ def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: in
     Raises:
         InputError: the scheduler cannot make this number of steps.
     """
-    kind = SCHEDULERS[name]
-    settings = {**kind.settings, **({"use_karras_sigmas": True} if karras else {})}
-    scheduler = kind.scheduler_class.from_config(dict(config), **settings)
+    import diffusers
+
+    chosen = SCHEDULERS[name]
+    settings = {**chosen.settings, **({"use_karras_sigmas": True} if karras else {})}
+    scheduler = getattr(diffusers, chosen.class_name).from_config(dict(config), **settings)
     try:
         scheduler.set_timesteps(steps, device=device)
     except ValueError as error:
