@@ -22,7 +22,7 @@ import lab
 from lab.search.features import BundleFeatures
 from lab.search.index import Index, Space
 from lab.search.search import vectors_of
-from lab.search.sources import Row
+from lab.search.sources import IndexRow
 
 THINGS = (
     "apple",
@@ -72,7 +72,7 @@ def main() -> None:
     features = BundleFeatures(bundle)
     space = Space(features.model, features.source, features.pooling)
     texts = library(arguments.prompts + arguments.queries)
-    rows = [Row("prompt", text, "", text) for text in texts]
+    rows = [IndexRow("prompt", text, "", text) for text in texts]
     began = time.perf_counter()
     vectors = vectors_of(rows, features)
     seconds = time.perf_counter() - began
@@ -108,7 +108,7 @@ def noisy(vectors: Tensor, count: int) -> Tensor:
 
 def compare(table: Table, space: Space, stored: Tensor, queries: Tensor, top: int) -> None:
     """Two rows of the table."""
-    rows = [Row("prompt", str(place), "", str(place)) for place in range(len(stored))]
+    rows = [IndexRow("prompt", str(place), "", str(place)) for place in range(len(stored))]
     exact: list[set[str]] = []
     for kind in ("flat-ip", "ivf"):
         began = time.perf_counter()

@@ -28,20 +28,15 @@ def search(
     from lab.terminal import Bars
 
     bundle = load_options(settings)
-    with Bars() as bar:
-        answer = run(
-            bundle,
-            settings,
-            on_progress=lambda done, total: bar.progress(done, total, "rows"),
-            on_note=bar.note,
-        )
+    with Bars() as bars:
+        result = run(bundle, settings, listener=bars)
     console = Console()
     if settings.index is not None:
         console.print(
-            f"{settings.index}: {len(answer.index.rows)} rows, {answer.added} of them new", markup=False
+            f"{settings.index}: {len(result.index.rows)} rows, {result.added} of them new", markup=False
         )
-    score = "distance" if answer.index.kind == "flat-l2" else "cosine"
-    for query, hits in answer.hits.items():
+    score = "distance" if result.index.kind == "flat-l2" else "cosine"
+    for query, hits in result.hits.items():
         table = Table(score, "what", "which", "where", title=Text(f"near {query}"), title_justify="left")
         for row, value in hits:
             where = "" if row.source == row.text else row.source

@@ -9,6 +9,8 @@ from lab.config import Config
 
 Dialect = Literal["a1111", "comfy", "compel", "plain"]
 Weighting = Literal["a1111", "a1111-no-norm", "comfy", "compel", "ignore"]
+Pool = Literal["eos", "mean", "first"]
+"""What stands for a text: its end token's state, the mean over its words', or its first word's."""
 
 
 class TextOptions(Config):

@@ -1,14 +1,12 @@
 """One vector for a prompt, and how near prompts are to each other."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lab.condition.conditioning import Encoding
-
-Pool = Literal["eos", "mean", "first"]
+from lab.condition.config import Pool
 
 
 def pool(encoding: Encoding, how: Pool, context: int) -> Tensor:

@@ -108,8 +108,8 @@ MOST_IMAGES = 64
 
 
 @torch.no_grad()
-def image_features(clip: Clip, paths: Sequence[Path], most: int = MOST_IMAGES) -> Tensor:
-    """(n, p) float32 features of unit length of the first `most` image files, read one at a time.
+def image_features(clip: Clip, paths: Sequence[Path], most: int | None = MOST_IMAGES) -> Tensor:
+    """(n, p) float32 features of unit length of the first `most` image files (None: of all), read one at a time.
 
     Raises:
         InputError: a file that is no image.

@@ -1,33 +1,53 @@
 """The options of judging images, each defined once: YAML keys, flags and keyword arguments come from here."""
 
-from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lab.config import Config
+from lab.config import Config, ExistingFile, ExistingFolder, one_of
+from lab.score.metrics import METRICS
 
 
 class JudgeOptions(Config):
     """Who judges images besides CLIP."""
 
-    pickscore: Path | None = None
+    pickscore: ExistingFolder | None = None
     """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
 
-    aesthetic: Path | None = None
+    aesthetic: ExistingFile | None = None
     """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
 
-    quality: Path | None = None
+    quality: ExistingFolder | None = None
     """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
 
 
 class ScoreOptions(JudgeOptions):
     """How images are judged."""
 
-    metrics: list[str] = Field(default_factory=list)
+    metrics: list[Annotated[str, one_of(METRICS, "metric")]] = Field(default_factory=list)
     """Which metrics; by default all that can run with what is given. Repeatable."""
 
-    references: Path | None = None
+    references: ExistingFolder | None = None
     """Folder of images to compare with (clip_reference, cmmd)."""
 
-    clip: Path | None = None
+    clip: ExistingFolder | None = None
     """Folder with a CLIPModel to judge with; by default the model's own."""
+
+    def missing(self) -> dict[str, str]:
+        """The tools that only an option can bring, of those that no option names: how to give each."""
+        told = {
+            "references": "it compares with images that you choose; give a folder with --references",
+            "pickscore": "it needs the PickScore model; give its folder with --pickscore",
+            "aesthetic": "it needs an aesthetic head; give its file with --aesthetic",
+        }
+        return {name: reason for name, reason in told.items() if getattr(self, name) is None}
+
+    @model_validator(mode="after")
+    def _check_needs(self) -> Self:
+        """Tells before a model is read which metrics can never run with these options."""
+        missing = self.missing()
+        for name in self.metrics:
+            for need in METRICS[name].needs:
+                if need in missing:
+                    raise ValueError(f"metrics: '{name}' cannot run here: {missing[need]}")
+        return self

@@ -1,14 +1,14 @@
 """The options of search, each defined once: YAML keys, flags and keyword arguments come from here."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from lab.condition.config import Dialect
-from lab.condition.pooling import Pool
-from lab.config import Config
+from lab.condition.config import Dialect, Pool
+from lab.config import Config, ExistingFile, ExistingFolder
 from lab.models.config import ModelOptions
+from lab.search.sources import check_source
 
 IndexKind = Literal["flat-ip", "flat-l2", "ivf"]
 
@@ -19,7 +19,7 @@ class SearchOptions(Config):
     text: list[str] = Field(default_factory=list)
     """Looks for what is near a text, which may name embeddings; repeatable."""
 
-    image: list[Path] = Field(default_factory=list)
+    image: list[ExistingFile] = Field(default_factory=list)
     """Looks for what is near an image; repeatable."""
 
     embedding: list[str] = Field(default_factory=list)
@@ -28,7 +28,7 @@ class SearchOptions(Config):
     embeddings: list[Path] = Field(default_factory=list)
     """A folder of learned embeddings that texts may name, repeatable."""
 
-    over: list[str] = Field(default_factory=list)
+    over: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)
     """What is searched: prompts:FILE (one a line), images:FOLDER, embeddings:FOLDER or vocabulary; repeatable."""
 
     index: Path | None = None
@@ -42,7 +42,7 @@ class SearchOptions(Config):
     """Of a new index, what stands for a text: its end token's state (eos, the default, which alone compares with
     images), the mean over its words, or its first word's, which has seen nothing but that word."""
 
-    clip: Path | None = None
+    clip: ExistingFolder | None = None
     """Folder with a CLIPModel to compare with; by default the model's own encoders."""
 
     dialect: Dialect = "a1111"
@@ -54,3 +54,16 @@ class SearchOptions(Config):
 
 class SearchConfig(SearchOptions, ModelOptions):
     """One search."""
+
+    @model_validator(mode="after")
+    def _check_asked(self) -> Self:
+        if not self.over and self.index is None:
+            raise ValueError(
+                "there is nothing to search; give --over prompts:FILE, images:FOLDER, "
+                "embeddings:FOLDER or vocabulary, or a saved --index"
+            )
+        if not (self.text or self.image or self.embedding or (self.over and self.index)):
+            raise ValueError("there is nothing to look for; give --text, --image or --embedding")
+        if not self.over and self.index is not None and not self.index.is_dir():
+            raise ValueError(f"{self.index}: no index there; make one with --over")
+        return self

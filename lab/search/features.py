@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
-from lab.condition.config import Dialect, TextOptions
+from lab.condition.config import Dialect, Pool, TextOptions
 from lab.condition.encode import PromptEncoder
-from lab.condition.pooling import Pool, pool_words
+from lab.condition.pooling import pool_words
 from lab.condition.towers import encode_chunks, layers_back, run_tower
 from lab.condition.vectors import vectors_for
 from lab.embeddings.embedding import Embedding

@@ -12,11 +12,11 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.condition.pooling import Pool
+from lab.condition.config import Pool
 from lab.errors import InputError
 from lab.files import atomic
 from lab.search.config import IndexKind
-from lab.search.sources import Row
+from lab.search.sources import IndexRow
 
 ROWS = "rows.json"
 PER_CELL = 39
@@ -32,7 +32,7 @@ Identity = tuple[str, str]
 class Hit(NamedTuple):
     """A row that was found. The score is the cosine, or for flat-l2 the distance."""
 
-    row: Row
+    row: IndexRow
     score: float
 
 
@@ -48,7 +48,7 @@ class Space:
 class Index:
     """Rows that can be found by their vectors."""
 
-    def __init__(self, kind: IndexKind, space: Space, vectors: faiss.Index, rows: list[Row]):
+    def __init__(self, kind: IndexKind, space: Space, vectors: faiss.Index, rows: list[IndexRow]):
         self.kind = kind
         self.space = space
         self.rows = rows
@@ -56,14 +56,14 @@ class Index:
         self.known = {(row.kind, row.identity) for row in rows}
 
     @classmethod
-    def build(cls, kind: IndexKind, space: Space, rows: Sequence[Row], vectors: Tensor) -> "Index":
+    def build(cls, kind: IndexKind, space: Space, rows: Sequence[IndexRow], vectors: Tensor) -> "Index":
         """A new index of rows with their vectors (n, d), on which the cells of an ivf index are trained."""
         made = _empty(kind, _prepared(kind, vectors))
         index = cls(kind, space, made, [])
         index.add(rows, vectors)
         return index
 
-    def add(self, rows: Sequence[Row], vectors: Tensor) -> None:
+    def add(self, rows: Sequence[IndexRow], vectors: Tensor) -> None:
         """Adds rows with their vectors (n, d)."""
         self._vectors.add(_prepared(self.kind, vectors))
         self.rows.extend(rows)
@@ -108,7 +108,7 @@ class Index:
         try:
             told: dict[str, Any] = json.loads((folder / ROWS).read_text(encoding="utf-8"))
             data = (folder / Path(told["vectors"]).name).read_bytes()
-            rows = [Row(**row) for row in told["rows"]]
+            rows = [IndexRow(**row) for row in told["rows"]]
             space, kind = Space(**told["space"]), told["kind"]
         except OSError as error:
             raise InputError(f"{folder}: no index there that can be read: {error.strerror}") from None
@@ -143,9 +143,9 @@ class Index:
             )
 
 
-def new_rows(rows: Sequence[Row], known: Collection[Identity]) -> list[Row]:
+def new_rows(rows: Sequence[IndexRow], known: Collection[Identity]) -> list[IndexRow]:
     """Those of the rows that are not known, each once, in their order."""
-    first: dict[Identity, Row] = {}
+    first: dict[Identity, IndexRow] = {}
     for row in rows:
         first.setdefault((row.kind, row.identity), row)
     return [row for key, row in first.items() if key not in known]

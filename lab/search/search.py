@@ -1,35 +1,31 @@
 """From the options of a search to what was found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lab.condition.pooling import Pool
+from lab.condition.config import Pool
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.search.config import SearchConfig
 from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
 from lab.search.index import ROWS, Hit, Index, Space, new_rows
-from lab.search.sources import Row, RowKind, read_source
+from lab.search.sources import IndexRow, IndexRowKind, read_source
 
-BLOCKS: Mapping[RowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
+BLOCKS: Mapping[IndexRowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
 """Rows of each kind that are encoded between two reports of progress."""
-
-Progress = Callable[[float, int], None]
-"""Called with the rows encoded and the number of rows."""
-
-Note = Callable[[str], None]
-"""Called with a line that the person at the keyboard should read."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -44,47 +40,34 @@ class Answer:
 
 
 def search(
-    bundle: Bundle,
-    config: SearchConfig,
-    *,
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
-) -> Answer:
+    bundle: Bundle, config: SearchConfig | None = None, *, listener: Listener = Listener(), **settings: Any
+) -> SearchResult:
     """Builds, extends or loads an index, and looks for every query in it.
 
     Args:
-        on_progress: Hears of rows encoded.
-        on_note: Hears which embeddings of a folder do not fit the model and are left out.
+        config: What to look for and where; its model options are ignored, as the bundle is loaded.
+        listener: Hears of rows encoded, and which embeddings of a folder do not fit the model and are left out.
+        settings: Fields of `SearchConfig`, on top of `config`.
 
     Raises:
         InputError: nothing to search or to look for, a source or query that cannot be read, or an index of another
             model.
     """
-    _check(config)
+    config = SearchConfig.build({**(config.given() if config else {}), **settings})
     old = _load(config)
     features = _features(bundle, config, old)
     space = Space(features.model, features.source, features.pooling)
     if old is not None:
         old.check_space(space, _folder(config))
     queries = _queries(config, features)
-    rows = [row for over in config.over for row in read_source(over, bundle, on_note)]
-    index, added = _extended(old, config, space, rows, features, on_progress)
+    rows = [row for over in config.over for row in read_source(over, bundle, listener)]
+    index, added = _extended(old, config, space, rows, features, listener)
     if config.index is not None and added:
         index.save(config.index)
     if not queries:
-        return Answer(index, added, {})
+        return SearchResult(index, added, {})
     found = index.search(torch.cat(list(queries.values())), config.top)
-    return Answer(index, added, dict(zip(queries, found, strict=True)))
-
-
-def _check(config: SearchConfig) -> None:
-    if not config.over and config.index is None:
-        raise InputError(
-            "search: there is nothing to search; give --over prompts:FILE, images:FOLDER, "
-            "embeddings:FOLDER or vocabulary, or a saved --index"
-        )
-    if not (config.text or config.image or config.embedding or (config.over and config.index)):
-        raise InputError("search: there is nothing to look for; give --text, --image or --embedding")
+    return SearchResult(index, added, dict(zip(queries, found, strict=True)))
 
 
 def _folder(config: SearchConfig) -> Path:
@@ -125,22 +108,22 @@ def _extended(
     index: Index | None,
     config: SearchConfig,
     space: Space,
-    rows: Sequence[Row],
+    rows: Sequence[IndexRow],
     features: Features,
-    on_progress: Progress | None,
+    listener: Listener,
 ) -> tuple[Index, int]:
     """The index with the rows that it did not have, and how many they were."""
     if index is None:
         kind = config.kind or "flat-ip"
         distinct = new_rows(rows, set())
-        return Index.build(kind, space, distinct, vectors_of(distinct, features, on_progress)), len(distinct)
+        return Index.build(kind, space, distinct, vectors_of(distinct, features, listener)), len(distinct)
     new = new_rows(rows, index.known)
     if new:
-        index.add(new, vectors_of(new, features, on_progress))
+        index.add(new, vectors_of(new, features, listener))
     return index, len(new)
 
 
-def vectors_of(rows: Sequence[Row], features: Features, on_progress: Progress | None = None) -> Tensor:
+def vectors_of(rows: Sequence[IndexRow], features: Features, listener: Listener = Listener()) -> Tensor:
     """(n, d): the vectors of rows of any kinds, in their order."""
     made: list[Tensor] = []
     for (kind, place), group in groupby(
@@ -151,13 +134,12 @@ def vectors_of(rows: Sequence[Row], features: Features, on_progress: Progress | 
         size = BLOCKS[kind]
         for start in range(0, len(texts), size):
             made.append(_encoded(kind, texts[start : start + size], features, library))
-            if on_progress:
-                on_progress(sum(map(len, made)), len(rows))
+            listener.progress(sum(map(len, made)), len(rows), "rows")
     return torch.cat(made)
 
 
 def _encoded(
-    kind: RowKind, texts: Sequence[str], features: Features, library: Mapping[str, Embedding]
+    kind: IndexRowKind, texts: Sequence[str], features: Features, library: Mapping[str, Embedding]
 ) -> Tensor:
     if kind == "prompt":
         return _readable(texts, features)

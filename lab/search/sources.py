@@ -1,61 +1,70 @@
-"""What can be searched: one reader for each kind of source, one table."""
+"""What can be searched: one reader for each kind of source, one table, which is read without the engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lab.condition.vectors import vectors_for
-from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
-from lab.images import images_in
-from lab.models.bundle import Bundle
-from lab.models.weights import sha256
+from lab.listening import Listener
 
-Note = Callable[[str], None]
+if TYPE_CHECKING:
+    from lab.models.bundle import Bundle
 
-RowKind = Literal["prompt", "image", "embedding", "token"]
+IndexRowKind = Literal["prompt", "image", "embedding", "token"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing that can be found.
+class IndexRow:
+    """One thing that can be found in an index.
 
     Attributes:
+        kind: What it is.
         text: The prompt, the image's path, the embedding's name or the token.
         source: Where it stands: `file:line`, a path, or nothing for tokens.
         identity: What makes it the same thing again: the text itself, or the SHA-256 of the file.
     """
 
-    kind: RowKind
+    kind: IndexRowKind
     text: str
     source: str
     identity: str
 
 
-def read_source(over: str, bundle: Bundle, on_note: Note | None = None) -> list[Row]:
-    """The rows of a typed source such as `prompts:library.txt`.
-
-    Args:
-        on_note: Hears what of the source is left out, and why.
+def check_source(over: str) -> str:
+    """Returns a typed source such as `prompts:library.txt` as it stands, if it is one and is there.
 
     Raises:
-        InputError: an unknown type of source (with the nearest names), or one that is missing or empty.
+        ValueError: an unknown type of source (with the nearest names), or a file or folder that is missing.
     """
     name, _, place = over.partition(":")
     if name not in SOURCES:
-        known = [f"{each}:" for each in SOURCES if each != "vocabulary"] + ["vocabulary"]
-        raise InputError(f"--over {over}: what is searched begins with its type{did_you_mean(over, known)}")
+        known = [f"{one}:" for one in SOURCES if one != "vocabulary"] + ["vocabulary"]
+        raise ValueError(f"what is searched begins with its type{did_you_mean(over, known)}")
     if bool(place) == (name == "vocabulary"):
-        form = "vocabulary" if name == "vocabulary" else f"{name}:PATH"
-        raise InputError(f"--over {over}: write {form}")
-    rows = SOURCES[name](Path(place), bundle, on_note or (lambda line: None))
+        raise ValueError(f"write {'vocabulary' if name == 'vocabulary' else f'{name}:PATH'}")
+    if place and not Path(place).exists():
+        raise ValueError(f"{place}: no such {'file' if name == 'prompts' else 'folder'}")
+    return over
+
+
+def read_source(over: str, bundle: "Bundle", listener: Listener = Listener()) -> list[IndexRow]:
+    """The rows of a typed source such as `prompts:library.txt` that `check_source` lets pass.
+
+    Args:
+        listener: Hears what of the source is left out, and why.
+
+    Raises:
+        InputError: one that cannot be read or is empty.
+    """
+    name, _, place = over.partition(":")
+    rows = SOURCES[name](Path(place), bundle, listener)
     if not rows:
         raise InputError(f"--over {over}: there is nothing in it")
     return rows
 
 
-def _prompts(path: Path, bundle: Bundle, note: Note) -> list[Row]:
+def _prompts(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,17 +73,23 @@ def _prompts(path: Path, bundle: Bundle, note: Note) -> list[Row]:
         ) from None
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     return [
-        Row("prompt", line, f"{path}:{number}", line)
+        IndexRow("prompt", line, f"{path}:{number}", line)
         for number, line in numbered
         if line and not line.startswith("#")
     ]
 
 
-def _images(path: Path, bundle: Bundle, note: Note) -> list[Row]:
-    return [Row("image", str(file), str(file), sha256([file])) for file in images_in(path)]
+def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
+    from lab.images import images_in
+    from lab.models.weights import sha256
+
+    return [IndexRow("image", str(file), str(file), sha256([file])) for file in images_in(path)]
 
 
-def _embeddings(path: Path, bundle: Bundle, note: Note) -> list[Row]:
+def _embeddings(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
+    from lab.condition.vectors import vectors_for
+    from lab.embeddings.library import collect
+
     rows, reason, left_out = [], "", []
     library = collect([path])
     for name in sorted(library):
@@ -84,22 +99,22 @@ def _embeddings(path: Path, bundle: Bundle, note: Note) -> list[Row]:
             left_out.append(name)
             reason = reason or str(error)
             continue
-        rows.append(Row("embedding", name, str(path), library[name].provenance.sha256))
+        rows.append(IndexRow("embedding", name, str(path), library[name].provenance.sha256))
     if left_out and not rows:
         raise InputError(f"{path}: none of its embeddings fits the model: {reason}")
     if left_out:
-        note(f"{path}: left out {', '.join(left_out)}: made for text encoders of other widths")
+        listener.note(f"{path}: left out {', '.join(left_out)}: made for text encoders of other widths")
     return rows
 
 
-def _vocabulary(path: Path, bundle: Bundle, note: Note) -> list[Row]:
+def _vocabulary(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
     tokenizer = bundle.towers[0].tokenizer
     special = set(tokenizer.all_special_tokens)
     tokens = [token for token in tokenizer.get_vocab() if token not in special]
-    return [Row("token", token, "", token) for token in sorted(tokens)]
+    return [IndexRow("token", token, "", token) for token in sorted(tokens)]
 
 
-SOURCES: dict[str, Callable[[Path, Bundle, Note], list[Row]]] = {
+SOURCES: dict[str, Callable[[Path, "Bundle", Listener], list[IndexRow]]] = {
     "prompts": _prompts,
     "images": _images,
     "embeddings": _embeddings,

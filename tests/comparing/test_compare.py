@@ -175,10 +175,9 @@ def test_one_seed_has_no_interval_and_says_so(sd1, config):
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(sd1, config, denoised, settings, words):
-    settings = config(**settings)
     with pytest.raises(lab.InputError, match=words):
-        lab.compare(sd1, settings)
-    assert not denoised and not settings.out.exists()
+        lab.compare(sd1, config(**settings))
+    assert not denoised and not config().out.exists()
 
 
 def test_another_model_is_a_variant(sd1, sd2_folder, config):

@@ -157,6 +157,22 @@ def test_what_cannot_run_is_refused(sd1, name, words):
         choose_metrics([name], open_tools(sd1, ScoreOptions()))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"metrics": ["clip_txt"]}, "unknown metric 'clip_txt'; nearest: clip_text"),
+        ({"metrics": ["cmmd"]}, "give a folder with --references"),
+        ({"metrics": ["pickscore"]}, "give its folder with --pickscore"),
+        ({"metrics": ["aesthetic"]}, "give its file with --aesthetic"),
+        ({"references": "nowhere"}, "no such folder"),
+        ({"aesthetic": "nowhere"}, "no such file"),
+    ],
+)
+def test_what_can_never_run_is_told_with_the_options(settings, words):
+    with pytest.raises(lab.InputError, match=words):
+        ScoreOptions.build(settings)
+
+
 def test_the_bundles_own_clip(emoji):
     tools = open_tools(emoji, ScoreOptions())
     assert tools.clip is not None

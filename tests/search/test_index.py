@@ -7,13 +7,13 @@ import torch
 
 import lab
 from lab.search.index import Index, Space, new_rows
-from lab.search.sources import Row
+from lab.search.sources import IndexRow
 
 SPACE = Space("a" * 64, "emoji", "eos")
 
 
 def rows(count, first=0):
-    return [Row("prompt", f"p{n}", f"x.txt:{n}", f"p{n}") for n in range(first, first + count)]
+    return [IndexRow("prompt", f"p{n}", f"x.txt:{n}", f"p{n}") for n in range(first, first + count)]
 
 
 def vectors(count, seed=0):

@@ -11,6 +11,7 @@ from lab.models.clip import load_clip
 from lab.search.config import SearchConfig
 from lab.search.features import BundleFeatures
 from lab.search.search import search
+from tests.listening import Heard
 
 LIBRARY = """# animals
 a red apple
@@ -30,7 +31,7 @@ def library(tmp_path):
 
 
 def look(bundle, **settings):
-    return search(bundle, SearchConfig.build(settings))
+    return search(bundle, **settings)
 
 
 def texts(hits):
@@ -121,12 +122,13 @@ def test_an_index_of_another_model_is_refused(sd1, sd2, library, tmp_path):
         ({"over": ["vocabulry"], "text": ["a"]}, "nearest: vocabulary"),
         ({"over": ["prompts"], "text": ["a"]}, "write prompts:PATH"),
         ({"over": ["vocabulary:x"], "text": ["a"]}, "write vocabulary"),
-        ({"over": ["prompts:absent.txt"], "text": ["a"]}, "cannot read prompts"),
+        ({"over": ["prompts:absent.txt"], "text": ["a"]}, "absent.txt: no such file"),
         ({"over": ["images:absent"], "text": ["a"]}, "no such folder"),
         ({"index": "absent", "text": ["a"]}, "no index there"),
         ({"over": ["vocabulary"], "text": ["<felix>"]}, "felix"),
-        ({"over": ["vocabulary"], "image": ["x.png"]}, "no vision half"),
-        ({"over": ["vocabulary"], "image": ["x.png"], "pooling": "mean"}, "use --pooling eos"),
+        ({"over": ["vocabulary"], "image": ["x.png"]}, "x.png: no such file"),
+        ({"over": ["vocabulary"], "image": [__file__]}, "no vision half"),
+        ({"over": ["vocabulary"], "image": [__file__], "pooling": "mean"}, "use --pooling eos"),
     ],
 )
 def test_bad_input_is_one_line(sd1, settings, said):
@@ -153,11 +155,11 @@ def test_texts_without_their_padding_pool_as_with_it(family, pooling, request):
 def test_embeddings_of_another_width_are_left_out_by_name(sd1, tmp_path):
     for name, width in (("fits", 32), ("wider", 64)):
         Embedding(name, {"clip": torch.ones(1, width)}).save(tmp_path / f"{name}.safetensors")
-    notes, seen = [], []
+    heard = Heard()
     config = SearchConfig.build({"over": [f"embeddings:{tmp_path}"], "text": ["a cat"]})
-    answer = search(sd1, config, on_note=notes.append, on_progress=lambda *at: seen.append(at))
-    assert texts(answer.hits["a cat"]) == ["fits"] and seen == [(1, 1)]
-    assert len(notes) == 1 and "left out wider" in notes[0]
+    answer = search(sd1, config, listener=heard)
+    assert texts(answer.hits["a cat"]) == ["fits"] and heard.moves == [(1, 1, "rows")]
+    assert len(heard.notes) == 1 and "left out wider" in heard.notes[0]
     (tmp_path / "fits.safetensors").unlink()
     with pytest.raises(lab.InputError, match="none of its embeddings fits"):
         search(sd1, config)
