@@ -1,13 +1,14 @@
 """A learned textual-inversion embedding as a value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from lab.embeddings.config import Layout
+from lab.embeddings.vectors import vectors_sha256
 from lab.models.family import family_with_keys
 
 Kind = Literal["concept", "style", "negative", "unknown"]
@@ -54,6 +55,11 @@ class Embedding:
     vectors: dict[str, Tensor]
     kind: Kind = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if not self.provenance.sha256:
+            known = replace(self.provenance, sha256=vectors_sha256(self.vectors))
+            object.__setattr__(self, "provenance", known)
 
     @property
     def count(self) -> int:

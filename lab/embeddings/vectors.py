@@ -38,7 +38,7 @@ def vectors_sha256(vectors: Mapping[str, Tensor]) -> str:
     """The sha256 of the vectors' bytes, encoder by encoder in alphabetical order."""
     digest = hashlib.sha256()
     for key in sorted(vectors):
-        digest.update(vectors[key].contiguous().numpy().tobytes())
+        digest.update(vectors[key].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
