@@ -12,7 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
+import lab
 from lab.sample.config import GenerateConfig
+from lab.sample.record import config_of
 from tests.paths import REPOSITORY
 
 
@@ -96,6 +98,31 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
     again = image.with_stem(f"{image.stem}-again")
     first, second = (np.asarray(Image.open(path), dtype=int) for path in (image, again))
     assert np.abs(first - second).max() <= 1
+
+
+@pytest.mark.parametrize("dialect", ["a1111", "comfy", "compel", "plain"])
+def test_rerun_of_every_dialect(cli, sd1_folder, tmp_path, dialect):
+    command = ("generate", "--model", sd1_folder, "--prompt", "a (red) cat", "--dialect", dialect)
+    assert cli(*command, "--steps", 2, "--out", tmp_path)[0] == 0
+    (image,) = images(tmp_path)
+    code, said, err = cli("rerun", image)
+    assert code == 0 and "the same" in said, err
+
+
+def test_images_of_the_plain_dialect_that_were_made_before_are_made_again_too(sd1):
+    record = lab.generate(sd1, prompt="a cat", dialect="plain", steps=2)[0].record
+    assert record["weighting"] == "ignore"
+    assert config_of(record | {"weighting": "plain"}).dialect == "plain"
+
+
+def test_after_a_rerun_a_lost_image_is_made_again(cli, sd1_folder, tmp_path):
+    command = ("generate", "--model", sd1_folder, "--prompt", "a cat", "--seeds", "1-2", "--steps", 2)
+    assert cli(*command, "--out", tmp_path)[0] == 0
+    kept, lost = images(tmp_path)
+    assert cli("rerun", lost)[0] == 0
+    lost.unlink()
+    code, said, _ = cli(*command, "--out", tmp_path)
+    assert code == 0 and "2 images" in said and lost.is_file() and kept.is_file()
 
 
 def test_prompt_embeddings_from_a_file_stand_for_the_prompt(cli, sd1_folder, tmp_path):
