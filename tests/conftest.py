@@ -7,6 +7,7 @@ import pytest
 
 from lab.models.bundle import Bundle
 from lab.models.load import load
+from tests.hub_server import cut_off, hub  # noqa: F401 (fixtures)
 from tests.tiny import make_model
 
 
