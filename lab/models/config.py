@@ -12,7 +12,7 @@ class ModelOptions(Config):
     """Which model, on which device, in which precision."""
 
     model: str = "emoji"
-    """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, or `hub:org/name`."""
+    """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""
 
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
@@ -27,7 +27,7 @@ class ModelOptions(Config):
     """Weight variant of a diffusers folder, such as `fp16`."""
 
     vae: str | None = None
-    """Another VAE: a diffusers folder or `file:x.safetensors`."""
+    """Another VAE: a diffusers folder, `file:x.safetensors`, `hub:org/name`, or `hub:org/name/x.safetensors`."""
 
     config_folder: Path | None = None
     """Configs and tokenizer for a single-file model, as a diffusers folder without weights."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from lab.errors import InputError
 from lab.files import read_json
+from lab.listening import Listener
 from lab.models.defaults import GenerationDefaults, generation_defaults
 from lab.models.family import (
     FAMILIES,
@@ -65,13 +66,15 @@ class Description:
     defaults: GenerationDefaults
 
 
-def describe(source: str, revision: str | None = None, variant: str | None = None) -> Description:
+def describe(
+    source: str, revision: str | None = None, variant: str | None = None, listener: Listener = Listener()
+) -> Description:
     """Says what a source holds.
 
     Raises:
         InputError: as `load` would, short of weights that do not fit their configs.
     """
-    root = locate(source, revision, variant)
+    root = locate(source, revision, variant, listener)
     return _describe_folder(source, root, variant) if root.is_dir() else _describe_file(source, root)
 
 
@@ -155,8 +158,16 @@ def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, l
     Raises:
         InputError: names every missing part, or says that there are only pickles.
     """
+    return check_names(
+        [path.relative_to(root).as_posix() for path in root.glob("*/*")], root, family, variant
+    )
+
+
+def check_names(
+    names: Sequence[str], root: Path, family: Family, variant: str | None
+) -> dict[str, list[str]]:
+    """`check_folder` for files that may be elsewhere, by their names in the folder; `root` says whose they are."""
     traits = FAMILIES[family]
-    names = [path.relative_to(root).as_posix() for path in root.glob("*/*")]
     files = {part: pick_weights(names, part, variant) for part in traits.parts}
     configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
     missing = [name for name in configs if name not in names]

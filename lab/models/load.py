@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
 from lab.models.defaults import generation_defaults
@@ -16,11 +17,13 @@ from lab.models.unet import add_float32_interface
 from lab.models.vae import read_vae
 
 
-def load(source: str | Path = "emoji", **options: Any) -> Bundle:
+def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **options: Any) -> Bundle:
     """Loads a model.
 
     Args:
-        source: The bundled `emoji`, a diffusers folder, `file:x.safetensors` or `hub:org/name`.
+        source: The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or
+            `hub:org/name/x.safetensors`.
+        listener: Hears how much of a model on the hub is fetched.
         **options: The other fields of `ModelOptions`, by name: `device` (default `auto`), `dtype` (default
             `float32`), `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`,
             `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
@@ -29,22 +32,22 @@ def load(source: str | Path = "emoji", **options: Any) -> Bundle:
         InputError: an unknown model or option, a missing or damaged part, a family that the lab does not load, or
             an option that this machine cannot serve.
     """
-    return load_options(ModelOptions.build({"model": str(source), **options}, where="load"))
+    return load_options(ModelOptions.build({"model": str(source), **options}, where="load"), listener)
 
 
-def load_options(options: ModelOptions) -> Bundle:
+def load_options(options: ModelOptions, listener: Listener = Listener()) -> Bundle:
     """Loads the model that the options describe; see `load`."""
     device = pick_device(options.device)
     check_machine(options, device)
     dtype = pick_dtype(options.dtype, device)
-    root = locate(options.model, options.revision, options.variant)
+    root = locate(options.model, options.revision, options.variant, listener)
     if root.is_dir():
         parts = read_folder(root, options.variant, dtype)
     else:
         from lab.models.single_file import read_file  # brings conversion code that folders never need
 
         parts = read_file(root, options.config_folder, options.prediction_type, dtype)
-    bundle = _bundle(parts, root, options, device, dtype)
+    bundle = _bundle(parts, root, options, device, dtype, listener)
     if options.lora:
         from lab.models.lora import fuse_all  # brings peft
 
@@ -56,11 +59,16 @@ def load_options(options: ModelOptions) -> Bundle:
 
 
 def _bundle(
-    parts: Parts, root: Path, options: ModelOptions, device: torch.device, dtype: torch.dtype
+    parts: Parts,
+    root: Path,
+    options: ModelOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    listener: Listener,
 ) -> Bundle:
     vae, weights = parts.vae, dict(parts.weights)
     if options.vae:
-        vae, weights["vae"] = read_vae(options.vae, parts.vae)
+        vae, weights["vae"] = read_vae(options.vae, parts.vae, listener)
     check_channels(parts.unet.config.in_channels, vae.config.latent_channels, options.model)
     override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
     scheduler = {**parts.scheduler, **override}

@@ -21,6 +21,9 @@ from lab.models.folder import Parts, read_tokenizer
 from lab.models.libraries import quiet, refusing
 from lab.models.weights import read_header
 
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+"""Whose tokenizer every Stable Diffusion model uses."""
+
 
 def read_file(
     path: Path, config_folder: Path | None, prediction_type: str | None, dtype: torch.dtype
@@ -85,9 +88,18 @@ def _vocabulary(folder: Path) -> list[Path] | None:
 
 
 def _clip_vocabulary() -> list[Path]:
-    from lab.models.hub import clip_vocabulary  # only where no folder gives one
+    """CLIP's vocabulary from the hub or its cache: only where no folder gives one."""
+    from lab.hub.repository import open_repository
 
-    return clip_vocabulary()
+    names = ["merges.txt", "vocab.json"]
+    try:
+        folder = open_repository(CLIP_REPOSITORY).fetch(names)
+    except InputError as error:
+        raise InputError(
+            f"a single-file model holds no tokenizer, and CLIP's cannot be fetched: {error}; or give --config-folder "
+            f"a folder with CLIP's vocab.json and merges.txt"
+        ) from None
+    return [folder / name for name in names]
 
 
 def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from lab.errors import InputError, did_you_mean
+from lab.hub.repository import HUB
+from lab.listening import Listener
 from lab.models.weights import HOW_TO_CONVERT, PICKLES
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -13,16 +15,21 @@ def bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(ASSETS.glob("*/model_index.json"))}
 
 
-def locate(source: str, revision: str | None = None, variant: str | None = None) -> Path:
+def locate(
+    source: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    listener: Listener = Listener(),
+) -> Path:
     """The folder or the single file that a source stands for; a hub model is fetched.
 
     Raises:
         InputError: nothing of that name, a file where `file:` is missing, a pickle, or a hub out of reach.
     """
-    if source.startswith("hub:"):
-        from lab.models.hub import fetch  # only this kind of source needs a hub client
+    if source.startswith(HUB):
+        from lab.models.download import download  # says what a folder lacks, which takes more than names
 
-        return fetch(source.removeprefix("hub:"), revision, variant)
+        return download(source, revision, variant, listener)
     if source.startswith("file:"):
         return _single_file(Path(source.removeprefix("file:")).expanduser())
     if source in bundled():
