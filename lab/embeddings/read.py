@@ -3,71 +3,22 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from lab.embeddings.contents import Contents, decode, read_bytes
+from lab.embeddings.contents import MAX_FILE_BYTES, Contents, decode, read_bytes
 from lab.embeddings.embedding import Embedding, Kind, Provenance
 from lab.embeddings.layouts import Draft, recognise
 from lab.embeddings.vectors import checked
 from lab.errors import InputError
+from lab.hub.repository import HUB, Repository, open_repository, split
 
-HUB = "hub:"
-_SAFE, _PICKLE, _SECOND = "learned_embeds.safetensors", "learned_embeds.bin", "learned_embeds_2.safetensors"
-
-
-def download(source: str) -> Path:
-    """Fetches `hub:org/name/file`, or `hub:org/name` for its `learned_embeds`, into the hub's cache.
-
-    Of diffusers' files safetensors is preferred to pickle, and SDXL's second half comes along.
-
-    Raises:
-        InputError: no such repository or file, or no connection.
-    """
-    from huggingface_hub import errors
-
-    organisation, _, rest = source.removeprefix(HUB).partition("/")
-    name, _, file = rest.partition("/")
-    if not organisation or not name:
-        raise InputError(f"{source}: expected hub:org/name or hub:org/name/file")
-    repository = f"{organisation}/{name}"
-    try:
-        return _fetch(repository, file) if file else _fetch_learned_embeds(repository)
-    except errors.HFValidationError:
-        problem = f"'{repository}' is not the name of a repository"
-    except errors.LocalEntryNotFoundError:
-        problem = "not in the local cache, and the hub is out of reach; connect, or download the file"
-    except errors.EntryNotFoundError:
-        problem = f"no {file or _PICKLE} there; give the file as hub:{repository}/FILE"
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "nothing")
-        problem = f"the hub answers {status}; check the name, or log in with 'hf auth login' if it is private"
-    except OSError as error:
-        problem = f"cannot download it: {error.strerror or type(error).__name__}"
-    raise InputError(f"{source}: {problem}")
-
-
-def _fetch(repository: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(repository, file))
-
-
-def _fetch_learned_embeds(repository: str) -> Path:
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        first = _fetch(repository, _SAFE)
-    except EntryNotFoundError:
-        return _fetch(repository, _PICKLE)
-    with suppress(EntryNotFoundError):
-        _fetch(repository, _SECOND)
-    return first
-
-
-SUFFIXES = (".safetensors", ".bin", ".pt", ".png", ".webp")
+PACKED = (".safetensors", ".bin", ".pt")
+SUFFIXES = (*PACKED, ".png", ".webp")
 """Files that are looked at in a folder. A single file may have any name."""
+
+LEARNED = "learned_embeds"
+"""The stem of diffusers' files; of SDXL's second encoder it is followed by `_2`."""
 
 NEGATIVE_SUFFIX = "-neg"
 """DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
@@ -101,9 +52,7 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
 def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
     """`read_embedding`, always as a list."""
     if str(path).startswith(HUB):
-        file = download(str(path))
-        repository = str(path).split("/")[1]
-        return [read_file(file, name or (repository if file.stem == "learned_embeds" else None))]
+        return read_all(*_download(str(path), name))
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, name)
@@ -117,6 +66,55 @@ def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
         if other.provenance.layout == "a1111":
             return [embedding, other]
     return [embedding]
+
+
+def _download(source: str, called: str | None) -> tuple[Path, str | None]:
+    """Fetches `hub:org/name/file`, or of `hub:org/name` its embedding, with the files that belong to it.
+
+    Safetensors are preferred to pickles, and diffusers' names to others.
+
+    Args:
+        called: What prompts are to call it, if that was said.
+
+    Returns:
+        The file, and what prompts call it: of diffusers' files the repository's name.
+
+    Raises:
+        InputError: no such repository or file, no embedding or several, a model, or a hub out of reach.
+    """
+    name, file = split(source)
+    repository = open_repository(name)
+    file = file or _embedding_in(repository)
+    if file in repository.files and (size := repository.files[file].size) > MAX_FILE_BYTES:
+        raise InputError(f"{source}: {size / 1e6:.0f} MB, too large for an embedding; is it a model?")
+    path = PurePosixPath(file)
+    stems = (f"{path.stem}{NEGATIVE_SUFFIX}", path.stem.removesuffix(NEGATIVE_SUFFIX), f"{path.stem}_2")
+    others = {str(path.with_stem(stem)) for stem in stems} & repository.files.keys() - {file}
+    if called is None and path.stem == LEARNED:
+        called = name.partition("/")[2]
+    return repository.fetch([file, *sorted(others)]) / file, called
+
+
+def _embedding_in(repository: Repository) -> str:
+    if repository.is_model:
+        raise InputError(f"{repository}: this is a model, not an embedding; give it by --model")
+    names = sorted(
+        (name for name, file in repository.files.items() if "/" not in name and file.size <= MAX_FILE_BYTES),
+        key=lambda name: PurePosixPath(name).suffix != SUFFIXES[0],
+    )
+    stems: dict[str, str] = {}
+    for name in names:
+        if PurePosixPath(name).suffix in PACKED:
+            stems.setdefault(PurePosixPath(name).stem, name)
+    if LEARNED in stems:
+        return stems[LEARNED]
+    if not stems:
+        raise InputError(f"{repository}: no embedding there; expected a file of {', '.join(PACKED)}")
+    if len(stems) > 1:
+        files = [f"{HUB}{repository.name}/{name}" for name in stems.values()]
+        more = f" or another of {len(files)}" if len(files) > 3 else ""
+        raise InputError(f"{repository}: several embeddings there; write {' or '.join(files[:3])}{more}")
+    return next(iter(stems.values()))
 
 
 def check_half(embedding: Embedding) -> bool:
@@ -144,7 +142,9 @@ def read_one(source: str | Path, name: str | None = None) -> Embedding:
     Raises:
         InputError: as `read_embedding`; a folder of several.
     """
-    if not str(source).startswith(HUB) and not Path(source).is_dir():
+    if str(source).startswith(HUB):
+        return read_file(*_download(str(source), name))
+    if not Path(source).is_dir():
         return read_file(source, name)
     found = read_all(source, name)
     if len(found) > 1:
@@ -212,7 +212,7 @@ def is_image(path: Path) -> bool:
 
 def safest_learned_embeds(files: Sequence[Path]) -> Path | None:
     """diffusers' `learned_embeds` among the files of a folder, rather safetensors than a pickle, or None."""
-    learned = [path for path in files if path.stem == "learned_embeds"]
+    learned = [path for path in files if path.stem == LEARNED]
     return min(learned, key=lambda path: SUFFIXES.index(path.suffix.lower()), default=None)
 
 

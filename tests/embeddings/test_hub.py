@@ -1,61 +1,96 @@
+"""Embeddings on a hub on this machine, which answers by real HTTP."""
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import constants
+from safetensors.torch import save
 
 import lab
-from tests.embeddings.files import TOKEN, torch_file, vectors
+from lab.embeddings.read import read_one
+from tests.embeddings.files import TOKEN, a1111, torch_file, vectors
+
+PICKLE = {"learned_embeds.bin": torch_file({TOKEN: vectors(1)})}
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A repository's folder in a local cache of the hub, which is out of reach."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    root = tmp_path / "models--someone--cat-toy"
-    snapshot = root / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (root / "refs").mkdir()
-    (root / "refs" / "main").write_text("0" * 40)
-    return snapshot
+def refused(source):
+    with pytest.raises(lab.InputError) as raised:
+        lab.read_embedding(source)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
-def test_diffusers_files_are_found_safetensors_first(repository):
-    (repository / "learned_embeds.bin").write_bytes(torch_file({TOKEN: vectors(1)}))
+def test_diffusers_files_are_found_safetensors_first(hub):
+    hub.put("someone/cat-toy", PICKLE | {"README.md": b"", "concept_images/1.png": b"x"})
     assert lab.read_embedding("hub:someone/cat-toy").count == 1
-    save_file({TOKEN: vectors(2)}, repository / "learned_embeds.safetensors")
+    hub.put("someone/cat-toy", PICKLE | {"learned_embeds.safetensors": save({TOKEN: vectors(2)})})
     embedding = lab.read_embedding("hub:someone/cat-toy")
     assert (embedding.name, embedding.count) == ("cat-toy", 2)
+    assert not hub.asked("png")
 
 
-def test_sdxl_s_second_half_comes_along(repository):
-    save_file({TOKEN: vectors(2, 768)}, repository / "learned_embeds.safetensors")
-    save_file({TOKEN: vectors(2, 1280)}, repository / "learned_embeds_2.safetensors")
-    assert lab.read_embedding("hub:someone/cat-toy").widths == {"clip_l": 768, "clip_g": 1280}
+@pytest.mark.parametrize("source", ["hub:someone/cat-toy", "hub:someone/cat-toy/learned_embeds.safetensors"])
+def test_sdxl_s_second_half_comes_along(hub, source):
+    first, second = save({TOKEN: vectors(2, 768)}), save({TOKEN: vectors(2, 1280)})
+    hub.put("someone/cat-toy", {"learned_embeds.safetensors": first, "learned_embeds_2.safetensors": second})
+    assert lab.read_embedding(source).widths == {"clip_l": 768, "clip_g": 1280}
 
 
-def test_a_file_can_be_named(repository):
-    (repository / "files").mkdir()
-    (repository / "files" / "bad.pt").write_bytes(torch_file({"emb_params": vectors(3)}))
+def test_a_file_can_be_named(hub):
+    hub.put("someone/cat-toy", {"files/bad.pt": torch_file({"emb_params": vectors(3)})})
     embedding = lab.read_embedding("hub:someone/cat-toy/files/bad.pt")
     assert embedding.name == "bad"
     assert torch.equal(embedding.vectors["clip_l"], vectors(3))
     assert lab.read_embedding("hub:someone/cat-toy/files/bad.pt", name="x").name == "x"
 
 
-@pytest.mark.parametrize("source", ["hub:someone/other", "hub:someone/cat-toy", "hub:someone/cat-toy/x.pt"])
-def test_out_of_reach(repository, source):
-    with pytest.raises(
-        lab.InputError, match=f"^{source}: not in the local cache, and the hub is out of reach"
-    ):
-        lab.read_embedding(source)
+def test_the_negative_half_of_a_pair_comes_along(hub):
+    files = {f"files/art{half}.pt": torch_file(a1111(vectors(3))) for half in ("", "-neg")}
+    hub.put("someone/art", files)
+    pair = lab.read_embedding("hub:someone/art/files/art.pt")
+    assert [embedding.name for embedding in pair] == ["art", "art-neg"]
+    assert read_one("hub:someone/art/files/art.pt").name == "art"
 
 
-@pytest.mark.parametrize("source", ["hub:", "hub:someone", "hub:/x", "hub:someone/"])
+def test_the_only_embedding_needs_no_name(hub):
+    pickle = torch_file({"emb_params": vectors(1)})
+    hub.put("someone/easy", {"Easy.safetensors": save({"emb_params": vectors(3)}), "Easy.pt": pickle})
+    embedding = lab.read_embedding("hub:someone/easy")
+    assert (embedding.name, embedding.count) == ("Easy", 3)
+
+
+def test_several_have_to_be_named(hub):
+    hub.put("someone/bad", {f"bad-{index}.pt": b"x" for index in range(5)})
+    said = refused("hub:someone/bad")
+    assert "several embeddings there; write hub:someone/bad/bad-0.pt or hub:someone/bad/bad-1.pt or" in said
+    assert said.endswith("or another of 5")
+    assert "no file bad-9.pt there; nearest: bad-" in refused("hub:someone/bad/bad-9.pt")
+
+
+def test_what_is_no_embedding(hub, monkeypatch):
+    hub.put("someone/model", {"model_index.json": b"{}", "unet/config.json": b"{}"})
+    assert refused("hub:someone/model").endswith("this is a model, not an embedding; give it by --model")
+    hub.put("someone/nothing", {"README.md": b"nothing"})
+    assert "no embedding there; expected a file of .safetensors, .bin, .pt" in refused("hub:someone/nothing")
+    hub.put("someone/large", {"model.safetensors": b"x" * 3_000_000})
+    monkeypatch.setattr("lab.embeddings.read.MAX_FILE_BYTES", 2_000_000)
+    assert refused("hub:someone/large/model.safetensors").endswith(
+        "too large for an embedding; is it a model?"
+    )
+    assert not hub.asked("/resolve/")
+
+
+def test_out_of_reach(hub, cut_off, monkeypatch):
+    hub.put("someone/cat-toy", PICKLE)
+    lab.read_embedding("hub:someone/cat-toy")
+    cut_off()
+    assert lab.read_embedding("hub:someone/cat-toy").count == 1
+    assert refused("hub:someone/other").startswith("hub:someone/other: the hub is out of reach")
+    assert "no file x.pt there" in refused("hub:someone/cat-toy/x.pt")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert lab.read_embedding("hub:someone/cat-toy").count == 1
+    assert refused("hub:someone/other").startswith("hub:someone/other: HF_HUB_OFFLINE is set")
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:someone", "hub:/x", "hub:someone/", "hub:some one/--x"])
 def test_not_a_repository(source):
-    with pytest.raises(lab.InputError, match="expected hub:org/name"):
-        lab.read_embedding(source)
-
-
-def test_not_a_repository_s_name(repository):
-    with pytest.raises(lab.InputError, match="is not the name of a repository"):
-        lab.read_embedding("hub:some one/--x")
+    assert "is not the name of a repository; write hub:org/name or hub:org/name/file" in refused(source)
