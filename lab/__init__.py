@@ -19,7 +19,7 @@ _PUBLIC = {
     "CompareConfig": "lab.comparing.config",
     "compare": "lab.comparing.compare",
     "TrainConfig": "lab.training.config",
-    "train": "lab.training.run",
+    "train": "lab.training.train",
 }
 
 __all__ = list(_PUBLIC)

@@ -20,6 +20,6 @@ class Listener:
         """A training step is over.
 
         Args:
-            report: The `lab.training.loop.Report` of the step, with `step` (from 1) and `loss`.
+            report: The `lab.training.loop.TrainingStep`, with `step` (from 1) and `loss`.
             last: The number of steps that there are at most.
         """

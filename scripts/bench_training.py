@@ -39,9 +39,7 @@ from lab.models.load import load_options
 from lab.models.patches import frozen
 from lab.score.clip import image_features, open_clip
 from lab.training.loop import Loop
-from lab.training.objectives.table import find_objective
-from lab.training.prepare import Prepared, prepare
-from lab.training.vectors import Learned
+from lab.training.prepare import Run, prepare
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
 from scripts.stock_training import STEPS, Stock
@@ -93,7 +91,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
                 init="text:a thing",
                 evaluate_every=10**6,
             )
-            took[dtype] = compare_speed(bundle, prepare(bundle, config), arguments.steps)
+            took[dtype] = compare_speed(prepare(bundle, config), arguments.steps)
     if len(took) == 2:
         ratio = took["float32"]["stock"] / took["bfloat16"]["lab"]
         print(f"the lab in bfloat16 makes {ratio:.2f} times the steps of the stock loop in float32")
@@ -106,8 +104,8 @@ def measure_quality(arguments: argparse.Namespace) -> None:
         print(f"{images}:")
         with tempfile.TemporaryDirectory() as out, frozen(bundle):
             same = {"images": images, "batch_size": arguments.batch_size, "out": Path(out)}
-            prepared = prepare(bundle, lab.TrainConfig.read(RECIPE, same))
-            found.append(compare_quality(bundle, prepared, arguments))
+            run = prepare(bundle, lab.TrainConfig.read(RECIPE, same))
+            found.append(compare_quality(run, arguments))
     if len(found) > 1:
         for name in found[0]:
             median = statistics.median(each[name] for each in found)
@@ -155,22 +153,19 @@ def sd15_shape(options: ModelOptions) -> Bundle:
     return bundle
 
 
-def lab_loop(bundle: Bundle, prepared: Prepared) -> Loop:
+def lab_loop(run: Run) -> Loop:
     """The lab's loop, before its images are encoded."""
-    config = prepared.config
-    learned = Learned(bundle, {config.name: prepared.initial[config.name].vectors}, {config.name: "concept"})
-    task = find_objective("concept").task(bundle, config, prepared.data, learned)
-    return Loop(task, learned, config, prepared.rates, Accelerator(cpu=bundle.device.type == "cpu"))
+    return Loop(run.objective, run.learned, run.config, Accelerator(cpu=run.bundle.device.type == "cpu"))
 
 
-def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, float]:
+def compare_speed(run: Run, turns: int) -> dict[str, float]:
     """Prints steps a second and peak memory, taking turns, and returns the seconds of a step."""
-    loop, stock = lab_loop(bundle, prepared), Stock(bundle, prepared)
-    prepared.data.make_ready()
+    bundle, loop, stock = run.bundle, lab_loop(run), Stock(run)
+    run.objective.start(run.learned)
     sides: dict[str, Callable[[], object]] = {
         "floor": lambda: floor(bundle, stock),
         "stock": stock.step,
-        "lab": lambda: loop.run(lambda report: None, interrupted=lambda: True),
+        "lab": lambda: loop.run(interrupted=lambda: True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory: dict[str, list[float]] = {name: [] for name in sides}
@@ -182,8 +177,8 @@ def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, f
             if turn > 0:  # the first warms up
                 seconds[name].append(time.perf_counter() - began)
                 memory[name].append((peak() - before) / 2**20)
-    width, precision = prepared.data.views[0].bucket.width, str(bundle.dtype).removeprefix("torch.")
-    print(f"{bundle.source}, {width} px, batch {prepared.config.batch_size}, {precision}:")
+    width, precision = run.objective.data.views[0].bucket.width, str(bundle.dtype).removeprefix("torch.")
+    print(f"{bundle.source}, {width} px, batch {run.config.batch_size}, {precision}:")
     took = {name: statistics.median(each) for name, each in seconds.items()}
     for name in sides:
         print(f"  {name:6} {1 / took[name]:7.3f} steps/s, peak {max(memory[name]):6.0f} MB more")
@@ -195,7 +190,7 @@ def compare_speed(bundle: Bundle, prepared: Prepared, turns: int) -> dict[str, f
 
 def floor(bundle: Bundle, stock: Stock) -> None:
     """What learning takes at the least: forward through both networks, and back to the text's states."""
-    batch_size, side = stock.prepared.config.batch_size, bundle.defaults.width // bundle.vae_scale
+    batch_size, side = stock.run.config.batch_size, bundle.defaults.width // bundle.vae_scale
     ids = torch.full((batch_size, stock.tower.context_length), stock.tower.pad_token_id, device=bundle.device)
     shape = (batch_size, stock.unet.config.in_channels, side, side)
     latents = torch.randn(shape, device=bundle.device, dtype=bundle.dtype)
@@ -205,18 +200,18 @@ def floor(bundle: Bundle, stock: Stock) -> None:
     stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
-def compare_quality(bundle: Bundle, prepared: Prepared, arguments: argparse.Namespace) -> dict[str, float]:
+def compare_quality(run: Run, arguments: argparse.Namespace) -> dict[str, float]:
     """The stock loop's time until it is as good as the lab when that stops by itself, in times of the lab's time."""
-    begun = prepare(bundle, prepared.config.model_copy(update={"init": arguments.stock_init}))
-    loop, stock = lab_loop(bundle, prepared), Stock(bundle, begun)
-    likeness = similarity_to_kept_apart(bundle, prepared.config.images.name)
+    begun = prepare(run.bundle, run.config.model_copy(update={"init": arguments.stock_init}))
+    loop, stock = lab_loop(run), Stock(begun)
+    likeness = similarity_to_kept_apart(run.bundle, run.config.images.name)
 
     def quality(embedding: lab.Embedding) -> dict[str, float]:
         loop.learned.restore({f"{embedding.name}/{key}": rows for key, rows in embedding.vectors.items()})
         return {"loss": loop.evaluate()["loss"], "similarity": likeness(embedding)}
 
-    encoding, _ = timed(prepared.data.make_ready)
-    learning, ending = timed(lambda: loop.run(lambda report: None))
+    encoding, _ = timed(lambda: run.objective.start(run.learned))
+    learning, ending = timed(loop.run)
     ours = encoding + learning
     goals = quality(loop.learned.embeddings(loop.state.best)[0])
     print(f"lab: {loop.state.step} steps, {ours:.0f} s, {described(goals)}; {ending.reason}", flush=True)

@@ -38,8 +38,7 @@ from lab.score.clip import Clip
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
 from lab.text import read_lines
-from lab.training.streams import stream
-from lab.training.vectors import initial_vectors
+from lab.training.initial import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import read_config
@@ -61,7 +60,7 @@ def main() -> None:
     prompts, seen = choose_prompts(bundle, arguments)
     negatives = [negative for file in arguments.negative for negative in read_negative(file)]
     count = max((negative.count for negative in negatives), default=8)
-    chance = initial_vectors(bundle, "random", count, stream(0, "random"), None, "")
+    chance = initial_vectors(bundle, "random", count, lab.TrainConfig().generator("random"), "")
     rivals = [*negatives, lab.Embedding("random", chance.vectors, kind="negative")]
     conditions = {"empty": "", "words": WORDS} | {each.name: f"<{each.name}>" for each in reversed(rivals)}
     references = [file for folder in arguments.references for file in images_in(folder)]

@@ -26,11 +26,11 @@ from torch import Tensor
 import lab
 from lab.images import to_tensor
 from lab.models.bundle import Bundle
+from lab.models.config import ModelOptions
 from lab.runs.sheet import Row, write_sheets
 from lab.score.clip import Clip, image_features, open_clip
-from lab.training.objectives.table import find_objective
+from lab.training.objectives.objective import find_objective
 from lab.training.prepare import prepare
-from lab.training.vectors import Learned
 
 LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")
 RECIPES = {
@@ -77,12 +77,11 @@ def evaluate(
     fixed = {"images": LEARN_FROM / name, "name": f"my-{name}", "preview_every": 0, "out": out}
     config = lab.TrainConfig.read(RECIPES[kind], fixed | changed)
     saved = out / f"{config.name}.safetensors"
-    if saved.is_file() and lab.TrainConfig.read(out / "config.yaml", {}) != config:
+    if saved.is_file() and settings(lab.TrainConfig.read(out / "config.yaml", {})) != settings(config):
         raise SystemExit(f"{out}: holds a run with other settings; choose another --out")
     after = lab.read_embedding(saved) if saved.is_file() else lab.train(bundle, config)
     last = json.loads((out / "progress.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    initial = {config.name: prepare(bundle, config).initial[config.name].vectors}
-    (before,) = Learned(bundle, initial, {config.name: "unknown"}).embeddings()
+    before = prepare(bundle, config).learned.beginnings[config.name].embedding()
     words = "emojione" if kind == "style" else name.replace("-", " ")
     token = f"<my-{name}>" + (" style" if kind == "style" else "")
     contexts = read_contexts(name)
@@ -107,6 +106,11 @@ def evaluate(
     print(f"{name:16} {likeness}  {share:5.0%}  {sum(right) / len(right):6.0%}  {effort}", flush=True)
     made["in context"] = placed[:: len(SEEDS)]
     return share, contact_rows(out, name, made)
+
+
+def settings(config: lab.TrainConfig) -> dict[str, object]:
+    """Those of a run; which model it was is told by the bundle."""
+    return config.model_dump(exclude={*ModelOptions.model_fields})
 
 
 def read_contexts(name: str) -> list[str]:

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, ModelMixin
 
 import lab
-from lab.models.bundle import Bundle
 from lab.training.data.pictures import load_view
-from lab.training.prepare import Prepared
+from lab.training.prepare import Run
 
 RATE = 5e-4  # for each example of a step
 DECAY = 1e-2
@@ -25,11 +24,12 @@ STEPS = 3000
 class Stock:
     """The loop, one step at a time, from the initial vectors, images and captions of a prepared run of the lab."""
 
-    def __init__(self, bundle: Bundle, prepared: Prepared):
-        torch.manual_seed(prepared.config.seed)  # the script draws everything from the global generator
-        self.bundle, self.prepared = bundle, prepared
+    def __init__(self, run: Run):
+        torch.manual_seed(run.config.seed)  # the script draws everything from the global generator
+        bundle = self.bundle = run.bundle
+        self.run = run
         (self.tower,) = bundle.towers
-        self.name, count = prepared.config.name, prepared.config.vectors
+        self.name, count = run.config.name, run.config.vectors
         self.tokens = [f"<{self.name}-{number}>" for number in range(count)]
         self.tokenizer = copy.deepcopy(self.tower.tokenizer)
         self.tokenizer.add_tokens(self.tokens)
@@ -41,13 +41,13 @@ class Stock:
         self.table = self.encoder.get_input_embeddings().weight
         self.table.requires_grad_(True)
         with torch.no_grad():
-            self.table[self.new] = prepared.initial[self.name].vectors[self.tower.key].to(self.table)
+            self.table[self.new] = (
+                run.learned.beginnings[self.name].initial.vectors[self.tower.key].to(self.table)
+            )
         self.original = self.table.detach().clone()
         self.others = torch.ones(len(self.table), dtype=torch.bool)
         self.others[self.new] = False
-        self.optimizer = torch.optim.AdamW(
-            [self.table], lr=RATE * prepared.config.batch_size, weight_decay=DECAY
-        )
+        self.optimizer = torch.optim.AdamW([self.table], lr=RATE * run.config.batch_size, weight_decay=DECAY)
         self.scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
         self.unet, self.vae = plain(bundle.unet, bundle.dtype), plain(bundle.vae, bundle.dtype)
         self.step_number = 0
@@ -81,7 +81,7 @@ class Stock:
 
     def batch(self) -> tuple[torch.Tensor, list[str]]:
         """Pixels (b, 3, h, w) in -1..1, decoded anew, and captions with a token for each vector."""
-        config, data = self.prepared.config, self.prepared.data
+        config, data = self.run.config, self.run.objective.data
         first = self.step_number * config.batch_size
         views = [data.views[(first + slot) % len(data.views)] for slot in range(config.batch_size)]
         pictures = [data.pictures[view.picture] for view in views]

@@ -4,14 +4,18 @@ from lab.listening import Listener
 
 
 class Heard(Listener):
-    """Notes, and progress as (done, total, things)."""
+    """Notes, progress as (done, total, things), and reports of training steps."""
 
     def __init__(self):
         self.notes = []
         self.moves = []
+        self.steps = []
 
     def note(self, line):
         self.notes.append(line)
 
     def progress(self, done, total, things="images"):
         self.moves.append((done, total, things))
+
+    def step(self, report, last):
+        self.steps.append(report)

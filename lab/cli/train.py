@@ -8,7 +8,8 @@ from lab.cli.flags import ConfigFlag, ModelFlags, given
 from lab.models.config import ModelOptions
 from lab.terminal import Bars, is_first, own_device
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
-from lab.training.objectives.config import MakingOptions, PairOptions, RewardOptions, WorstOptions
+from lab.training.objectives.options import MakingOptions, PairOptions, RewardOptions, WorstOptions
+from lab.training.run_folder import run_config
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
 LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
@@ -40,29 +41,18 @@ def train(
 
     `--resume RUN` goes on with an interrupted run.
     """
-    settings = TrainConfig.read(config, given(data, learning, making, worst, reward, pair, stop, run, model))
+    typed = given(data, learning, making, worst, reward, pair, stop, run, model)
+    settings = run_config(TrainConfig.read(config, typed))
     from lab.models.load import load_options
-    from lab.training.prepare import describe_initial, describe_plan, prepare, settled
-    from lab.training.run import run as start
+    from lab.training.prepare import describe_run
+    from lab.training.train import train as learn
 
-    settings = settled(settings)
     bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
     if dry_run:
-        print("\n".join(describe_plan(bundle, settings)))
+        print("\n".join(describe_run(bundle, settings)))
         return
-    prepared = prepare(bundle, settings, print if is_first() else None)
-    for name, initial in prepared.initial.items():
-        if is_first():
-            print("\n".join(describe_initial(name, initial.origins)))
-    with Bars() as bar:
-        made = start(
-            bundle,
-            prepared,
-            on_step=bar.step,
-            on_note=bar.note,
-            on_encoded=lambda done, total: bar.progress(done, total, "images encoded"),
-        )
-    if not is_first():
-        return
-    for embedding in made if isinstance(made, list) else [made]:
-        print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")
+    with Bars() as bars:
+        learned = learn(bundle, settings, listener=bars)
+    if is_first():
+        for embedding in learned if isinstance(learned, list) else [learned]:
+            print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")

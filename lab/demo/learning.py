@@ -14,10 +14,9 @@ from lab.runs.pages import Figure, Section
 from lab.score.clip import image_features, open_clip
 from lab.terminal import Bars
 from lab.training.config import TrainConfig
-from lab.training.data.captions import fill
-from lab.training.prepare import prepare, settled
-from lab.training.run import run
-from lab.training.vectors import Learned
+from lab.training.data.captions import fill_template
+from lab.training.prepare import prepare
+from lab.training.train import learn
 
 THING = "candle"
 NAME = "my-candle"
@@ -58,18 +57,11 @@ def _learn(bundle: Bundle, folder: Path) -> tuple[Embedding, Embedding]:
     """The embedding at its first vectors and as it was learned."""
     images = ASSETS / "samples" / THING
     config = TrainConfig(images=images, name=NAME, out=folder, **RECIPE | {"preview_every": 0})
-    prepared = prepare(bundle, settled(config))
-    first = {name: initial.vectors for name, initial in prepared.initial.items()}
-    (before,) = Learned(bundle, first, prepared.kinds).embeddings()
-    with Bars() as bar:
-        after = run(
-            bundle,
-            prepared,
-            on_step=bar.step,
-            on_note=bar.note,
-        )
+    with Bars() as bars:
+        run = prepare(bundle, config, listener=bars)
+        after = learn(run, bars)
     assert isinstance(after, Embedding)
-    return before, after
+    return run.learned.beginnings[NAME].embedding(), after
 
 
 def _drawings(source: Path, folder: Path) -> list[Figure]:
@@ -88,7 +80,7 @@ def _record(path: Path) -> dict[str, str]:
 
 def _caption(path: Path) -> str:
     """The first caption beside a picture."""
-    return fill(path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0], "", [NAME])
+    return fill_template(path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0], "", [NAME])
 
 
 def _judged(bundle: Bundle, rows: dict[str, list[Figure]], out: Path) -> str:

@@ -29,6 +29,17 @@ class Neighbour(NamedTuple):
     cosine: float
 
 
+def norm_range(encoder: PreTrainedModel) -> tuple[float, float, float]:
+    """Smallest, median and largest norm of a text encoder's token embeddings."""
+    norms = encoder.get_input_embeddings().weight.detach().float().norm(dim=1)
+    return float(norms.min()), float(norms.median()), float(norms.max())
+
+
+def root_mean_square(encoder: PreTrainedModel) -> float:
+    """Root mean square of the values in a text encoder's token embeddings (about 0.014 in CLIP-L)."""
+    return float(encoder.get_input_embeddings().weight.detach().float().square().mean().sqrt())
+
+
 def norm_quartiles(table: Tensor) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile of the norms of token embeddings (tokens, width)."""
     low, middle, high = table.norm(dim=1).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()

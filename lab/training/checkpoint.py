@@ -61,19 +61,20 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     except (SafetensorError, OSError, KeyError, ValueError):
         raise InputError(f"{path}: not a checkpoint of this version, or damaged") from None
     wanted = {name: tuple(rows.shape) for name, rows in loop.learned.named()}
-    held = {
+    stored = {
         key.removeprefix("vectors/"): tuple(value.shape)
         for key, value in tensors.items()
         if key.startswith("vectors/")
     }
-    if wanted != held:
+    if wanted != stored:
         raise InputError(
-            f"{path}: a checkpoint of another run: it holds {_listed(held)} where {_listed(wanted)} are learned"
+            f"{path}: a checkpoint of another run: it holds {_list_shapes(stored)} where {_list_shapes(wanted)} are "
+            "learned"
         )
     loop.learned.restore({name: tensors[f"vectors/{name}"] for name in wanted})
     learned = dict(loop.learned.named())
-    for path_in_file, saved in tensors.items():
-        part, *rest = path_in_file.split("/", 2)
+    for tensor_name, saved in tensors.items():
+        part, *rest = tensor_name.split("/", 2)
         if part == "optimizer":
             key, name = rest
             rows = learned[name]
@@ -87,5 +88,5 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     )
 
 
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _list_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in sorted(shapes.items()))

@@ -1,23 +1,52 @@
 """The options of training, each defined once: YAML keys, flags and keyword arguments come from here."""
 
+import hashlib
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from lab.config import Config
+from lab.config import Config, ExistingFolder, ExistingPath, one_of
 from lab.embeddings.embedding import Layout
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
-from lab.training.fields import MAX_VECTORS, Init, Lines, Name, Rate, Stop
-from lab.training.objectives.config import NegativeOptions
+from lab.training.objectives.options import MAX_VECTORS, Init, Lines, ObjectiveOptions, Rate
+from lab.training.objectives.table import OBJECTIVES
+
+if TYPE_CHECKING:  # options are read without torch
+    import torch
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
+        )
+    return name
+
+
+def _check_stop(value: str) -> str:
+    if value not in ("auto", "never") and not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise ValueError(f"'{value}' is not auto, never or a number of steps")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Stop = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    AfterValidator(_check_stop),
+]
+ObjectiveName = Annotated[str, one_of(OBJECTIVES, "objective")]
 
 
 class Subject(Config):
     """One embedding that a run learns."""
 
     name: Name
-    objective: str = "style"
+    objective: ObjectiveName = "style"
     vectors: int = Field(1, ge=1, le=MAX_VECTORS)
     init: Init = "auto"
     learning_rate: Rate | None = None
@@ -26,15 +55,18 @@ class Subject(Config):
 class DataOptions(Config):
     """What is learned, and from which images and captions."""
 
-    images: Path | None = None
+    images: ExistingFolder | None = None
     """Folder of images: PNG, JPEG or WebP. `NAME.txt` beside one holds its captions, `NAME.mask.png` its mask."""
 
     name: Name | None = None
     """What prompts will call the embedding: `<name>`."""
 
-    objective: str = "concept"
-    """What is learned: `concept` (a thing), `style`, `pair` (a thing and its negative), or a negative embedding from
+    objective: ObjectiveName = "concept"
+    """What is learned: a thing, a style, a thing together with its negative (`pair`), or a negative embedding from
     images of what is to be avoided (`negative`) or by a reward for better images (`reward`)."""
+
+    embeddings: list[ExistingPath] = Field(default_factory=list)
+    """A file or folder of other embeddings that captions and prompts may name, repeatable; they stay as they are."""
 
     more: list[Subject] = Field(default_factory=list)
     """Further embeddings learned in the same run from the same images; every caption names all of them (YAML)."""
@@ -92,7 +124,7 @@ class LearningOptions(Config):
     """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), or `auto`:
     the words whose CLIP text features lie nearest the images' CLIP image features."""
 
-    clip: Path | None = None
+    clip: ExistingFolder | None = None
     """Folder of a CLIPModel for `auto` and for the similarity curve; by default the model's own, if it has one."""
 
     steps: int = Field(400, ge=1, le=1_000_000)
@@ -105,7 +137,7 @@ class LearningOptions(Config):
     """Examples in a step, over all processes."""
 
     accumulation: int = Field(1, ge=1, le=1024)
-    """Pieces that a step is computed in, one after the other, to save memory."""
+    """Parts that a step is computed in, one after the other, to save memory."""
 
     gradient_checkpointing: bool = False
     """Computes the U-Net's activations twice to save memory."""
@@ -153,7 +185,7 @@ class StopOptions(Config):
     """When it stops."""
 
     stop: Stop = "auto"
-    """`auto` when the objective on fixed examples has settled, `never` before the last step, or after N steps."""
+    """`auto` when the loss on fixed examples has settled, `never` before the last step, or after N steps."""
 
     evaluate_every: int = Field(10, ge=1)
     """Steps between evaluations on the fixed examples."""
@@ -205,31 +237,34 @@ class RunOptions(Config):
     """Trackers that Accelerate knows and that are installed, such as `tensorboard`; repeatable."""
 
 
-class TrainConfig(DataOptions, LearningOptions, NegativeOptions, StopOptions, RunOptions, ModelOptions):
+class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, RunOptions, ModelOptions):
     """One training run."""
 
     def subjects(self) -> list[Subject]:
-        """What `name` calls, then `more`."""
+        """What `name` calls, then `more`: the embeddings that every caption names."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
         return [Subject(**first), *self.more]
 
+    @property
+    def at_once(self) -> int:
+        """How many examples are computed together: those of a step, divided by `accumulation` and rounded up."""
+        return math.ceil(self.batch_size / self.accumulation)
+
+    def generator(self, *place: object) -> "torch.Generator":
+        """A CPU generator for one place of the run, such as ("noise", step, slot).
+
+        What is drawn depends on the seed and the place alone. So a resumed run, and a run over several processes, draw
+        what one uninterrupted process would have drawn, and no state of a generator has to be saved.
+        """
+        import torch
+
+        digest = hashlib.blake2b(repr((self.seed, *place)).encode(), digest_size=8).digest()
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
+
 
 FREE_TO_CHANGE = {
-    *(
-        "out",
-        "resume",
-        "steps",
-        "stop",
-        "save_every",
-        "layout",
-        "latents",
-        "track",
-        "images",
-        "prompt_file",
-        "model",
-        "device",
-        "clip",
-    ),
+    *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
+    *("images", "prompt_file", "model", "device", "clip"),
     *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
 }
 """Settings that a resumed run may have otherwise: images, prompts and model are compared by content instead."""

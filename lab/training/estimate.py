@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil  # comes with accelerate
 import torch
@@ -13,71 +13,52 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
+from lab.training.objectives.objective import find_objective
 
 BACKWARD_SHARE = 2.1
 """Time of a step beyond the U-Net's forward pass, in forward passes: back through it, and the text encoder."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """What one example costs.
-
-    Attributes:
-        rows: Entries of the U-Net's batch over all its calls.
-        learned: Those of them that gradients go back through.
-        kept: Those of them whose activations are in memory at the same time.
-        decoded: Gradients go back through the VAE's decoder too.
-    """
-
-    rows: int = 1
-    learned: int = 1
-    kept: int = 1
-    decoded: bool = False
-
-
-WorkOf = Callable[[Bundle, TrainConfig], Work]
-
-
-def peak_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
+def peak_memory(bundle: Bundle, config: TrainConfig) -> int:
     """Bytes at the peak of a step: weights, what is kept for the way back, and the largest activations.
 
     The networks run once with tensors that have shapes but no storage, so this takes no memory and hardly any time.
     """
-    return _weights(bundle) + _activations(bundle, config, work)
+    return _weights(bundle) + _activations(bundle, config)
 
 
-def seconds_per_step(bundle: Bundle, config: TrainConfig, work: WorkOf) -> float:
+def seconds_per_step(bundle: Bundle, config: TrainConfig) -> float:
     """Measured from one forward pass of the U-Net for one example, after one to warm up."""
-    inputs = _inputs(bundle, config, bundle.device)
+    inputs = _unet_inputs(bundle, config, bundle.device)
     with torch.no_grad():
         for _ in range(2):
             began = time.perf_counter()
             float(call_unet(bundle.unet, *inputs).sum())  # waits for the device
             seconds = time.perf_counter() - began
-    cost = work(bundle, config)
+    cost = find_objective(config.objective).cost(bundle, config)
     back = BACKWARD_SHARE + (1.0 if config.gradient_checkpointing else 0.0)
-    return seconds * (cost.rows + back * cost.learned) * config.batch_size
+    return seconds * (cost.rows + back * cost.rows_back) * config.batch_size
 
 
-def check_memory(bundle: Bundle, config: TrainConfig, work: WorkOf) -> None:
+def check_memory(bundle: Bundle, config: TrainConfig) -> None:
     """Refuses a step that cannot fit, before anything is computed.
 
     Raises:
         InputError: more is needed than is free, with the options that would need less.
     """
     free = _free(bundle)
-    needed = _activations(bundle, config, work)  # the weights are there already
+    needed = _activations(bundle, config)  # the weights are there already
     if free is not None and needed > free:
         raise InputError(
             f"memory: a step needs about {gigabytes(needed)} beside the weights and {gigabytes(free)} is free; "
-            f"{_less(bundle, config, work)}"
+            f"{_less(bundle, config)}"
         )
 
 
-def what_would_fit(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
+def what_would_fit(bundle: Bundle, config: TrainConfig) -> str:
     """One line for when memory ran out: the options that would need less, with what each would need."""
-    now = peak_memory(bundle, config, work)
-    return f"memory ran out: a step needs about {gigabytes(now)}; {_less(bundle, config, work)}"
+    now = peak_memory(bundle, config)
+    return f"memory ran out: a step needs about {gigabytes(now)}; {_less(bundle, config)}"
 
 
 def gigabytes(count: float) -> str:
@@ -85,7 +66,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 2**30:.2g} GiB"
 
 
-def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
+def _less(bundle: Bundle, config: TrainConfig) -> str:
     one_by_one: dict[str, object] = {"accumulation": config.batch_size}
     smaller = (config.resolution or bundle.defaults.width) // 2
     changes: list[dict[str, object]] = [
@@ -95,10 +76,10 @@ def _less(bundle: Bundle, config: TrainConfig, work: WorkOf) -> str:
         one_by_one | {"gradient_steps": 1},
         one_by_one | {"resolution": smaller},
     ]
-    now, room = peak_memory(bundle, config, work), _capacity(bundle)
+    now, room = peak_memory(bundle, config), _capacity(bundle)
     fitting, seen = [], {now}
     for change in changes:
-        needed = peak_memory(bundle, config.model_copy(update=change), work)
+        needed = peak_memory(bundle, config.model_copy(update=change))
         if needed < min(now, room or now) and needed not in seen:
             seen.add(needed)
             fitting.append(f"{_flags(change)} ({gigabytes(needed)})")
@@ -127,18 +108,17 @@ def _free(bundle: Bundle) -> int | None:
 
 
 def _weights(bundle: Bundle) -> int:
-    modules: list[nn.Module] = [bundle.unet, bundle.vae, *(each.encoder for each in bundle.towers)]
-    return sum(weight.numel() * weight.element_size() for each in modules for weight in each.parameters())
+    modules: list[nn.Module] = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
+    return sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
 
 
-def _activations(bundle: Bundle, config: TrainConfig, work: WorkOf) -> int:
+def _activations(bundle: Bundle, config: TrainConfig) -> int:
     """Bytes that autograd keeps of the examples that are computed together."""
-    cost = work(bundle, config)
-    unet = cost.kept * _kept_by_unet(bundle, config)
-    decoder = _kept_by_decoder(bundle, config) if cost.decoded else 0
-    together = -(-config.batch_size // config.accumulation)
+    cost = find_objective(config.objective).cost(bundle, config)
+    unet = cost.rows_kept * _kept_by_unet(bundle, config)
+    decoder = _kept_by_decoder(bundle, config) if cost.decoder_back else 0
     # checkpointed parts are computed again one after the other
-    return together * (max(unet, decoder) if config.gradient_checkpointing else unet + decoder)
+    return config.at_once * (max(unet, decoder) if config.gradient_checkpointing else unet + decoder)
 
 
 def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
@@ -147,16 +127,16 @@ def _kept_by_unet(bundle: Bundle, config: TrainConfig) -> int:
     nn.Module.to(unet, bundle.unet.dtype).requires_grad_(False)  # diffusers' own `to` logs a warning
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    noisy, timesteps, embeds, *added = _inputs(bundle, config, torch.device("meta"))
-    embeds.requires_grad_(True)
-    return _kept(unet, lambda: call_unet(unet, noisy, timesteps, embeds, *added))
+    inputs = _unet_inputs(bundle, config, torch.device("meta"))
+    inputs.embeds.requires_grad_(True)
+    return _kept(unet, lambda: call_unet(unet, *inputs))
 
 
 def _kept_by_decoder(bundle: Bundle, config: TrainConfig) -> int:
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(bundle.vae.config)
     nn.Module.to(vae, bundle.vae.dtype).requires_grad_(False)
-    sample = _inputs(bundle, config, torch.device("meta"))[0].to(vae.dtype).requires_grad_(True)
+    sample = _unet_inputs(bundle, config, torch.device("meta")).noisy.to(vae.dtype).requires_grad_(True)
     return _kept(vae, lambda: vae.decode(sample, return_dict=False))
 
 
@@ -178,17 +158,24 @@ def _kept(module: nn.Module, run: Callable[[], object]) -> int:
     return sum(kept.values()) + max(kept.values(), default=0)
 
 
-def _inputs(
-    bundle: Bundle, config: TrainConfig, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """What `call_unet` takes for one example: noisy latents, timesteps, prompt embeddings, pooled, time ids."""
+class UnetInputs(NamedTuple):
+    """What `call_unet` takes for one example."""
+
+    noisy: Tensor
+    timesteps: Tensor
+    embeds: Tensor
+    pooled: Tensor | None
+    time_ids: Tensor | None
+
+
+def _unet_inputs(bundle: Bundle, config: TrainConfig, device: torch.device) -> UnetInputs:
     side = (config.resolution or bundle.defaults.width) // bundle.vae_scale
-    dtype = bundle.unet.dtype
+    dtype, unet = bundle.unet.dtype, bundle.unet.config
     context = bundle.context_length
-    noisy = torch.zeros(1, bundle.unet.config.in_channels, side, side, device=device, dtype=dtype)
-    embeds = torch.zeros(1, context, bundle.unet.config.cross_attention_dim, device=device, dtype=dtype)
-    pooled = time_ids = None
-    if bundle.traits.size_conditioning:
-        pooled = torch.zeros(1, bundle.towers[-1].width, device=device, dtype=dtype)
-        time_ids = torch.zeros(1, 6, device=device)
-    return noisy, torch.zeros(1, device=device, dtype=torch.long), embeds, pooled, time_ids
+    noisy = torch.zeros(1, unet.in_channels, side, side, device=device, dtype=dtype)
+    embeds = torch.zeros(1, context, unet.cross_attention_dim, device=device, dtype=dtype)
+    timesteps = torch.zeros(1, device=device, dtype=torch.long)
+    if not bundle.traits.size_conditioning:
+        return UnetInputs(noisy, timesteps, embeds, None, None)
+    pooled = torch.zeros(1, bundle.towers[-1].width, device=device, dtype=dtype)
+    return UnetInputs(noisy, timesteps, embeds, pooled, torch.zeros(1, 6, device=device))

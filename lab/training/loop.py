@@ -1,21 +1,22 @@
 """The one training loop: whatever the objective, the learned vectors are stepped, measured and handed on from here."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, isfinite
 from statistics import pvariance
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lab.listening import Listener
 from lab.training.config import TrainConfig
+from lab.training.learned import Learned, Snapshot
+from lab.training.objectives.objective import Objective, split_evenly
 from lab.training.shampoo import Shampoo
-from lab.training.vectors import Learned, Snapshot
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Stopping:
     window: int
     ratio: float
 
-    def settled(self, evaluations: Sequence[float]) -> bool:
-        """Whether the objective has settled, given all its values so far in order."""
+    def converged(self, evaluations: Sequence[float]) -> bool:
+        """Whether the loss has settled, given its values at all evaluations so far in order."""
         if len(evaluations) < 2 * self.window:
             return False
         return pvariance(evaluations[-self.window :]) < self.ratio * pvariance(evaluations)
@@ -57,35 +58,6 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "shampoo": Shampoo,
 }
 
-E = TypeVar("E")
-
-
-class Task(ABC, Generic[E]):
-    """What the loop needs to know of an objective; `E` is whatever the objective calls an example."""
-
-    watched: Sequence[str] = ()
-    """What is measured on the fixed examples beside the loss."""
-
-    @abstractmethod
-    def batch(self, step: int) -> Sequence[E]:
-        """The examples of a step, counted from 0, over all processes: a function of the seed and the step."""
-
-    @abstractmethod
-    def fixed(self) -> Sequence[Sequence[E]]:
-        """The examples on which progress is measured, in groups that are computed together."""
-
-    @abstractmethod
-    def losses(self, examples: Sequence[E]) -> Tensor:
-        """(len(examples),) float32 losses, differentiable with respect to the learned vectors."""
-
-    def watch(self, examples: Sequence[E]) -> Tensor:
-        """(len(examples), 1 + len(watched)): the losses, then what is watched."""
-        return self.losses(examples)[:, None]
-
-    def objection(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
-        """Why the run must not go on, from the means over the fixed examples before the first step and now."""
-        return None
-
 
 @dataclass
 class State:
@@ -93,7 +65,7 @@ class State:
 
     Attributes:
         step: Steps done.
-        evaluations: (step, means over the fixed examples: `loss` and what the task watches) in order.
+        evaluations: (step, means over the fixed examples: `loss` and what the objective watches) in order.
         best: The vectors at the lowest loss after the first step that met no objection; `best_step`, `best_loss`.
     """
 
@@ -105,13 +77,14 @@ class State:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an observer hears after each step.
+class TrainingStep:
+    """What a listener hears after each step.
 
     Attributes:
         step: Steps done.
         loss: Mean over the step's examples.
         rate: The learning rate of the first embedding.
+        gradient_norm: Over all vectors, before it is cut to `clip_gradient`.
         evaluation: The means over the fixed examples, where this step was evaluated.
     """
 
@@ -131,9 +104,6 @@ class Ending:
     interrupted: bool = False
 
 
-Observer = Callable[[Report], None]
-
-
 class Loop:
     """Steps learned vectors down an objective, in one process or several.
 
@@ -141,29 +111,25 @@ class Loop:
     """
 
     def __init__(
-        self,
-        task: Task[Any],
-        learned: Learned,
-        config: TrainConfig,
-        rates: Mapping[str, float],
-        accelerator: Accelerator,
+        self, objective: Objective[Any], learned: Learned, config: TrainConfig, accelerator: Accelerator
     ):
-        """Takes the learning rate of each embedding by its name."""
         self.state = State()
         self.learned = learned
-        groups = [
-            {"params": list(rows.values()), "lr": rates[name], "peak": rates[name]}
-            for name, rows in learned.rows.items()
-        ]
-        self.optimizer = OPTIMIZERS[config.optimizer](groups)
-        self._task = task
+        self.optimizer = OPTIMIZERS[config.optimizer](learned.parameter_groups())
+        self._objective = objective
         self._config = config
         self._accelerator = accelerator
         self._parameters = learned.parameters()
         self._good: tuple[int, Sequence[Tensor]] | None = None
 
-    def run(self, on_step: Observer, interrupted: Callable[[], bool] = lambda: False) -> Ending:
-        """Steps until all steps are done, the objective has settled, the task objects, or something goes wrong."""
+    def run(self, listener: Listener = Listener(), interrupted: Callable[[], bool] = lambda: False) -> Ending:
+        """Steps until all steps are done, the loss on the fixed examples has settled, the objective objects, or
+        something goes wrong.
+
+        Args:
+            listener: Hears of each step as a `TrainingStep`.
+            interrupted: Asked before each step; if it says yes, that step is the last one.
+        """
         state, last = self.state, self.last_step
         if not state.evaluations:
             state.evaluations.append((0, self.evaluate()))
@@ -174,8 +140,8 @@ class Loop:
                 self._put_back()
                 return ending
             rate = self._update(norm)
-            evaluation = self._evaluated(last)
-            on_step(Report(state.step, loss, rate, norm, evaluation))
+            evaluation = self._evaluate_if_due(last)
+            listener.step(TrainingStep(state.step, loss, rate, norm, evaluation), last)
             if told_to_stop:
                 return Ending("interrupted", interrupted=True)
             reason = self._reason_to_stop() if evaluation else None
@@ -191,34 +157,34 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The means over the fixed examples of all processes: `loss`, and what the task watches."""
-        names = ("loss", *self._task.watched)
+        """The means over the fixed examples of all processes: `loss`, and what the objective watches."""
+        names = ("loss", *self._objective.watched)
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device="cpu")
-        for position, group in enumerate(self._task.fixed()):
+        for position, group in enumerate(self._objective.fixed()):
             if position % self._accelerator.num_processes == self._accelerator.process_index:
-                sums = self._task.watch(group).double().sum(dim=0).cpu()
+                sums = self._objective.watch(group).double().sum(dim=0).cpu()
                 total += torch.cat([sums, torch.tensor([len(group)])])
         total = self._accelerator.reduce(total.float().to(self._accelerator.device), reduction="sum")
         return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))
 
     def _gradients(self, stop: bool) -> tuple[float, float, bool]:
         """Fills the parameters' gradients; returns the step's loss, their norm, and whether any process is to stop."""
-        examples = self._task.batch(self.state.step)
+        examples = self._objective.batch(self.state.step)
         mine = examples[self._accelerator.process_index :: self._accelerator.num_processes]
         self.optimizer.zero_grad(set_to_none=False)
         loss = torch.zeros((), device=self._parameters[0].device)
-        for piece in pieces(mine, self._config.accumulation):
-            part = self._task.losses(piece).sum() / len(examples)
+        for some in split_evenly(mine, self._config.accumulation):
+            part = self._objective.losses(some).sum() / len(examples)
             (part * GRADIENT_SCALE).backward()
             loss += part.detach()
-        flat = torch.cat([self._gradient(each).flatten() for each in self._parameters] + [loss[None]])
+        flat = torch.cat([self._gradient(rows).flatten() for rows in self._parameters] + [loss[None]])
         if self._accelerator.num_processes > 1:
             flat = torch.cat([flat, torch.tensor([float(stop)], device=flat.device)])
             flat = self._accelerator.reduce(flat, reduction="sum")
             flat, stop = flat[:-1], bool(flat[-1] > 0)
-        sizes = [each.numel() for each in self._parameters]
-        for each, gradient in zip(self._parameters, flat[:-1].split(sizes), strict=True):
-            each.grad = (gradient / GRADIENT_SCALE).view_as(each)
+        sizes = [rows.numel() for rows in self._parameters]
+        for rows, gradient in zip(self._parameters, flat[:-1].split(sizes), strict=True):
+            rows.grad = (gradient / GRADIENT_SCALE).view_as(rows)
         value, norm = torch.stack([flat[-1], flat[:-1].norm() / GRADIENT_SCALE]).tolist()
         return value, norm, stop
 
@@ -230,28 +196,28 @@ class Loop:
     def _update(self, norm: float) -> float:
         """Makes one step of the optimizer and returns its learning rate."""
         config, state = self._config, self.state
-        self._good = state.step, [each.detach().clone() for each in self._parameters]
+        self._good = state.step, [rows.detach().clone() for rows in self._parameters]
         if norm > config.clip_gradient:
-            for each in self._parameters:
-                assert each.grad is not None
-                each.grad.mul_(config.clip_gradient / norm)
+            for rows in self._parameters:
+                assert rows.grad is not None
+                rows.grad.mul_(config.clip_gradient / norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
                 state.step, config.steps, group["peak"], config.warmup, config.schedule
             )
         self.optimizer.step()
-        self.learned.hold(config.norm)
+        self.learned.adjust_norms(config.norm)
         state.step += 1
         return self.optimizer.param_groups[0]["lr"]
 
-    def _evaluated(self, last: int) -> dict[str, float] | None:
+    def _evaluate_if_due(self, last: int) -> dict[str, float] | None:
         """Evaluates where it is time to, and keeps the best vectors."""
         state = self.state
         if state.step % self._config.evaluate_every and state.step != last:
             return None
         found = self.evaluate()
         state.evaluations.append((state.step, found))
-        if found["loss"] < state.best_loss and not self._task.objection(state.evaluations[0][1], found):
+        if found["loss"] < state.best_loss and not self._objective.objection(state.evaluations[0][1], found):
             state.best, state.best_step, state.best_loss = (
                 self.learned.snapshot(),
                 state.step,
@@ -262,11 +228,11 @@ class Loop:
     def _reason_to_stop(self) -> str | None:
         """What the last evaluation says against going on."""
         evaluations = [found for _, found in self.state.evaluations]
-        objection = self._task.objection(evaluations[0], evaluations[-1])
+        objection = self._objective.objection(evaluations[0], evaluations[-1])
         if objection is None and self._config.stop == "auto":
             stopping = Stopping(self._config.stop_window, self._config.stop_ratio)
-            if stopping.settled([found["loss"] for found in evaluations]):
-                return "the objective on fixed examples has settled"
+            if stopping.converged([found["loss"] for found in evaluations]):
+                return "the loss on fixed examples has settled"
         return objection
 
     @torch.no_grad()
@@ -274,11 +240,5 @@ class Loop:
         """Goes back to the last vectors whose loss was a number, if there was a step since."""
         if self._good:
             self.state.step, vectors = self._good
-            for each, good in zip(self._parameters, vectors, strict=True):
-                each.copy_(good)
-
-
-def pieces(examples: Sequence[E], count: int) -> list[Sequence[E]]:
-    """Cuts examples into at most `count` pieces of nearly equal size."""
-    size = max(-(-len(examples) // count), 1)
-    return [examples[start : start + size] for start in range(0, len(examples), size)]
+            for rows, good in zip(self._parameters, vectors, strict=True):
+                rows.copy_(good)

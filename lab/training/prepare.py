@@ -1,38 +1,135 @@
-"""From a config to a run that is checked and ready to start."""
+"""From a config to a run that is checked and ready, and what a run would do, before it does it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lab.embeddings.embedding import Kind
-from lab.errors import InputError
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import Sources, collect
+from lab.errors import InputError, did_you_mean
+from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.sample.engine import Note
+from lab.models.vocabulary import root_mean_square
 from lab.score.clip import Clip, open_clip
-from lab.training.config import FREE_TO_CHANGE, Subject, TrainConfig
-from lab.training.data.captions import placeholder
-from lab.training.data.worst import describe_worst, with_worst
-from lab.training.estimate import gigabytes, peak_memory, seconds_per_step
-from lab.training.folder import fresh_folder, resumed
-from lab.training.objectives.table import Material, all_subjects, find_objective
-from lab.training.streams import stream
-from lab.training.tracking import check_trackers
-from lab.training.vectors import Initial, initial_vectors, vocabulary_scale
-from lab.training.words import nearest_words
+from lab.training.config import Subject, TrainConfig
+from lab.training.data.worst import describe_worst, make_worst
+from lab.training.estimate import check_memory, gigabytes, peak_memory, seconds_per_step
+from lab.training.initial import initial_vectors, nearest_words
+from lab.training.learned import Beginning, Learned
+from lab.training.objectives.objective import Objective, find_objective
+from lab.training.run_folder import TrainingFolder, run_config
 
 
-def check_names(bundle: Bundle, names: Sequence[str], overwrite: bool) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A run that is checked and ready: nothing is learned yet.
+
+    Attributes:
+        objective: What is learned for, with its data read.
+        learned: The vectors, where they begin.
+        clip: What judges previews by the images that are learned from, if there is one.
+        embeddings: Others that captions and prompts may name.
+    """
+
+    bundle: Bundle
+    config: TrainConfig
+    objective: Objective[Any]
+    learned: Learned
+    clip: Clip | None
+    embeddings: Mapping[str, Embedding]
+
+    @property
+    def folder(self) -> TrainingFolder:
+        """Where the run writes."""
+        assert self.config.out is not None
+        return TrainingFolder(self.config.out)
+
+
+def prepare(
+    bundle: Bundle,
+    config: TrainConfig,
+    embeddings: Sources = (),
+    listener: Listener = Listener(),
+) -> Run:
+    """Reads and checks what a config names, and finds the first vectors.
+
+    With `worst_of`, the images are made now, in the run's folder; made before, they are found there.
+
+    Args:
+        embeddings: See `lab.train`.
+        listener: Hears how images are made.
+
+    Raises:
+        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, learning
+            rates, trackers, layout, memory, a folder that cannot be resumed.
+    """
+    config = run_config(config)
+    subjects = all_subjects(config)
+    library = collect(config.embeddings, embeddings)
+    check_trackers(config.track)
+    check_layout(bundle, config)
+    check_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
+    if config.worst_of is not None:
+        config = make_worst(bundle, config, library, listener)
+    objective = find_objective(config.objective)(bundle, config, library)
+    clip = open_clip(bundle, config.clip)
+    rates = learning_rates(bundle, config, subjects)
+    words = nearest_words(bundle, clip, objective.images) if clip and objective.images else None
+    partners = _partners(config)
+    beginnings = []
+    for subject in subjects:
+        kind = find_objective(subject.objective)
+        generator = config.generator("init", subject.name)
+        auto = words if words and kind.images_show_it else kind.word
+        initial = initial_vectors(bundle, subject.init, subject.vectors, generator, auto)
+        beginnings.append(
+            Beginning(subject.name, kind.kind, initial, rates[subject.name], partners.get(subject.name))
+        )
+    check_memory(bundle, config)
+    return Run(bundle, config, objective, Learned(bundle, beginnings), clip, library)
+
+
+def all_subjects(config: TrainConfig) -> list[Subject]:
+    """Every embedding that a run learns: those that captions name, then what the objective brings along.
+
+    Raises:
+        InputError: an unknown objective.
+    """
+    subjects = config.subjects()
+    for subject in subjects:
+        find_objective(subject.objective)
+    partner = find_objective(config.objective).partner(config)
+    return [*subjects, partner] if partner else subjects
+
+
+def _partners(config: TrainConfig) -> dict[str, str]:
+    """Of each half of a pair, the other."""
+    first, partner = config.subjects()[0].name, find_objective(config.objective).partner(config)
+    return {first: partner.name, partner.name: first} if partner else {}
+
+
+def check_names(
+    bundle: Bundle, names: Sequence[str], library: Mapping[str, Embedding], overwrite: bool
+) -> None:
     """Checks the names of the embeddings of a run.
 
     Args:
+        library: Other embeddings that captions may name.
         overwrite: Allows words of the model's vocabulary.
 
     Raises:
-        InputError: a name given twice, or one that is a word already.
+        InputError: a name given twice, or one that another embedding has, or that is a word already.
     """
+    tokenizer = bundle.towers[0].tokenizer
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"name: '{name}' is given to two embeddings")
-        tokenizer = bundle.towers[0].tokenizer
+        if name in library:
+            raise InputError(
+                f"name: '{name}' is the name of an embedding that captions may use; take another"
+            )
         ids = tokenizer(name, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and not overwrite:
             raise InputError(
@@ -40,108 +137,60 @@ def check_names(bundle: Bundle, names: Sequence[str], overwrite: bool) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is checked and ready: nothing is learned yet.
-
-    Attributes:
-        data: What is learned from.
-        initial: The first vectors of each embedding, by its name.
-        rates: The learning rate of each.
-        kinds: What each is to become.
-        partners: Of each half of a pair, the other.
-    """
-
-    config: TrainConfig
-    data: Material
-    initial: Mapping[str, Initial]
-    rates: Mapping[str, float]
-    kinds: Mapping[str, Kind]
-    partners: Mapping[str, str]
-    clip: Clip | None
-
-
-def settled(config: TrainConfig) -> TrainConfig:
-    """The config to run with: of the run that is resumed, or as given, with its folder chosen.
+def check_trackers(names: Sequence[str]) -> None:
+    """Checks that trackers can be had.
 
     Raises:
-        InputError: no name, images from two sources, or settings that the resumed run does not have.
+        InputError: one that Accelerate does not know, with the nearest names, or whose package is not installed.
     """
-    if config.resume is not None:
-        return resumed(config, FREE_TO_CHANGE)
-    if config.name is None:
-        raise InputError("name: there is none; say with --name what prompts will call the embedding")
-    if config.worst_of is not None and config.images is not None:
-        raise InputError("images: come from a folder or are made with --worst-of; leave one of them out")
-    return config if config.out else config.model_copy(update={"out": fresh_folder(config.name)})
+    installed = {tracker.value for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise InputError(
+                f"track: Accelerate has no tracker '{name}'{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}"
+            )
+        if name not in installed:
+            raise InputError(f"track: '{name}' is not installed; pip install {name}")
 
 
-def prepare(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) -> Prepared:
-    """Reads and checks what a settled config names, and finds the first vectors.
-
-    With `worst_of`, the images are made now, in the run's folder; made before, they are found there.
+def check_layout(bundle: Bundle, config: TrainConfig) -> None:
+    """Checks that the file layout has room for one vector set a text encoder.
 
     Raises:
-        InputError: anything that would fail later: images, captions, names, objectives, initial vectors, learning
-            rates, trackers.
+        InputError: it has not.
     """
-    subjects = all_subjects(config)
-    check_trackers(config.track)
-    check_names(bundle, [subject.name for subject in subjects], config.overwrite_token)
-    if config.worst_of is not None:
-        config = with_worst(bundle, config, on_note)
-    data = find_objective(config.objective).read(bundle, config)
-    clip = open_clip(bundle, config.clip)
-    return Prepared(
-        config,
-        data,
-        _first_vectors(bundle, config, subjects, data, clip),
-        _rates(bundle, config, subjects),
-        {subject.name: find_objective(subject.objective).kind for subject in subjects},
-        _partners(config),
-        clip,
-    )
-
-
-def _first_vectors(
-    bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject], data: Material, clip: Clip | None
-) -> dict[str, Initial]:
-    nearest = nearest_words(bundle, clip, data.images) if clip and data.images else None
-    initial = {}
-    for subject in subjects:
-        objective = find_objective(subject.objective)
-        initial[subject.name] = initial_vectors(
-            bundle,
-            subject.init,
-            subject.vectors,
-            stream(config.seed, "init", subject.name),
-            nearest if objective.shown else None,
-            objective.word,
+    keys = {tower.key for tower in bundle.towers}
+    if config.layout == "sdxl" and keys != {"clip_l", "clip_g"}:
+        raise InputError(
+            f"layout: sdxl is for SDXL's two text encoders; {bundle.source} has one, so take diffusers"
         )
-    return initial
+    if config.layout not in (None, "sdxl") and len(keys) > 1:
+        raise InputError(
+            f"layout: {config.layout} holds one encoder's vectors; {bundle.source} has two, so take sdxl"
+        )
 
 
-def _partners(config: TrainConfig) -> dict[str, str]:
-    first = config.subjects()[0].name
-    others = [subject.name for subject in find_objective(config.objective).partner(config)]
-    return {first: others[0], others[0]: first} if others else {}
+def learning_rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:
+    """The learning rate of each embedding: its own, or else the run's, or else one that suits the vocabulary.
 
-
-def _rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:
-    """The learning rate of each embedding: its own, or else the run's, or else one that suits the vocabulary."""
-    scales = [vocabulary_scale(tower.encoder) for tower in bundle.towers]
+    Raises:
+        InputError: all are 0.
+    """
+    scales = [root_mean_square(tower.encoder) for tower in bundle.towers]
     usual = find_objective(config.objective).rate * sum(scales) / len(scales)
-    asked = {subject.name: (subject.learning_rate, config.learning_rate, usual) for subject in subjects}
-    chosen = {name: next(rate for rate in rates if rate is not None) for name, rates in asked.items()}
-    if not any(chosen.values()):
+    rates = {}
+    for subject in subjects:
+        asked = (subject.learning_rate, config.learning_rate, usual)
+        rates[subject.name] = next(rate for rate in asked if rate is not None)
+    if not any(rates.values()):
         raise InputError(
             "learning_rate: with 0, vectors never move; give a larger one, or none for the default"
         )
-    return chosen
+    return rates
 
 
-def describe_plan(bundle: Bundle, config: TrainConfig) -> Iterator[str]:
-    """Yields what a settled config learns from, its initial tokens, and estimates of memory and time.
+def describe_run(bundle: Bundle, config: TrainConfig, embeddings: Sources = ()) -> Iterator[str]:
+    """Yields what a run would learn from, its initial tokens, and estimates of memory and time.
 
     Raises:
         InputError: what would stop the run.
@@ -149,22 +198,14 @@ def describe_plan(bundle: Bundle, config: TrainConfig) -> Iterator[str]:
     if config.worst_of is not None:  # nothing can be said of images before they are made
         yield from describe_worst(bundle, config)
     else:
-        prepared = prepare(bundle, config)
-        yield from prepared.data.describe()
-        for name, initial in prepared.initial.items():
-            yield from describe_initial(name, initial.origins)
-            yield f"learning rate: {prepared.rates[name]:.3g}"
-    work = find_objective(config.objective).work
-    seconds = seconds_per_step(bundle, config, work)
-    yield f"memory: about {gigabytes(peak_memory(bundle, config, work))} at the peak on {bundle.device}"
+        run = prepare(bundle, config, embeddings)
+        yield from run.objective.describe()
+        for beginning in run.learned.beginnings.values():
+            yield from beginning.describe()
+            yield f"learning rate: {beginning.rate:.3g}"
+    seconds = seconds_per_step(bundle, config)
+    yield f"memory: about {gigabytes(peak_memory(bundle, config))} at the peak on {bundle.device}"
     yield f"time: about {seconds:.2g} s a step, so at most {_minutes(seconds * config.steps)} for {config.steps} steps"
-
-
-def describe_initial(name: str, origins: tuple[str, ...]) -> Iterator[str]:
-    """Yields which tokens the vectors of an embedding begin at."""
-    yield f"{placeholder(name)} begins at:"
-    for position, origin in enumerate(origins, start=1):
-        yield f"  vector {position}: {origin}"
 
 
 def _minutes(seconds: float) -> str:

@@ -1,6 +1,8 @@
 import pytest
 
 from lab.training.config import TrainConfig
+from lab.training.prepare import prepare
+from tests.listening import Heard
 from tests.training.drawings import draw
 
 
@@ -33,3 +35,20 @@ def config(images, tmp_path):
 def changed(config):
     """The same run with other settings."""
     return lambda **settings: config.model_copy(update=settings)
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def started():
+    """A function: the objective of a run with its data encoded, and the vectors that it is asked about."""
+
+    def start(bundle, config):
+        run = prepare(bundle, config)
+        run.objective.start(run.learned)
+        return run.objective, run.learned
+
+    return start

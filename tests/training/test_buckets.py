@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.training.data.pictures import Bucket, fitting, make_buckets, multiple_of
+from lab.training.data.pictures import Bucket, make_buckets, nearest_bucket, size_multiple
 
 
 @given(st.sampled_from([(512, 64), (1024, 64), (128, 16), (64, 8)]))
@@ -21,13 +21,13 @@ def test_buckets_fill_the_area_and_fit_the_model(sizes):
 @given(st.integers(20, 4000), st.integers(20, 4000))
 def test_an_image_goes_to_the_nearest_aspect(width, height):
     buckets = make_buckets(512, 64, many=True)
-    chosen = fitting(width, height, buckets)
+    chosen = nearest_bucket(width, height, buckets)
     distances = {each: abs(math.log(each.width / each.height) - math.log(width / height)) for each in buckets}
     assert distances[chosen] <= min(distances.values()) + 1e-6
 
 
 def test_a_square_image_is_not_made_smaller():
-    assert fitting(300, 300, make_buckets(512, 64, many=True)) == Bucket(512, 512)
+    assert nearest_bucket(300, 300, make_buckets(512, 64, many=True)) == Bucket(512, 512)
 
 
 def test_one_square_bucket_without_many():
@@ -35,4 +35,4 @@ def test_one_square_bucket_without_many():
 
 
 def test_multiple_is_what_vae_and_unet_halve(sd1):
-    assert multiple_of(sd1) == sd1.vae_scale * 2
+    assert size_multiple(sd1) == sd1.vae_scale * 2

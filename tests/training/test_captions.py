@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import InputError
-from lab.training.data.captions import alternatives, file_words, read_templates, split_at_placeholders, vary
+from lab.training.data.caption_encoder import split_at_placeholders
+from lab.training.data.captions import filename_words, image_captions, read_templates, vary_tags
 
 
 def generator(seed=0):
@@ -33,45 +34,45 @@ def test_templates_may_be_lines_and_files(tmp_path):
 
 def test_sidecar_lines_are_alternatives_and_templates_stand_in(tmp_path, changed):
     image = tmp_path / "red_apple-02.png"
-    assert alternatives(image, changed(), ["{name} as {words}"], ["x"]) == ("<x> as red apple",)
+    assert image_captions(image, changed(), ["{name} as {words}"], ["x"]) == ("<x> as red apple",)
     image.with_suffix(".txt").write_text("a <x>\n\nthe <x> at night\n", encoding="utf-8")
-    assert alternatives(image, changed(), ["{name}"], ["x"]) == ("a <x>", "the <x> at night")
-    assert alternatives(image, changed(captions="template"), ["{name}"], ["x"]) == ("<x>",)
-    assert alternatives(image, changed(captions="filename"), [], ["x", "y"]) == ("<x> <y> red apple",)
+    assert image_captions(image, changed(), ["{name}"], ["x"]) == ("a <x>", "the <x> at night")
+    assert image_captions(image, changed(captions="template"), ["{name}"], ["x"]) == ("<x>",)
+    assert image_captions(image, changed(captions="filename"), [], ["x", "y"]) == ("<x> <y> red apple",)
     image.with_suffix(".txt").write_text("a {name} on a blue background\n<x>, {words}\n", encoding="utf-8")
-    assert alternatives(image, changed(), [], ["x"]) == ("a <x> on a blue background", "<x>, red apple")
+    assert image_captions(image, changed(), [], ["x"]) == ("a <x> on a blue background", "<x>, red apple")
     image.with_suffix(".txt").write_text("\n")
     with pytest.raises(InputError, match="no caption"):
-        alternatives(image, changed(), [], ["x"])
+        image_captions(image, changed(), [], ["x"])
     with pytest.raises(InputError, match=r"other\.txt"):
-        alternatives(tmp_path / "other.png", changed(captions="sidecar"), [], ["x"])
+        image_captions(tmp_path / "other.png", changed(captions="sidecar"), [], ["x"])
 
 
 def test_several_embeddings_are_all_named(tmp_path, changed):
     lines = ["a {name}", "{name} in {name2} style"]
-    assert alternatives(tmp_path / "a.png", changed(), lines, ["x", "y"]) == (
+    assert image_captions(tmp_path / "a.png", changed(), lines, ["x", "y"]) == (
         "a <x>, <y>",
         "<x> in <y> style",
     )
 
 
 def test_file_words_leave_out_numbers(tmp_path):
-    assert file_words(tmp_path / "big_red.apple (3)-07.png") == "big red apple"
+    assert filename_words(tmp_path / "big_red.apple (3)-07.png") == "big red apple"
 
 
 def test_shuffle_and_dropout_keep_the_first_tags_and_the_placeholder(changed):
     config = changed(shuffle_tags=True, tag_dropout=0.5, keep_tags=1)
     caption = "first, a, b, c, the <x>, d"
-    seen = {vary(caption, config, ["<x>"], generator(seed)) for seed in range(50)}
+    seen = {vary_tags(caption, config, ["x"], generator(seed)) for seed in range(50)}
     assert len(seen) > 20
     for text in seen:
         tags = text.split(", ")
         assert tags[0] == "first" and "the <x>" in tags and set(tags) <= set(caption.split(", "))
-    assert vary(caption, config, ["<x>"], generator(1)) == vary(caption, config, ["<x>"], generator(1))
+    assert vary_tags(caption, config, ["x"], generator(1)) == vary_tags(caption, config, ["x"], generator(1))
 
 
 def test_without_options_a_caption_stays_as_it_is(changed):
-    assert vary("a,  b ,<x>", changed(), ["<x>"], generator()) == "a,  b ,<x>"
+    assert vary_tags("a,  b ,<x>", changed(), ["x"], generator()) == "a,  b ,<x>"
 
 
 @given(st.lists(st.sampled_from(["<x>", "<x-2>", "<y>", "(a:1.2)", "[b|c]", " AND ", "text", "<", ">"])))

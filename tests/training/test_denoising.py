@@ -5,16 +5,15 @@ from diffusers.training_utils import compute_snr
 
 from lab.errors import InputError
 from lab.models.patches import frozen
-from lab.training.data.examples import read_data
-from lab.training.objectives.denoising import Denoising, alphas_cumprod, corrupt, huber, min_snr, squared
-from lab.training.vectors import Learned, from_text
-
-
-def make(bundle, config, words="red apple"):
-    data = read_data(bundle, config, templates="object")
-    data.latents.encode_all()
-    learned = Learned(bundle, {"cat-toy": from_text(bundle, words, 2).vectors}, {"cat-toy": "concept"})
-    return Denoising(bundle, config, data, learned), learned, data
+from lab.training.objectives.denoising import (
+    ERRORS,
+    Concept,
+    add_noise,
+    alphas_cumprod,
+    huber_error,
+    min_snr_weights,
+    squared_error,
+)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "emoji"])
@@ -23,7 +22,7 @@ def test_noisy_latents_and_targets_are_the_schedulers(family, request):
     scheduler = DDPMScheduler.from_config(dict(bundle.scheduler_config))
     latents, noise = torch.randn(2, 3, 4, 8, 8).unbind()
     timesteps = torch.tensor([0, 500, 999])
-    noisy, target = corrupt(latents, noise, alphas_cumprod(bundle)[timesteps], bundle.prediction_type)
+    noisy, target = add_noise(latents, noise, alphas_cumprod(bundle)[timesteps], bundle.prediction_type)
     torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, timesteps))
     expected = (
         noise if bundle.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
@@ -38,26 +37,26 @@ def test_min_snr_weights_are_those_of_diffusers_scripts(sd1, kind, extra):
     snr = compute_snr(scheduler, timesteps)
     # examples/text_to_image/train_text_to_image.py
     expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / (snr + extra)
-    torch.testing.assert_close(min_snr(snr, kind), expected)
+    torch.testing.assert_close(min_snr_weights(snr, kind), expected)
 
 
 def test_huber_is_squared_for_small_errors_and_straight_for_large_ones():
     small, large = torch.tensor([0.01, -0.05]), torch.tensor([1.0, 2.0, 3.0])
-    torch.testing.assert_close(huber(small, torch.zeros(2)), squared(small, torch.zeros(2)))
-    steps = huber(large, torch.zeros(3)).diff()
+    torch.testing.assert_close(huber_error(small, torch.zeros(2)), squared_error(small, torch.zeros(2)))
+    steps = huber_error(large, torch.zeros(3)).diff()
     torch.testing.assert_close(steps[0], steps[1])
-    assert huber(large, torch.zeros(3))[2] < squared(large, torch.zeros(3))[2]
+    assert huber_error(large, torch.zeros(3))[2] < squared_error(large, torch.zeros(3))[2]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_losses_equal_those_of_a_stock_loop(family, config, request):
+def test_losses_equal_those_of_a_stock_loop(family, config, request, started):
     """Against the U-Net fed as diffusers' textual_inversion scripts feed it, with resized tables and all."""
     bundle = request.getfixturevalue(family)
-    task, learned, data = make(bundle, config)
-    examples = task.batch(0)
+    objective, learned = started(bundle, config)
+    examples = objective.batch(0)
     with torch.no_grad():
-        actual = task.losses(examples)
-        expected = torch.stack([stock_loss(bundle, learned, data, example) for example in examples])
+        actual = objective.losses(examples)
+        expected = torch.stack([stock_loss(bundle, learned, objective.data, example) for example in examples])
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -79,7 +78,7 @@ def stock_loss(bundle, learned, data, example):
         states.append(output.hidden_states[-2] if bundle.family == "sdxl" else output.last_hidden_state)
         pooled = getattr(output, "text_embeds", None)
     entry = data.latents.get(example.view)
-    sample, noise = data.examples.noise(example, (2, *entry["mean"].shape)).unbind()
+    sample, noise = data.order.noise(example, (2, *entry["mean"].shape)).unbind()
     latents = (entry["mean"] + entry["std"] * sample)[None]
     timestep = torch.tensor([example.timestep])
     noisy = scheduler.add_noise(latents, noise[None], timestep)
@@ -94,11 +93,13 @@ def stock_loss(bundle, learned, data, example):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_every_vector_of_every_encoder_gets_a_gradient_and_nothing_else_does(family, config, request):
+def test_every_vector_of_every_encoder_gets_a_gradient_and_nothing_else_does(
+    family, config, request, started
+):
     bundle = request.getfixturevalue(family)
-    task, learned, _ = make(bundle, config)
+    objective, learned = started(bundle, config)
     with frozen(bundle):
-        task.losses(task.batch(0)).mean().backward()
+        objective.losses(objective.batch(0)).mean().backward()
     assert len(learned.parameters()) == len(bundle.towers)
     for rows in learned.parameters():
         assert (rows.grad.norm(dim=1) > 0).all()
@@ -106,37 +107,37 @@ def test_every_vector_of_every_encoder_gets_a_gradient_and_nothing_else_does(fam
     assert all(weight.grad is None for module in modules for weight in module.parameters())
 
 
-def test_gradient_checkpointing_gives_the_same_gradient(sd1, config):
-    task, learned, _ = make(sd1, config)
+def test_gradient_checkpointing_gives_the_same_gradient(sd1, config, started):
+    objective, learned = started(sd1, config)
     gradients = []
     for checkpointing in (False, True):
         with frozen(sd1, checkpointing):
             assert sd1.unet.is_gradient_checkpointing == checkpointing
-            task.losses(task.batch(0)).mean().backward()
+            objective.losses(objective.batch(0)).mean().backward()
         gradients.append(learned.parameters()[0].grad.clone())
         learned.parameters()[0].grad = None
     torch.testing.assert_close(*gradients)
     assert not sd1.unet.is_gradient_checkpointing
 
 
-def test_masked_parts_of_an_image_have_no_say(sd1, changed, images):
+def test_masked_parts_of_an_image_have_no_say(sd1, changed, images, started, monkeypatch):
     from PIL import Image
 
     for path in list(images.glob("*.png")):
         mask = Image.new("L", (32, 32), 255)
         mask.paste(0, (0, 0, 16, 32))
         mask.save(path.with_suffix(".mask.png"))
-    task, _, data = make(sd1, changed())
+    left_half_nine_times = torch.tensor([9.0, 1.0]).repeat_interleave(4)
+    objective, _ = started(sd1, changed())
+    monkeypatch.setitem(ERRORS, "mse", lambda *both: squared_error(*both) * left_half_nine_times)
+    wronged, _ = started(sd1, changed())
     with torch.no_grad():
-        losses = task.losses(task.batch(0))
-        real, left_half_nine_times = task._error, torch.tensor([9.0, 1.0]).repeat_interleave(4)
-        task._error = lambda prediction, target: real(prediction, target) * left_half_nine_times
-        torch.testing.assert_close(task.losses(task.batch(0)), losses)
-    assert data.latents.get(0)["weight"].mean() == 0.5
+        torch.testing.assert_close(wronged.losses(objective.batch(0)), objective.losses(objective.batch(0)))
+    assert objective.data.latents.get(0)["weight"].mean() == 0.5
 
 
 def test_models_for_inpainting_are_refused(sd1, config, monkeypatch):
     monkeypatch.setitem(sd1.unet.config, "in_channels", 9)
     monkeypatch.setattr(sd1.unet.config, "in_channels", 9, raising=False)
     with pytest.raises(InputError, match="inpainting"):
-        make(sd1, config)
+        Concept(sd1, config, {})

@@ -2,7 +2,7 @@ from collections import Counter
 
 import torch
 
-from lab.training.data.examples import Examples
+from lab.training.data.examples import ExampleOrder
 from lab.training.data.pictures import make_buckets, make_views, read_pictures
 from tests.training.drawings import draw
 
@@ -12,7 +12,7 @@ def make(config, buckets=None, timesteps=1000):
         config, ["{name}", "a {name}", "b {name}"], ["x"], buckets or make_buckets(32, 8, True)
     )
     views = make_views(pictures, config)
-    return Examples(pictures, views, config, ["<x>"], timesteps), pictures, views
+    return ExampleOrder(pictures, views, config, ["x"], timesteps), pictures, views
 
 
 def test_a_step_is_a_function_of_seed_and_step(config):

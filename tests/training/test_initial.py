@@ -4,8 +4,17 @@ import torch
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.read import PARTNER
 from lab.errors import InputError
-from lab.training.streams import stream
-from lab.training.vectors import Learned, from_text, initial_vectors, vocabulary_norms
+from lab.models.vocabulary import norm_range, whole_words
+from lab.training.initial import Initial, initial_from_text, initial_vectors, nearest_words
+from lab.training.learned import Beginning, Learned
+
+
+def generator(seed=0):
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def learned_at(bundle, vectors):
+    return Learned(bundle, [Beginning("x", "concept", Initial(vectors, (), ""), 0.1)])
 
 
 def rows(bundle, *ids):
@@ -28,7 +37,7 @@ def rows(bundle, *ids):
     ],
 )
 def test_text_of_any_length_is_spread_over_any_number_of_vectors(sd1, count, mapping):
-    initial = from_text(sd1, "a red apple", count)
+    initial = initial_from_text(sd1, "a red apple", count)
     assert list(initial.origins) == mapping and initial.text == "a red apple"
     ids = dict(
         zip(
@@ -42,52 +51,51 @@ def test_text_of_any_length_is_spread_over_any_number_of_vectors(sd1, count, map
 
 
 def test_sdxl_begins_at_both_encoders_tokens(sdxl):
-    initial = from_text(sdxl, "red", 1)
+    initial = initial_from_text(sdxl, "red", 1)
     for tower in sdxl.towers:
         (number,) = tower.tokenizer("red", add_special_tokens=False)["input_ids"]
         assert torch.equal(initial.vectors[tower.key][0], tower.encoder.get_input_embeddings().weight[number])
 
 
 def test_random_has_the_vocabularys_median_norm(sd1):
-    made = [initial_vectors(sd1, "random", 3, stream(seed), None, "") for seed in (1, 1, 2)]
+    made = [initial_vectors(sd1, "random", 3, generator(seed), "") for seed in (1, 1, 2)]
     one, same, other = (each.vectors["clip"] for each in made)
     assert torch.equal(one, same) and not torch.equal(one, other)
-    median = vocabulary_norms(sd1.towers[0].encoder)[1]
+    median = norm_range(sd1.towers[0].encoder)[1]
     torch.testing.assert_close(one.norm(dim=1), torch.full((3,), median))
 
 
 def test_an_embedding_can_be_the_beginning(sd1, sdxl, tmp_path):
-    learned = Learned(sd1, {"old": from_text(sd1, "red apple", 2).vectors}, {"old": "concept"})
-    (embedding,) = learned.embeddings()
+    (embedding,) = learned_at(sd1, initial_from_text(sd1, "red apple", 2).vectors).embeddings()
     file = tmp_path / "old.safetensors"
     embedding.save(file)
-    initial = initial_vectors(sd1, f"file:{file}", 2, stream(0), None, "")
+    initial = initial_vectors(sd1, f"file:{file}", 2, generator(), "")
     assert torch.equal(initial.vectors["clip"], embedding.vectors["clip"])
     assert initial.origins == ("old[0]", "old[1]")
     with pytest.raises(InputError, match="--vectors 2"):
-        initial_vectors(sd1, f"file:{file}", 3, stream(0), None, "")
+        initial_vectors(sd1, f"file:{file}", 3, generator(), "")
     with pytest.raises(InputError, match="widths"):
-        initial_vectors(sdxl, f"file:{file}", 2, stream(0), None, "")
+        initial_vectors(sdxl, f"file:{file}", 2, generator(), "")
 
 
 def test_auto_takes_the_words_it_is_given_or_the_objectives_own(sd1):
-    found = initial_vectors(sd1, "auto", 2, stream(0), lambda count: ["cat", "dog"][:count], "apple")
+    found = initial_vectors(sd1, "auto", 2, generator(), lambda count: ["cat", "dog"][:count])
     assert found.origins == ("cat", "dog")
-    assert initial_vectors(sd1, "auto", 1, stream(0), None, "apple").origins == ("apple",)
+    assert initial_vectors(sd1, "auto", 1, generator(), "apple").origins == ("apple",)
 
 
 def test_text_without_tokens_is_refused(sd1):
     with pytest.raises(InputError, match="no token"):
-        from_text(sd1, " ", 1)
+        initial_from_text(sd1, " ", 1)
 
 
 @pytest.mark.parametrize("how", ["free", "clamp", "rescale"])
-def test_norms_are_held(sd1, how):
-    low, median, high = vocabulary_norms(sd1.towers[0].encoder)
+def test_norms_are_adjusted(sd1, how):
+    low, median, high = norm_range(sd1.towers[0].encoder)
     vectors = torch.nn.functional.normalize(torch.randn(2, 32), dim=1) * torch.tensor([[0.01], [50.0]])
-    learned = Learned(sd1, {"x": {"clip": vectors}}, {"x": "concept"})
-    assert "x/clip" in learned.outside()
-    learned.hold(how)
+    learned = learned_at(sd1, {"clip": vectors})
+    assert "x/clip" in learned.outside_vocabulary()
+    learned.adjust_norms(how)
     wanted = {"free": [0.01, 50.0], "clamp": [low, high], "rescale": [median, median]}[how]
     assert learned.norms()["x/clip"] == pytest.approx(wanted, rel=1e-4)
     torch.testing.assert_close(
@@ -103,5 +111,30 @@ def test_either_half_of_a_pair_can_be_the_beginning(sd1, tmp_path):
         half = Embedding(name, {"clip": torch.full((2, 32), float(len(name)))}, kind=kind)
         half.save(tmp_path / f"{name}.safetensors", metadata={PARTNER: partner})
     for name in halves:
-        initial = initial_vectors(sd1, f"file:{tmp_path / name}.safetensors", 2, stream(0), None, "")
+        initial = initial_vectors(sd1, f"file:{tmp_path / name}.safetensors", 2, generator(), "")
         assert (initial.vectors["clip"] == len(name)).all() and initial.origins[0] == f"{name}[0]"
+
+
+class Judge:
+    """Images are all alike; texts are the more like them the more letters `e` they have."""
+
+    def images(self, pixels):
+        return torch.tensor([[1.0, 0.0]]).expand(len(pixels), 2)
+
+    def texts(self, texts):
+        angles = torch.tensor([text.count("e") / 10 for text in texts])
+        return torch.stack([angles, 1 - angles], dim=1)
+
+
+def test_words_are_whole_and_long_enough(sd1):
+    words = whole_words(sd1.towers[0].tokenizer)
+    assert {"apple", "dog", "red"} <= set(words)
+    assert all(len(word) >= 3 and word.isalpha() for word in words)
+
+
+def test_the_nearest_come_first(sd1, images):
+    words = whole_words(sd1.towers[0].tokenizer)
+    found = nearest_words(sd1, Judge(), sorted(images.iterdir()))(4)
+    most = sorted(words, key=lambda word: -word.count("e"))
+    assert [word.count("e") for word in found] == [word.count("e") for word in most[:4]]
+    assert len(set(found)) == 4 and set(found) <= set(words)

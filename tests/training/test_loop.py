@@ -4,12 +4,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from lab.listening import Listener
 from lab.training.config import TrainConfig
-from lab.training.loop import Loop, Task, pieces
-from lab.training.vectors import Learned
+from lab.training.initial import Initial
+from lab.training.learned import Beginning, Learned
+from lab.training.loop import Loop
+from lab.training.objectives.objective import Objective, split_evenly
 
 
-class Quadratic(Task):
+class Quadratic(Objective):
     """Pulls vectors to a target; the examples of a step are numbers that scatter around 1."""
 
     def __init__(self, learned, broken_at=None):
@@ -17,6 +20,12 @@ class Quadratic(Task):
         self.target = torch.linspace(-1, 1, 32)
         self.step = 0
         self.broken_at = broken_at
+
+    def fingerprint(self):
+        return {}
+
+    def describe(self):
+        return iter(())
 
     def batch(self, step):
         self.step = step
@@ -32,49 +41,53 @@ class Quadratic(Task):
 
 
 def make(bundle, broken_at=None, **settings):
-    learned = Learned(bundle, {"x": {"clip": torch.zeros(1, 32)}}, {"x": "concept"})
+    zero = Initial({"clip": torch.zeros(1, 32)}, (), "")
+    learned = Learned(bundle, [Beginning("x", "concept", zero, 0.05)])
     config = TrainConfig(
         **{"steps": 300, "warmup": 0, "clip_gradient": 100.0, "evaluate_every": 5} | settings
     )
-    task = Quadratic(learned, broken_at)
-    return Loop(task, learned, config, {"x": 0.05}, Accelerator(cpu=True)), task
+    objective = Quadratic(learned, broken_at)
+    return Loop(objective, learned, config, Accelerator(cpu=True)), objective
 
 
-def test_it_converges_and_stops_by_itself(sd1):
-    loop, task = make(sd1)
-    steps = []
-    ending = loop.run(steps.append)
-    torch.testing.assert_close(loop.state.best["x/clip"][0], task.target, atol=0.05, rtol=0)
-    assert "settled" in ending.reason and loop.state.step < 300 and len(steps) == loop.state.step
+def test_it_converges_and_stops_by_itself(sd1, heard):
+    loop, objective = make(sd1)
+    ending = loop.run(heard)
+    torch.testing.assert_close(loop.state.best["x/clip"][0], objective.target, atol=0.05, rtol=0)
+    assert "settled" in ending.reason and loop.state.step < 300 and len(heard.steps) == loop.state.step
     assert loop.state.best_loss == min(found["loss"] for _, found in loop.state.evaluations)
 
 
 def test_steps_are_those_of_adamw_without_decay(sd1):
-    loop, task = make(sd1, steps=5, stop="never", schedule="cosine")
-    loop.run(lambda report: None)
+    loop, objective = make(sd1, steps=5, stop="never", schedule="cosine")
+    loop.run()
     rows = torch.nn.Parameter(torch.zeros(1, 32))
     optimizer = torch.optim.AdamW([rows], lr=0.05, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)
     for _ in range(5):
         optimizer.zero_grad()
-        (rows - task.target).square().sum().backward()
+        (rows - objective.target).square().sum().backward()
         optimizer.step()
         schedule.step()
     torch.testing.assert_close(loop.learned.parameters()[0], rows)
 
 
-def test_long_gradients_are_cut(sd1):
-    reports = []
+def test_long_gradients_are_cut(sd1, heard):
     loop, _ = make(sd1, steps=2, clip_gradient=0.01)
-    loop.run(reports.append)
-    assert reports[0].gradient_norm > 1
+    loop.run(heard)
+    assert heard.steps[0].gradient_norm > 1
     assert loop.learned.parameters()[0].grad.norm() == pytest.approx(0.01, rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_puts_the_last_good_vectors_back(sd1):
     loop, _ = make(sd1, broken_at=7, evaluate_every=1000)
     good = []
-    ending = loop.run(lambda report: good.append(loop.learned.snapshot()["x/clip"]))
+
+    class Snapshots(Listener):
+        def step(self, report, last):
+            good.append(loop.learned.snapshot()["x/clip"])
+
+    ending = loop.run(Snapshots())
     assert ending.failed and "step 8" in ending.reason
     assert torch.equal(loop.learned.snapshot()["x/clip"], good[5]), (
         "those of step 6, whose loss was a number at step 7"
@@ -83,11 +96,11 @@ def test_a_loss_that_is_no_number_puts_the_last_good_vectors_back(sd1):
 
 def test_an_interruption_ends_after_the_step(sd1):
     loop, _ = make(sd1)
-    ending = loop.run(lambda report: None, interrupted=lambda: loop.state.step == 3)
+    ending = loop.run(interrupted=lambda: loop.state.step == 3)
     assert ending.interrupted and loop.state.step == 4
 
 
 @pytest.mark.parametrize("count", range(1, 7))
-def test_pieces_hold_every_example_once(count):
-    cut = pieces(list(range(5)), count)
-    assert [each for piece in cut for each in piece] == list(range(5)) and len(cut) <= count
+def test_every_example_is_in_one_part(count):
+    cut = split_evenly(list(range(5)), count)
+    assert [example for part in cut for example in part] == list(range(5)) and len(cut) <= count

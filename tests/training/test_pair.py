@@ -11,11 +11,11 @@ from lab.cli.main import main
 from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.models.patches import frozen
+from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
-from lab.training.objectives.pair import Pair, read_pair_data
+from lab.training.data.caption_encoder import CaptionEncoder
+from lab.training.objectives.pair import Pair
 from lab.training.prepare import prepare
-from lab.training.run import train
-from lab.training.vectors import Learned
 
 
 @pytest.fixture
@@ -26,34 +26,28 @@ def paired(changed):
     )
 
 
-def make(bundle, config):
-    prepared = prepare(bundle, config)
-    prepared.data.make_ready()
-    vectors = {name: initial.vectors for name, initial in prepared.initial.items()}
-    learned = Learned(bundle, vectors, prepared.kinds)
-    return Pair(bundle, config, prepared.data, learned), learned
-
-
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_the_prediction_is_what_guidance_composes(family, paired, request):
+def test_the_prediction_is_what_guidance_composes(family, paired, request, started):
     bundle = request.getfixturevalue(family)
-    task, _ = make(bundle, paired())
-    examples = task.batch(0)
+    objective, learned = started(bundle, paired())
+    batch = objective.data.load(objective.batch(0))
     noisy = torch.randn(2, 4, bundle.unet.config.sample_size, 8)[..., :8, :]
-    timesteps = torch.tensor([100, 700])
+    encode = CaptionEncoder(bundle, learned.rows)
     with torch.no_grad():
-        composed = task.predict(noisy, timesteps, examples)
-        positive = task._run(noisy, timesteps, examples, [example.caption for example in examples])
-        negative = task._run(noisy, timesteps, examples, ["<cat-toy-neg>"] * 2)
+        composed = objective.predict(noisy, batch)
+        positive, negative = (
+            call_unet(bundle.unet, noisy, batch.timesteps, *encode(captions), batch.time_ids)
+            for captions in (batch.captions, ["<cat-toy-neg>"] * 2)
+        )
     torch.testing.assert_close(composed, negative + 4.0 * (positive - negative), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_both_halves_learn_and_nothing_else(family, paired, request):
+def test_both_halves_learn_and_nothing_else(family, paired, request, started):
     bundle = request.getfixturevalue(family)
-    task, learned = make(bundle, paired())
+    objective, learned = started(bundle, paired())
     with frozen(bundle):
-        task.losses(task.batch(0)).mean().backward()
+        objective.losses(objective.batch(0)).mean().backward()
     assert list(learned.rows) == ["cat-toy", "cat-toy-neg"]
     for rows in learned.parameters():
         assert (rows.grad.norm(dim=1) > 0).all()
@@ -61,10 +55,11 @@ def test_both_halves_learn_and_nothing_else(family, paired, request):
 
 
 def test_halves_have_their_own_rates(sd1, paired):
-    prepared = prepare(sd1, paired(learning_rate=0.01, negative_rate=0.002))
-    assert prepared.rates == {"cat-toy": 0.01, "cat-toy-neg": 0.002}
-    first = {name: initial.vectors["clip"] for name, initial in prepared.initial.items()}
-    made = train(sd1, paired(learning_rate=0.01, negative_rate=0.0, steps=1))
+    beginnings = prepare(sd1, paired(learning_rate=0.01, negative_rate=0.002)).learned.beginnings
+    rates = {name: beginning.rate for name, beginning in beginnings.items()}
+    assert rates == {"cat-toy": 0.01, "cat-toy-neg": 0.002}
+    first = {name: beginning.initial.vectors["clip"] for name, beginning in beginnings.items()}
+    made = lab.train(sd1, paired(learning_rate=0.01, negative_rate=0.0, steps=1))
     assert torch.equal(made[1].vectors["clip"], first["cat-toy-neg"])
     moved = (made[0].vectors["clip"] - first["cat-toy"]).abs()
     assert math.isclose(float(moved.max()), 0.01, rel_tol=1e-3), "Adam's first step is the rate"
@@ -72,7 +67,7 @@ def test_halves_have_their_own_rates(sd1, paired):
 
 def test_a_pair_is_one_unit(sd1, sd1_folder, paired, capsys):
     config = paired()
-    positive, negative = train(sd1, config)
+    positive, negative = lab.train(sd1, config)
     assert (positive.kind, positive.count) == ("concept", 2) and (negative.kind, negative.count) == (
         "negative",
         3,
@@ -102,7 +97,7 @@ def test_a_pair_is_one_unit(sd1, sd1_folder, paired, capsys):
 
 def test_half_a_pair_is_an_error_wherever_it_is_read(sd1, paired, tmp_path):
     config = paired()
-    train(sd1, config)
+    lab.train(sd1, config)
     negative = config.out / "cat-toy-neg.safetensors"
     checkpoint = config.out / "checkpoints" / "cat-toy-000006.safetensors"
     assert not isinstance(lab.read_embedding(checkpoint), list), "a step of a run is no pair"
@@ -126,22 +121,22 @@ def test_half_a_pair_is_an_error_wherever_it_is_read(sd1, paired, tmp_path):
 
 def test_dreamartists_layout_is_read_as_a_pair_too(sd1, paired):
     config = paired(layout="a1111")
-    train(sd1, config)
+    lab.train(sd1, config)
     read = lab.read_embedding(config.out / "cat-toy.pt")
     assert [each.name for each in read] == ["cat-toy", "cat-toy-neg"] and read[1].kind == "negative"
 
 
 def test_a_resumed_pair_ends_the_same(sd1, paired, tmp_path):
-    whole = train(sd1, paired(out=tmp_path / "whole"))
+    whole = lab.train(sd1, paired(out=tmp_path / "whole"))
     config = paired(stop="3")
-    train(sd1, config)
-    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    lab.train(sd1, config)
+    resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     for one, other in zip(whole, resumed, strict=True):
         assert torch.equal(one.vectors["clip"], other.vectors["clip"])
 
 
 def test_negative_captions_have_to_name_the_negative_half(sd1, paired):
     with pytest.raises(InputError, match="negative_templates: without <cat-toy-neg>"):
-        read_pair_data(sd1, paired(negative_templates=["blurry {x}"]))
+        Pair(sd1, paired(negative_templates=["blurry {x}"]), {})
     with pytest.raises(InputError, match="by itself"):
-        read_pair_data(sd1, paired(more=[{"name": "other"}]))
+        Pair(sd1, paired(more=[{"name": "other"}]), {})

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import lab
-from lab.training.run import train
 from tests.paths import REPOSITORY
 from tests.tiny_clip import make_clip
 
@@ -32,7 +31,7 @@ def test_two_processes_learn_what_one_learns(objective, optimizer, sd1, sd1_fold
     settings = {"batch_size": 3, "steps": 4, "save_every": 2, "optimizer": optimizer}
     if objective == "reward":
         settings |= by_reward(tmp_path, sd1_folder / "tokenizer")
-    alone = train(sd1, changed(**settings, out=tmp_path / "alone"))
+    alone = lab.train(sd1, changed(**settings, out=tmp_path / "alone"))
     config = changed(**settings, model=str(sd1_folder), device="cpu")
     yaml = tmp_path / "run.yaml"
     yaml.write_text(config.to_yaml(), encoding="utf-8")

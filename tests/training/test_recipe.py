@@ -10,8 +10,7 @@ import torch
 import lab
 from lab.models.load import load
 from lab.training.config import TrainConfig
-from lab.training.recipe import without_folders
-from lab.training.run import train
+from lab.training.saving import without_folders
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def everywhere(sd1_folder, changed, tmp_path):
     model = shutil.copytree(sd1_folder, near / "my-model")
     (near / "lines.yaml").write_text("- a {name} and {name2} / by {words}\n")
     bundle = load(str(model), device="cpu")
-    first = train(bundle, changed(steps=1, out=near / "first"))
+    first = lab.train(bundle, changed(steps=1, out=near / "first"))
     first.save(near / "first.safetensors")
     config = TrainConfig(
         **changed().model_dump()
@@ -43,7 +42,7 @@ def everywhere(sd1_folder, changed, tmp_path):
 @pytest.mark.parametrize("layout", ["diffusers", "a1111"])
 def test_saved_embeddings_name_no_folder(layout, everywhere):
     bundle, config, near = everywhere
-    train(bundle, config.model_copy(update={"layout": layout}))
+    lab.train(bundle, config.model_copy(update={"layout": layout}))
     saved = [
         path for path in config.out.rglob("*.*") if path.suffix in (".safetensors", ".pt") and path.is_file()
     ]
@@ -54,7 +53,7 @@ def test_saved_embeddings_name_no_folder(layout, everywhere):
 
 def test_metadata_keep_what_is_needed_to_learn_it_again(everywhere):
     bundle, config, _ = everywhere
-    train(bundle, config)
+    lab.train(bundle, config)
     with safetensors.safe_open(config.out / "cat-toy.safetensors", "pt") as file:
         metadata = file.metadata()
     recipe = json.loads(metadata["lab.config"])
@@ -70,7 +69,7 @@ def test_metadata_keep_what_is_needed_to_learn_it_again(everywhere):
 
 def test_the_data_hash_is_of_content(sd1, changed, images, tmp_path):
     def data_hash(name):
-        train(sd1, changed(steps=1, out=tmp_path / name))
+        lab.train(sd1, changed(steps=1, out=tmp_path / name))
         with safetensors.safe_open(tmp_path / name / "cat-toy.safetensors", "pt") as file:
             return file.metadata()["lab.data_hash"]
 
@@ -82,12 +81,12 @@ def test_the_data_hash_is_of_content(sd1, changed, images, tmp_path):
 
 
 def test_resuming_needs_no_metadata(sd1, changed, tmp_path):
-    whole = train(sd1, changed(out=tmp_path / "whole"))
+    whole = lab.train(sd1, changed(out=tmp_path / "whole"))
     config = changed(stop="4")
-    train(sd1, config)
+    lab.train(sd1, config)
     for path in (*config.out.glob("*.safetensors"), *config.out.glob("checkpoints/cat-toy-*.safetensors")):
         path.unlink()
-    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
     assert lab.read_embedding(config.out / "cat-toy.safetensors").provenance.step == 6
 

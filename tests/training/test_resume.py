@@ -14,8 +14,7 @@ import torch
 import lab
 from lab.errors import InputError
 from lab.training.config import TrainConfig
-from lab.training.folder import TrainingFolder
-from lab.training.run import train
+from lab.training.run_folder import TrainingFolder
 from tests.paths import REPOSITORY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
@@ -53,7 +52,9 @@ def wait_for_step(config, step, process):
     ("number", "optimizer"),
     [(signal.SIGKILL, "adamw"), (signal.SIGKILL, "shampoo"), (signal.SIGINT, "adamw")],
 )
-def test_a_process_that_died_is_resumed_to_the_bit(number, optimizer, sd1, sd1_folder, changed, tmp_path):
+def test_a_process_that_died_is_resumed_to_the_bit(
+    number, optimizer, sd1, sd1_folder, changed, tmp_path, heard
+):
     settings = {
         "steps": 40,
         "save_every": 4,
@@ -61,7 +62,7 @@ def test_a_process_that_died_is_resumed_to_the_bit(number, optimizer, sd1, sd1_f
         "shuffle_tags": True,
         "optimizer": optimizer,
     }
-    whole = train(sd1, changed(**settings, out=tmp_path / "whole"))
+    whole = lab.train(sd1, changed(**settings, out=tmp_path / "whole"))
     config = changed(**settings)
     with started(config.model_copy(update={"steps": 39}), sd1_folder) as process:
         wait_for_step(config, 9, process)
@@ -69,9 +70,8 @@ def test_a_process_that_died_is_resumed_to_the_bit(number, optimizer, sd1, sd1_f
         _, errors = process.communicate(timeout=120)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), errors
     done = len((config.out / "progress.jsonl").read_text().splitlines())
-    notes = []
-    resumed = train(sd1, TrainConfig(resume=config.out, steps=40), on_note=notes.append)
-    at = int(notes[0].split("step ")[1].split()[0])
+    resumed = lab.train(sd1, TrainConfig(resume=config.out, steps=40), listener=heard)
+    at = int(heard.notes[0].split("step ")[1].split()[0])
     assert done - 4 <= at <= done and (number == signal.SIGKILL or at == done)
     assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
     lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
@@ -84,25 +84,25 @@ def test_a_process_that_died_is_resumed_to_the_bit(number, optimizer, sd1, sd1_f
 def stopped(bundle, changed, **settings):
     """A run of 6 steps that has done 4."""
     config = changed(stop="4", **settings)
-    train(bundle, config)
+    lab.train(bundle, config)
     return config
 
 
 def test_stopping_and_resuming_in_one_process(sd1, changed, tmp_path):
-    whole = train(sd1, changed(out=tmp_path / "whole"))
+    whole = lab.train(sd1, changed(out=tmp_path / "whole"))
     config = stopped(sd1, changed)
-    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
 
 
 def test_changed_data_and_models_are_refused_by_name(sd1, sd2, changed, images):
     config = stopped(sd1, changed)
     with pytest.raises(InputError, match="model changed"):
-        train(sd2, TrainConfig(resume=config.out, stop="never"))
+        lab.train(sd2, TrainConfig(resume=config.out, stop="never"))
     (images / "toy-1.txt").write_text("another <cat-toy>")
     (images / "toy-2.png").rename(images / "toy-3.png")
     with pytest.raises(InputError, match=r"toy-1\.png changed, toy-2\.png is missing, toy-3\.png is new"):
-        train(sd1, TrainConfig(resume=config.out, stop="never"))
+        lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_changed_data_and_models_are_refused_by_name(sd1, sd2, changed, images):
 def test_what_would_make_it_another_run_is_refused(sd1, changed, settings, words):
     config = stopped(sd1, changed)
     with pytest.raises(InputError, match=words):
-        train(sd1, TrainConfig(resume=config.out, **settings))
+        lab.train(sd1, TrainConfig(resume=config.out, **settings))
 
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one(sd1, changed, tmp_path):
@@ -123,22 +123,22 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one(sd1, changed, tmp_path):
     with pytest.raises(
         InputError, match="another run: it holds cat-toy/clip 3 x 32 where cat-toy/clip 2 x 32"
     ):
-        train(sd1, TrainConfig(resume=config.out, stop="never"))
+        lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(InputError, match="damaged"):
-        train(sd1, TrainConfig(resume=config.out, stop="never"))
+        lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     with pytest.raises(InputError, match="no training run"):
-        train(sd1, TrainConfig(resume=tmp_path))
+        lab.train(sd1, TrainConfig(resume=tmp_path))
 
 
 def test_a_folder_in_use_is_refused_and_a_dead_lock_is_not(sd1, config):
     folder = TrainingFolder(config.out)
     with folder.locked(), pytest.raises(InputError, match=f"running process {os.getpid()}"):
-        train(sd1, config)
-    train(sd1, config)
+        lab.train(sd1, config)
+    lab.train(sd1, config)
 
 
-def test_a_full_disk_is_one_line_and_loses_little(sd1, changed, monkeypatch):
+def test_a_full_disk_is_one_line_and_loses_little(sd1, changed, monkeypatch, heard):
     from lab.training import checkpoint
 
     save = checkpoint.safetensors.torch.save_file
@@ -152,9 +152,8 @@ def test_a_full_disk_is_one_line_and_loses_little(sd1, changed, monkeypatch):
 
     monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
     with pytest.raises(InputError, match="disk is full"):
-        train(sd1, changed())
+        lab.train(sd1, changed())
     monkeypatch.undo()
-    notes = []
-    train(sd1, TrainConfig(resume=changed().out), on_note=notes.append)
-    assert "Going on at step 2" in notes[0]
+    lab.train(sd1, TrainConfig(resume=changed().out), listener=heard)
+    assert "Going on at step 2" in heard.notes[0]
     assert lab.read_embedding(changed().out / "cat-toy.safetensors").count == 2

@@ -9,8 +9,8 @@ from PIL import Image
 
 import lab
 from lab.errors import InputError
-from lab.training.prepare import prepare, settled
-from lab.training.run import train
+from lab.training.prepare import prepare
+from lab.training.run_folder import run_config
 
 
 def weights(bundle):
@@ -27,7 +27,7 @@ def test_a_run_learns_rows_and_leaves_the_model_as_it_was(family, config, reques
     bundle = request.getfixturevalue(family)
     before = weights(bundle)
     flags = [weight.requires_grad for weight in bundle.unet.parameters()]
-    embedding = train(bundle, config)
+    embedding = lab.train(bundle, config)
     after = weights(bundle)
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert flags == [weight.requires_grad for weight in bundle.unet.parameters()]
@@ -37,7 +37,7 @@ def test_a_run_learns_rows_and_leaves_the_model_as_it_was(family, config, reques
 
 
 def test_the_folder_tells_what_happened(sd1, config):
-    embedding = train(sd1, config)
+    embedding = lab.train(sd1, config)
     lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "fixed_loss" in line] == [2, 4, 6]
@@ -59,21 +59,21 @@ def test_the_folder_tells_what_happened(sd1, config):
 
 
 def test_the_same_seed_learns_the_same_and_another_does_not(sd1, changed, tmp_path):
-    one, same = (train(sd1, changed(out=tmp_path / name)) for name in ("one", "same"))
-    other = train(sd1, changed(out=tmp_path / "other", seed=1))
+    one, same = (lab.train(sd1, changed(out=tmp_path / name)) for name in ("one", "same"))
+    other = lab.train(sd1, changed(out=tmp_path / "other", seed=1))
     assert torch.equal(one.vectors["clip"], same.vectors["clip"])
     assert not torch.equal(one.vectors["clip"], other.vectors["clip"])
 
 
 def test_accumulation_changes_nothing_but_the_last_digits(sd1, changed, tmp_path):
     whole, pieces = (
-        train(sd1, changed(out=tmp_path / f"{count}", batch_size=4, accumulation=count)) for count in (1, 3)
+        lab.train(sd1, changed(out=tmp_path / f"{count}", batch_size=4, accumulation=count))
+        for count in (1, 3)
     )
     torch.testing.assert_close(whole.vectors["clip"], pieces.vectors["clip"], atol=1e-5, rtol=0)
 
 
-def test_the_objective_falls_until_it_settles(sd1, changed):
-    notes = []
+def test_the_objective_falls_until_it_settles(sd1, changed, heard):
     settings = {
         "steps": 400,
         "stop": "auto",
@@ -82,23 +82,22 @@ def test_the_objective_falls_until_it_settles(sd1, changed):
         "learning_rate": 0.02,
         "batch_size": 4,
     }
-    train(sd1, changed(**settings, save_every=1000), on_note=notes.append)
+    lab.train(sd1, changed(**settings, save_every=1000), listener=heard)
     lines = [json.loads(line) for line in (changed().out / "progress.jsonl").read_text().splitlines()]
     fixed = [line["fixed_loss"] for line in lines if "fixed_loss" in line]
     assert fixed[-1] < fixed[0]
-    assert lines[-1]["step"] < 400 and "settled" in notes[-1]
+    assert lines[-1]["step"] < 400 and "settled" in heard.notes[-1]
 
 
-def test_stop_after_n_steps(sd1, changed):
-    notes = []
-    train(sd1, changed(stop="3"), on_note=notes.append)
-    assert "step 3" in notes[-1]
+def test_stop_after_n_steps(sd1, changed, heard):
+    lab.train(sd1, changed(stop="3"), listener=heard)
+    assert "step 3" in heard.notes[-1]
 
 
 def test_concept_and_style_together(sd1, changed):
     more = [{"name": "ink", "objective": "style", "vectors": 1, "init": "text:blue"}]
     config = lab.TrainConfig(**changed().model_dump() | {"more": more})
-    concept, style = train(sd1, config)
+    concept, style = lab.train(sd1, config)
     assert (concept.name, concept.count, concept.kind) == ("cat-toy", 2, "concept")
     assert (style.name, style.count, style.kind) == ("ink", 1, "style")
     assert (config.out / "ink.safetensors").is_file()
@@ -108,7 +107,7 @@ def test_previews_use_the_loader_of_inference(sd1, changed):
     config = changed(
         steps=2, preview_every=2, preview_seeds="1,5", preview_steps=2, preview_negative="blurry"
     )
-    train(sd1, config)
+    lab.train(sd1, config)
     made = sorted(path.name for path in (config.out / "previews").glob("*.png"))
     assert made == [f"{step:06d}-prompt1-seed{seed}.png" for step in (0, 2) for seed in (1, 5)]
     embedding = lab.read_embedding(config.out / "checkpoints" / "cat-toy-000002.safetensors", "cat-toy")
@@ -124,7 +123,7 @@ def test_previews_use_the_loader_of_inference(sd1, changed):
 
 
 def test_a1111_layout(sd1, changed):
-    embedding = train(sd1, changed(layout="a1111"))
+    embedding = lab.train(sd1, changed(layout="a1111"))
     assert embedding.provenance.layout == "a1111" and (changed().out / "cat-toy.pt").is_file()
 
 
@@ -134,49 +133,42 @@ def test_a_learning_rate_that_gives_nan_keeps_the_last_good_vectors(sd1, changed
         InputError,
         match=r"learning_rate: 1e\+30 is too high, the loss was no number at step 2; the vectors of step 0 are kept",
     ):
-        train(sd1, config)
+        lab.train(sd1, config)
     kept = lab.read_embedding(config.out / "cat-toy.safetensors")
     assert kept.provenance.step == 0
-    expected = prepare(sd1, config).initial["cat-toy"].vectors["clip"]
+    expected = prepare(sd1, config).learned.beginnings["cat-toy"].initial.vectors["clip"]
     assert torch.equal(kept.vectors["clip"], expected)
 
 
 def test_vectors_that_never_moved_are_an_error(sd1, changed):
     with pytest.raises(InputError, match="never moved"):
-        train(sd1, changed(learning_rate=1e-30))
+        lab.train(sd1, changed(learning_rate=1e-30))
     assert not (changed().out / "cat-toy.safetensors").exists()
 
 
 def test_a_learning_rate_of_zero_is_refused_before_the_first_step(sd1, changed):
     with pytest.raises(InputError, match="learning_rate: with 0, vectors never move"):
-        train(sd1, changed(learning_rate=0.0))
+        lab.train(sd1, changed(learning_rate=0.0))
     assert not changed().out.exists()
 
 
-def test_encoded_images_are_counted_before_the_first_step(sd1, changed):
-    heard = []
-    config = changed(steps=1)
-    train(
-        sd1,
-        config,
-        on_encoded=lambda done, total: heard.append((done, total)),
-        on_step=lambda report, last: heard.append(report.step),
-    )
-    count = heard[0][1]
-    assert heard == [*((done, count) for done in range(1, count + 1)), 1]
+def test_encoded_images_are_counted_before_the_first_step(sd1, changed, heard):
+    lab.train(sd1, changed(steps=1), listener=heard)
+    count = heard.moves[0][1]
+    assert heard.moves == [(done, count, "images encoded") for done in range(1, count + 1)]
+    assert [step.step for step in heard.steps] == [1]
 
 
-def test_leaving_the_vocabularys_range_is_said_once(sd1, changed):
-    notes = []
-    train(sd1, changed(learning_rate=5.0), on_note=notes.append)
-    assert sum("outside the vocabulary's" in note for note in notes) == 1
-    notes.clear()
-    train(
+def test_leaving_the_vocabularys_range_is_said_once(sd1, changed, heard):
+    lab.train(sd1, changed(learning_rate=5.0), listener=heard)
+    assert sum("outside the vocabulary's" in note for note in heard.notes) == 1
+    heard.notes.clear()
+    lab.train(
         sd1,
         changed(learning_rate=5.0, norm="clamp", out=changed().out.with_name("clamped")),
-        on_note=notes.append,
+        listener=heard,
     )
-    assert not any("outside the vocabulary's" in note for note in notes)
+    assert not any("outside the vocabulary's" in note for note in heard.notes)
 
 
 def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
@@ -187,7 +179,7 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
     with pytest.raises(
         InputError, match=r"memory ran out.*--accumulation 2 \(.*--accumulation 2 --gradient-checkpointing \("
     ):
-        train(sd1, changed())
+        lab.train(sd1, changed())
 
 
 @pytest.mark.parametrize(
@@ -212,7 +204,7 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
 )
 def test_bad_input_is_one_line_before_anything_is_written(sd1, changed, settings, words):
     with pytest.raises(InputError, match=words) as error:
-        train(sd1, lab.TrainConfig.build(changed().model_dump(exclude_none=True) | settings))
+        lab.train(sd1, changed(), **settings)
     assert "\n" not in str(error.value) and not changed().out.exists()
 
 
@@ -220,22 +212,22 @@ def test_captions_without_the_placeholder_name_their_files(sd1, changed, images)
     (images / "toy-1.txt").write_text("a toy")
     (images / "toy-2.txt").write_text("red " * 80 + "<cat-toy>")
     with pytest.raises(InputError, match=r"toy-1\.png, toy-2\.png: without <cat-toy>"):
-        train(sd1, changed())
+        lab.train(sd1, changed())
     (images / "toy-1.txt").write_text("a <cat-toy>")
     with pytest.raises(InputError, match=r"toy-2\.png.*cut off"):
-        train(sd1, changed())
+        lab.train(sd1, changed())
 
 
 def test_a_folder_with_a_run_is_not_overwritten(sd1, config):
-    train(sd1, config)
+    lab.train(sd1, config)
     with pytest.raises(InputError, match=r"holds a run already.*--resume"):
-        train(sd1, config)
+        lab.train(sd1, config)
 
 
 def test_runs_without_a_folder_get_one_each(changed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("train-cat-toy", "train-cat-toy-2", "train-cat-toy-3"):
-        out = settled(changed(out=None)).out
+        out = run_config(changed(out=None)).out
         assert out.as_posix() == f"outputs/{expected}"
         out.mkdir(parents=True)
 
@@ -243,5 +235,7 @@ def test_runs_without_a_folder_get_one_each(changed, tmp_path, monkeypatch):
 def test_the_default_rate_is_in_units_of_the_vocabulary(sd1, config):
     table = sd1.towers[0].encoder.get_input_embeddings().weight
     assert math.isclose(
-        prepare(sd1, config).rates["cat-toy"], 0.3 * float(table.square().mean().sqrt()), rel_tol=1e-4
+        prepare(sd1, config).learned.beginnings["cat-toy"].rate,
+        0.3 * float(table.square().mean().sqrt()),
+        rel_tol=1e-4,
     )

@@ -9,7 +9,7 @@ from lab.training.loop import Stopping, learning_rate
 def test_dvar_stops_on_a_plateau_and_not_before():
     falling = [math.exp(-step / 4) for step in range(200)]
     stopping = Stopping(window=8, ratio=0.1)
-    first = next(count for count in range(1, 200) if stopping.settled(falling[:count]))
+    first = next(count for count in range(1, 200) if stopping.converged(falling[:count]))
     window, so_far = falling[first - 8 : first], falling[:first]
 
     def variance(values):
@@ -18,11 +18,11 @@ def test_dvar_stops_on_a_plateau_and_not_before():
 
     assert variance(window) / variance(so_far) < 0.1
     assert first >= 16 and falling[first - 1] < 0.1
-    assert not any(stopping.settled([1 - step / 200 for step in range(count)]) for count in range(1, 25))
+    assert not any(stopping.converged([1 - step / 200 for step in range(count)]) for count in range(1, 25))
 
 
 def test_a_constant_objective_never_counts_as_settled():
-    assert not Stopping(4, 0.1).settled([0.5] * 50)
+    assert not Stopping(4, 0.1).converged([0.5] * 50)
 
 
 def test_learning_rate_rises_then_holds_or_falls_to_zero():

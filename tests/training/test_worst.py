@@ -11,7 +11,6 @@ from lab.errors import InputError
 from lab.images import read_pixels
 from lab.score.metrics import METRICS, Metric
 from lab.training.config import TrainConfig
-from lab.training.run import train
 
 PROMPTS = ["a red apple", "a blue cat", "a dog on white"]
 
@@ -44,16 +43,15 @@ def making(changed, tmp_path, monkeypatch):
     )
 
 
-def test_from_a_folder_it_is_textual_inversion_that_says_it_is_negative(sd1, changed, tmp_path):
-    as_style = train(sd1, changed(objective="style", templates=["{name}"], out=tmp_path / "style"))
-    notes = []
-    learned = train(sd1, changed(objective="negative", templates=["{name}"]), on_note=notes.append)
+def test_from_a_folder_it_is_textual_inversion_that_says_it_is_negative(sd1, changed, tmp_path, heard):
+    as_style = lab.train(sd1, changed(objective="style", templates=["{name}"], out=tmp_path / "style"))
+    learned = lab.train(sd1, changed(objective="negative", templates=["{name}"]), listener=heard)
     assert learned.kind == "negative" and torch.equal(learned.vectors["clip"], as_style.vectors["clip"])
 
 
 def test_the_lab_makes_images_and_learns_from_the_worst(sd1, making):
     config = making()
-    learned = train(sd1, config)
+    learned = lab.train(sd1, config)
     made = sorted((config.out / "made").glob("*.png"))
     worst = sorted((config.out / "worst").glob("*.png"))
     brightness = {path.name: float(read_pixels(path).mean()) for path in made}
@@ -66,12 +64,12 @@ def test_the_lab_makes_images_and_learns_from_the_worst(sd1, making):
         assert path.with_suffix(".txt").read_text().splitlines() == ["<bad>", f"{prompt}, <bad>"]
     prompts = [json.loads(path.with_suffix(".json").read_text())["prompt"] for path in made]
     assert {prompts.count(prompt) for prompt in PROMPTS} == {2, 3}, "every prompt before any comes again"
-    again = train(sd1, TrainConfig(resume=config.out, steps=8))
+    again = lab.train(sd1, TrainConfig(resume=config.out, steps=8))
     assert again.provenance.base_model == sd1.root.name
 
 
 def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, monkeypatch):
-    whole = train(sd1, making(out=tmp_path / "whole"))
+    whole = lab.train(sd1, making(out=tmp_path / "whole"))
     from lab.runs.run import RunFolder
 
     save, saved = RunFolder.save, []
@@ -83,10 +81,10 @@ def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, mon
 
     monkeypatch.setattr(RunFolder, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(sd1, making())
+        lab.train(sd1, making())
     monkeypatch.setattr(RunFolder, "save", save)
     times = [path.stat().st_mtime_ns for path in saved]
-    resumed = train(sd1, making())
+    resumed = lab.train(sd1, making())
     assert times == [path.stat().st_mtime_ns for path in saved], "what was there is not made again"
     torch.testing.assert_close(resumed.vectors["clip"], whole.vectors["clip"], atol=1e-4, rtol=0)
 
@@ -100,20 +98,19 @@ def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, mon
         ({"score": "sharpness"}, "single image"),
         ({"score": "brigth"}, "nearest: bright"),
         ({"reward": ["bright=-1"], "score": "reward"}, "above 0"),
-        ({"images": "here"}, "leave one of them out"),
+        ({"images": "."}, "leave one of them out"),
     ],
 )
 def test_bad_input_is_one_line(sd1, making, settings, words):
     with pytest.raises(InputError, match=words) as error:
-        train(sd1, making(**settings))
+        lab.train(sd1, making(**settings))
     assert "\n" not in str(error.value) and not (making().out / "made").exists()
 
 
-def test_a_negative_begins_at_words_for_it_and_previews_stand_in_the_negative_prompt(sd1, making):
+def test_a_negative_begins_at_words_for_it_and_previews_stand_in_the_negative_prompt(sd1, making, heard):
     config = making(init="auto", preview_every=6, preview_seeds="1", preview_steps=2)
-    notes = []
-    train(sd1, config, on_note=notes.append)
-    assert any("7 images" in note for note in notes)
+    lab.train(sd1, config, listener=heard)
+    assert any("7 images" in note for note in heard.notes)
     (first,) = sorted((config.out / "previews").glob("000000-prompt1-*.png"))
     record = lab.runs.png.read_record(first)
     assert record["negative_prompt"] == "<bad>" and record["prompt"] == PROMPTS[0]

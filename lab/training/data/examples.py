@@ -1,7 +1,7 @@
-"""Which examples make up each step: order, captions, timesteps and noise, as functions of seed, step and slot."""
+"""Which images, captions, timesteps and noise make up each step: functions of seed, step and slot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +13,16 @@ from torch import Tensor
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.training.config import TrainConfig
-from lab.training.data.captions import check_placeholders, placeholder, vary
-from lab.training.data.latents import Latents, Progress
-from lab.training.data.pictures import Picture, View, make_buckets, make_views, multiple_of, read_pictures
-from lab.training.streams import stream
+from lab.training.data.captions import vary_tags
+from lab.training.data.latents import Latents
+from lab.training.data.pictures import (
+    Picture,
+    View,
+    make_buckets,
+    make_views,
+    read_pictures,
+    size_multiple,
+)
 
 FIXED = -1
 """The step whose examples are the fixed ones."""
@@ -39,20 +45,26 @@ class Example:
     slot: int
 
 
-class Examples:
-    """The examples of every step. Pictures come in shuffled epochs; a batch has pictures of one bucket."""
+class ExampleOrder:
+    """Which examples make up each step. Pictures come in shuffled epochs; a batch has pictures of one bucket."""
 
     def __init__(
         self,
         pictures: Sequence[Picture],
         views: Sequence[View],
         config: TrainConfig,
-        marks: Sequence[str],
+        names: Sequence[str],
         timesteps: int,
     ):
+        """Orders the examples of a run.
+
+        Args:
+            names: Of the embeddings that captions name, whose tags are never dropped.
+            timesteps: The number that the model was trained with.
+        """
         self._pictures = pictures
         self._config = config
-        self._marks = marks
+        self._names = names
         low, high = config.timesteps or (0, timesteps)
         self._low, self._high = low, min(high, timesteps)
         self._views_of = defaultdict(list)
@@ -66,7 +78,7 @@ class Examples:
 
     def batch(self, step: int) -> list[Example]:
         """The examples of a step, counted from 0, over all processes."""
-        chosen = self._chosen(step)
+        chosen = self._pictures_of(step)
         return [self._example(picture, step, slot, len(chosen)) for slot, picture in enumerate(chosen)]
 
     def fixed(self) -> list[Example]:
@@ -76,22 +88,22 @@ class Examples:
 
     def noise(self, example: Example, shape: tuple[int, ...]) -> Tensor:
         """Standard normal noise that belongs to an example, float32 on the CPU."""
-        return torch.randn(shape, generator=stream(self._config.seed, "noise", example.step, example.slot))
+        return torch.randn(shape, generator=self._config.generator("noise", example.step, example.slot))
 
     def captions(self, steps: int) -> dict[str, int]:
-        """Every final caption of a run, with the picture that it first comes with."""
+        """Every final caption of a run of this many steps, with the index of the picture that it first comes with."""
         found: dict[str, int] = {}
         if not (self._config.shuffle_tags or self._config.tag_dropout):
             return {
                 caption: index for index, picture in enumerate(self._pictures) for caption in picture.captions
             }
         for step in range(FIXED, steps):
-            chosen = self._fixed_pictures() if step == FIXED else self._chosen(step)
+            chosen = self._fixed_pictures() if step == FIXED else self._pictures_of(step)
             for slot, picture in enumerate(chosen):
-                found.setdefault(self._draw(picture, stream(self._config.seed, step, slot))[1], picture)
+                found.setdefault(self._draw(picture, self._config.generator(step, slot))[1], picture)
         return found
 
-    def _chosen(self, step: int) -> list[int]:
+    def _pictures_of(self, step: int) -> list[int]:
         epoch, place = divmod(step, self._steps_per_epoch)
         return self._epoch(epoch)[place]
 
@@ -100,7 +112,7 @@ class Examples:
         return [slot % pictures if pictures <= count else slot * pictures // count for slot in range(count)]
 
     def _example(self, picture: int, step: int, slot: int, count: int) -> Example:
-        generator = stream(self._config.seed, step, slot)
+        generator = self._config.generator(step, slot)
         view, caption = self._draw(picture, generator)
         # Spread over the batch (stratified), timesteps make a batch's gradient less noisy than independent ones do.
         share = (slot + torch.rand((), generator=generator).item()) / count
@@ -110,12 +122,12 @@ class Examples:
     def _draw(self, picture: int, generator: torch.Generator) -> tuple[int, str]:
         views, captions = self._views_of[picture], self._pictures[picture].captions
         view, caption = torch.randint(2**31, (2,), generator=generator).tolist()
-        text = vary(captions[caption % len(captions)], self._config, self._marks, generator)
+        text = vary_tags(captions[caption % len(captions)], self._config, self._names, generator)
         return views[view % len(views)], text
 
     def _make_epoch(self, epoch: int) -> list[list[int]]:
         """Batches of picture indices: every picture once, the last batch of a bucket filled up from its start."""
-        generator, size = stream(self._config.seed, "epoch", epoch), self._config.batch_size
+        generator, size = self._config.generator("epoch", epoch), self._config.batch_size
         batches = []
         for members in self._buckets.values():
             order = [members[place] for place in torch.randperm(len(members), generator=generator).tolist()]
@@ -128,22 +140,63 @@ CAPTIONS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images, their views, and which of them make up each step: a `Material`.
+class ImageBatch:
+    """Examples of one bucket, ready for a forward pass.
 
     Attributes:
-        folder: Where the images are.
+        latents, noise: (b, c, h, w) float32 on the bundle's device, in the U-Net's scale.
+        weights: (b, 1, h, w) loss weights of mean 1 in each image, or None for the same everywhere.
+        timesteps: (b,).
+        time_ids: (b, 6) SDXL's micro-conditioning in pixels, height first: the image's size, where it was cut, the
+            bucket's size (2307.01952, section 2.2).
+    """
+
+    examples: Sequence[Example]
+    latents: Tensor
+    noise: Tensor
+    weights: Tensor | None
+    timesteps: Tensor
+    captions: Sequence[str]
+    time_ids: Tensor
+
+
+class ImageData:
+    """A folder of images to learn from: its pictures, their views, and which of them make up each step.
+
+    Attributes:
         skipped: A line for each image that was left out.
         captions: Every final caption of the run, with the name of an image that it comes with.
     """
 
-    folder: Path
-    pictures: Sequence[Picture]
-    views: Sequence[View]
-    examples: Examples
-    latents: Latents
-    skipped: Sequence[str]
-    captions: Mapping[str, str]
+    def __init__(self, bundle: Bundle, config: TrainConfig, templates: str):
+        """Reads and checks images and captions; encodes nothing yet.
+
+        Args:
+            templates: The set of caption templates for when the config names none.
+
+        Raises:
+            InputError: see `read_pictures`; a background that is no colour.
+        """
+        _check_colour(config.background)
+        names = [subject.name for subject in config.subjects()]
+        buckets = make_buckets(
+            config.resolution or bundle.defaults.width, size_multiple(bundle), config.buckets
+        )
+        self._device = bundle.device
+        self.pictures, self.skipped = read_pictures(config, config.templates or [templates], names, buckets)
+        self.views = make_views(self.pictures, config)
+        timesteps = bundle.scheduler_config.get("num_train_timesteps", 1000)
+        self.order = ExampleOrder(self.pictures, self.views, config, names, timesteps)
+        self.latents = Latents(bundle, self.pictures, self.views, config)
+        self.captions = {
+            caption: self.pictures[index].path.name
+            for caption, index in self.order.captions(config.steps).items()
+        }
+
+    @property
+    def images(self) -> Sequence[Path]:
+        """The image files."""
+        return [picture.path for picture in self.pictures]
 
     def fingerprint(self) -> dict[str, str]:
         """What makes each image what it is, by file name: image, mask and captions."""
@@ -152,14 +205,9 @@ class Data:
             for picture in self.pictures
         }
 
-    @property
-    def images(self) -> Sequence[Path]:
-        """The image files."""
-        return [picture.path for picture in self.pictures]
-
     def describe(self) -> Iterator[str]:
-        """Yields how many images there are, their buckets and captions."""
-        yield f"{len(self.pictures)} images of {self.folder}, {len(self.views)} views of them"
+        """Yields lines for people: how many images there are, their buckets and captions."""
+        yield f"{len(self.pictures)} images of {self.images[0].parent}, {len(self.views)} views of them"
         yield from self.skipped
         yield "buckets:"
         for bucket, count in Counter(picture.bucket for picture in self.pictures).items():
@@ -170,38 +218,27 @@ class Data:
         if len(self.captions) > CAPTIONS_SHOWN:
             yield f"  ... and {len(self.captions) - CAPTIONS_SHOWN} more"
 
-    def make_ready(self, on_progress: Progress | None = None) -> None:
-        """Encodes every view."""
-        self.latents.encode_all(on_progress)
+    def load(self, examples: Sequence[Example]) -> ImageBatch:
+        """What the examples of one bucket are made of: latents drawn from the VAE's posterior, and their noise."""
+        entries = [self.latents.get(example.view) for example in examples]
+        mean, std = (torch.stack([entry[key] for entry in entries]) for key in ("mean", "std"))
+        shape = (2, *mean.shape[1:])  # for the sample of the posterior, and for the noise
+        drawn = torch.stack([self.order.noise(example, shape) for example in examples])
+        sample, noise = drawn.to(self._device).unbind(dim=1)
+        weights = None
+        if any("weight" in entry for entry in entries):
+            maps = [entry.get("weight", torch.ones_like(mean[0, 0])) for entry in entries]
+            weights = torch.stack(maps)[:, None]
+            weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+        timesteps = torch.tensor([example.timestep for example in examples], device=self._device)
+        time_ids = torch.tensor([self._time_ids(example) for example in examples], device=self._device)
+        captions = [example.caption for example in examples]
+        return ImageBatch(examples, mean + std * sample, noise, weights, timesteps, captions, time_ids)
 
-
-def read_data(bundle: Bundle, config: TrainConfig, templates: str) -> Data:
-    """Reads images and captions, and checks each final caption for its placeholders. Nothing is encoded yet.
-
-    Args:
-        templates: The set of caption templates for when the config names none.
-
-    Raises:
-        InputError: see `read_pictures` and `check_placeholders`; a colour that is none.
-    """
-    subjects = config.subjects()
-    names = [subject.name for subject in subjects]
-    _check_colour(config.background)
-    buckets = make_buckets(config.resolution or bundle.defaults.width, multiple_of(bundle), config.buckets)
-    pictures, skipped = read_pictures(config, config.templates or [templates], names, buckets)
-    views = make_views(pictures, config)
-    marks = [placeholder(name) for name in names]
-    examples = Examples(
-        pictures, views, config, marks, bundle.scheduler_config.get("num_train_timesteps", 1000)
-    )
-    captions = {
-        caption: pictures[index].path.name for caption, index in examples.captions(config.steps).items()
-    }
-    check_placeholders(bundle, captions.items(), {subject.name: subject.vectors for subject in subjects})
-    assert config.images is not None
-    return Data(
-        config.images, pictures, views, examples, Latents(bundle, pictures, views, config), skipped, captions
-    )
+    def _time_ids(self, example: Example) -> tuple[int, ...]:
+        view = self.views[example.view]
+        width, height = self.pictures[view.picture].size
+        return (height, width, view.top, view.left, view.bucket.height, view.bucket.width)
 
 
 def _check_colour(text: str) -> None:

@@ -1,7 +1,7 @@
 """Latents: each view is encoded once, as the posterior's mean and standard deviation, so that sampling stays."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -11,13 +11,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lab.files import atomic
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.sample.pixels import posterior
 from lab.training.config import TrainConfig
 from lab.training.data.pictures import Picture, View, load_view
-
-Progress = Callable[[int, int], None]
-"""Called with the views encoded and the number of views."""
 
 
 class Latents:
@@ -36,7 +34,7 @@ class Latents:
         self._memory: dict[int, dict[str, Tensor]] = {}
         self._vae_hash = _weights_hash(bundle.vae) if config.latents else ""
 
-    def encode_all(self, on_progress: Progress | None = None) -> None:
+    def encode_all(self, listener: Listener = Listener()) -> None:
         """Encodes every view that is not there yet.
 
         Raises:
@@ -49,8 +47,7 @@ class Latents:
                 self._write(index, entry)
             if not self._config.latents:
                 self._memory[index] = {key: value.to(self._bundle.device) for key, value in entry.items()}
-            if on_progress:
-                on_progress(index + 1, len(self._views))
+            listener.progress(index + 1, len(self._views), "images encoded")
 
     def get(self, index: int) -> dict[str, Tensor]:
         """`mean` and `std` (c, h, w) in the U-Net's scale, and `weight` (h, w) where the loss is weighted."""

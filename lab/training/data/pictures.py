@@ -14,9 +14,9 @@ from torch import Tensor
 from lab.errors import InputError
 from lab.images import SUFFIXES, load_image
 from lab.models.bundle import Bundle
+from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
-from lab.training.data.captions import alternatives, read_templates
-from lab.training.streams import stream
+from lab.training.data.captions import image_captions, read_templates
 
 MAX_ASPECT = 2.0
 """The longest bucket: images beyond it are cut."""
@@ -30,7 +30,7 @@ class Bucket:
     height: int
 
 
-def multiple_of(bundle: Bundle) -> int:
+def size_multiple(bundle: Bundle) -> int:
     """Pixels that both sides must be a multiple of for the VAE and the U-Net."""
     return bundle.vae_scale * 2 ** (len(bundle.unet.config.block_out_channels) - 1)
 
@@ -52,14 +52,14 @@ def make_buckets(resolution: int, multiple: int, many: bool) -> list[Bucket]:
     return sorted(sizes, key=lambda bucket: (bucket.width, bucket.height))
 
 
-def fitting(width: int, height: int, buckets: list[Bucket]) -> Bucket:
+def nearest_bucket(width: int, height: int, buckets: list[Bucket]) -> Bucket:
     """The bucket nearest in aspect ratio; of equally near ones the largest."""
     aspect = math.log(width / height)
     return min(
         buckets,
-        key=lambda each: (
-            round(abs(math.log(each.width / each.height) - aspect), 6),
-            -each.width * each.height,
+        key=lambda bucket: (
+            round(abs(math.log(bucket.width / bucket.height) - aspect), 6),
+            -bucket.width * bucket.height,
         ),
     )
 
@@ -114,14 +114,7 @@ def read_pictures(
     Raises:
         InputError: no folder, no image in it, an image that cannot be read or is too small, or a bad caption file.
     """
-    folder = config.images
-    if folder is None:
-        raise InputError("images: there are none; give a folder with --images")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images; give one with --images")
-    files = [path for path in sorted(folder.iterdir()) if _is_image(path)]
-    if not files:
-        raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}")
+    files = _image_files(config)
     lines = read_templates(templates)
     pictures, skipped = [], []
     for path in files:
@@ -133,9 +126,24 @@ def read_pictures(
             skipped.append(f"skipped: {error}")
     if not pictures:
         raise InputError(
-            f"{folder}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
+            f"{config.images}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
         )
     return pictures, skipped
+
+
+def _image_files(config: TrainConfig) -> list[Path]:
+    """The images of the folder, by name; among those that the run made itself, only these."""
+    folder = config.images
+    if folder is None:
+        raise InputError("images: there are none; give a folder with --images")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images; give one with --images")
+    if config.worst_of is not None:
+        return sorted(RunFolder(folder).finished().values())
+    files = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+    if not files:
+        raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}")
+    return files
 
 
 def _is_image(path: Path) -> bool:
@@ -163,8 +171,8 @@ def _read_picture(
         hashlib.sha256(data).hexdigest(),
         mask if has_mask else None,
         hashlib.sha256(mask.read_bytes()).hexdigest() if has_mask else "",
-        fitting(*size, buckets),
-        alternatives(path, config, templates, names),
+        nearest_bucket(*size, buckets),
+        image_captions(path, config, templates, names),
     )
 
 
@@ -177,7 +185,7 @@ def make_views(pictures: Sequence[Picture], config: TrainConfig) -> list[View]:
         if config.crop == "centre" or room == (0, 0):
             corners = [(room[0] // 2, room[1] // 2)]
         else:
-            generator = stream(config.seed, "crops", index)
+            generator = config.generator("crops", index)
             shares = torch.rand(config.crops, 2, generator=generator).tolist()
             corners = [(round(x * room[0]), round(y * room[1])) for x, y in shares]
         for left, top in corners:

@@ -1,6 +1,7 @@
 """Images of what is to be avoided, made by the model itself: the worst of many by a score."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,15 +9,16 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.files import atomic
 from lab.images import read_pixels
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig
-from lab.sample.engine import Note
 from lab.sample.generate import make_images
-from lab.sample.plan import Job, plan, requests
+from lab.sample.plan import Job, Request, plan, requests
 from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
 from lab.score.reward import Reward, read_weights
@@ -24,58 +26,67 @@ from lab.score.tools import open_tools
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
-from lab.training.folder import TrainingFolder
 
-BATCH = 16
-"""Images scored together."""
+SCORED_AT_ONCE = 16
 
 
-def with_worst(bundle: Bundle, config: TrainConfig, on_note: Note | None = None) -> TrainConfig:
-    """Makes `worst_of` images in the run's folder and has the config learn from the worst of them.
+def make_worst(
+    bundle: Bundle,
+    config: TrainConfig,
+    embeddings: Mapping[str, Embedding],
+    listener: Listener = Listener(),
+) -> TrainConfig:
+    """Makes `worst_of` images in the run's folder, copies the worst of them, and has the config learn from these.
 
     Each image comes with two captions: the placeholders alone, and behind the prompt that made it, so that what the
     prompt says need not be learned. What is there already is not made again. Several processes share the work.
+
+    Args:
+        embeddings: What the prompts may name.
 
     Raises:
         InputError: no prompts, fewer images than shall be learned from, a score that cannot be had, or a folder with
             images of other settings.
     """
     assert config.out is not None
-    reward, making = _reward(bundle, config), _making(config)
-    out, note = config.out, on_note or (lambda line: None)
-    state = PartialState(cpu=bundle.device.type == "cpu")
-    jobs = _jobs(bundle, config, making)
-    made = RunFolder(out / "made")
-    if state.is_main_process:
-        with TrainingFolder(out).locked():
+    reward, making = _open_reward(bundle, config), _generate_config(config)
+    jobs = plan(bundle, _requests(config, making), embeddings)
+    run, made = RunFolder(config.out), RunFolder(config.out / "made")
+    processes = PartialState(cpu=bundle.device.type == "cpu")
+    if processes.is_main_process:
+        with run.locked():
             RunFolder.open(made.path, making.to_yaml(), contents(bundle, jobs), BY_CONTENT)
-    state.wait_for_everyone()
-    if len(made.finished()) < len(jobs):
-        note(f"Making {len(jobs)} images in {made.path}, to learn from the {config.worst} worst of them.")
-    state.wait_for_everyone()  # everybody looks before anybody writes
-    make_images(bundle, jobs[state.process_index :: state.num_processes], made)
-    state.wait_for_everyone()
-    if state.is_main_process:
+    processes.wait_for_everyone()
+    if processes.is_main_process and len(made.finished()) < len(jobs):
+        listener.note(
+            f"Making {len(jobs)} images in {made.path}, to learn from the {config.worst} worst of them."
+        )
+    processes.wait_for_everyone()  # all look before any writes
+    make_images(bundle, jobs[processes.process_index :: processes.num_processes], made, listener)
+    processes.wait_for_everyone()
+    worst = config.out / "worst"
+    if processes.is_main_process:
         files = made.finished()
-        _pick(out / "worst", config, jobs, files, _scores(made.path / "scores.json", reward, jobs, files))
-    state.wait_for_everyone()
-    return config.model_copy(update={"images": out / "worst"})
+        scores = _score(made.path / "scores.json", reward, jobs, files)
+        _copy_worst(worst, config, jobs, files, scores)
+    processes.wait_for_everyone()
+    return config.model_copy(update={"images": worst})
 
 
 def describe_worst(bundle: Bundle, config: TrainConfig) -> Iterator[str]:
     """Yields what would be made.
 
     Raises:
-        InputError: as `with_worst`.
+        InputError: as `make_worst`.
     """
-    _reward(bundle, config)
-    jobs = _jobs(bundle, config, _making(config))
-    yield f"{len(jobs)} images would be made of the prompts in {config.prompt_file}, and learned from would be"
+    _open_reward(bundle, config)
+    asked = _requests(config, _generate_config(config))
+    yield f"{len(asked)} images would be made of the prompts in {config.prompt_file}, and learned from would be"
     yield f"the {config.worst} worst of them by {config.score}, with two captions each:"
     yield from (f"  {caption}" for caption in _captions(config, "PROMPT"))
 
 
-def _reward(bundle: Bundle, config: TrainConfig) -> Reward:
+def _open_reward(bundle: Bundle, config: TrainConfig) -> Reward:
     """What the images are scored by."""
     texts = config.reward if config.score == "reward" else [config.score]
     options = ScoreOptions(
@@ -84,7 +95,7 @@ def _reward(bundle: Bundle, config: TrainConfig) -> Reward:
     return Reward(read_weights(texts), open_tools(bundle, options))
 
 
-def _making(config: TrainConfig) -> GenerateConfig:
+def _generate_config(config: TrainConfig) -> GenerateConfig:
     """How the images are made: as many seeds of each prompt as it takes."""
     if config.prompt_file is None:
         raise InputError(
@@ -94,7 +105,7 @@ def _making(config: TrainConfig) -> GenerateConfig:
     if config.worst > config.worst_of:
         raise InputError(f"worst: {config.worst} of {config.worst_of} images; make more with --worst-of")
     prompts = read_lines(config.prompt_file)
-    seeds = -(-config.worst_of // len(prompts))
+    seeds = math.ceil(config.worst_of / len(prompts))
     return GenerateConfig(
         prompt=prompts,
         seeds=f"{config.seed + 1}-{config.seed + seeds}",
@@ -106,19 +117,18 @@ def _making(config: TrainConfig) -> GenerateConfig:
     )
 
 
-def _jobs(bundle: Bundle, config: TrainConfig, making: GenerateConfig) -> list[Job]:
+def _requests(config: TrainConfig, making: GenerateConfig) -> list[Request]:
     """The first `worst_of` images, every prompt once before any comes again."""
-    return sorted(plan(bundle, requests(making)), key=lambda job: job.seed)[: config.worst_of]
+    return sorted(requests(making), key=lambda request: request.seed)[: config.worst_of]
 
 
 @torch.no_grad()
-def _scores(path: Path, reward: Reward, jobs: Sequence[Job], files: Mapping[int, Path]) -> dict[int, float]:
+def _score(path: Path, reward: Reward, jobs: Sequence[Job], files: Mapping[int, Path]) -> dict[int, float]:
     """The score of each image by its index, kept in a file: on another machine the last digits may differ."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    scores = {int(index): score for index, score in known.items()}
+    scores = _read_scores(path)
     new = [job for job in jobs if job.index not in scores]
-    for start in range(0, len(new), BATCH):
-        some = new[start : start + BATCH]
+    for start in range(0, len(new), SCORED_AT_ONCE):
+        some = new[start : start + SCORED_AT_ONCE]
         pixels = torch.stack([read_pixels(files[job.index]) for job in some])
         found = reward(reward.batch(pixels, [job.positive.prompt for job in some])).tolist()
         scores |= dict(zip((job.index for job in some), found, strict=True))
@@ -127,24 +137,35 @@ def _scores(path: Path, reward: Reward, jobs: Sequence[Job], files: Mapping[int,
     return {job.index: scores[job.index] for job in jobs}
 
 
-def _pick(
+def _read_scores(path: Path) -> dict[int, float]:
+    """The scores in a file; none if it is missing or damaged."""
+    try:
+        return {int(index): float(score) for index, score in json.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _copy_worst(
     folder: Path,
     config: TrainConfig,
     jobs: Sequence[Job],
     files: Mapping[int, Path],
     scores: Mapping[int, float],
 ) -> None:
-    """Copies the worst images into a folder, with their captions beside them."""
+    """Copies the worst images and their records into a folder, with captions beside them. Images that an earlier choice
+    left there go; files of other people stay, and are not learned from."""
     worst = sorted(jobs, key=lambda job: (scores[job.index], job.index))[: config.worst]
-    kept = {files[job.index].stem for job in worst}
-    for path in folder.glob("*"):
-        if path.stem not in kept:
-            path.unlink()
+    chosen = {files[job.index].name for job in worst}
+    for path in RunFolder(folder).finished().values():
+        if path.name not in chosen:
+            for suffix in (".png", ".json", ".txt"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
     for job in worst:
-        copy = folder / files[job.index].name
-        with atomic(copy) as temporary:
-            shutil.copyfile(files[job.index], temporary)
-        with atomic(copy.with_suffix(".txt")) as temporary:
+        image = files[job.index]
+        for source in (image.with_suffix(".json"), image):
+            with atomic(folder / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+        with atomic(folder / f"{image.stem}.txt") as temporary:
             temporary.write_text("\n".join(_captions(config, job.positive.prompt)), encoding="utf-8")
 
 

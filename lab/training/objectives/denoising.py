@@ -1,25 +1,29 @@
-"""The denoising objective: predict the noise (or v) in noisy latents, given the caption.
+"""The denoising objective, textual inversion's own: predict the noise (or v) in noisy latents, given the caption.
 
 Symbols: x latents, e noise, a = cumulative product of 1 - beta, SNR = a / (1 - a), after Ho et al. (2006.11239) and
 Salimans & Ho (2202.00512).
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
-from lab.training.data.captions import CaptionEncoder
-from lab.training.data.examples import Data, Example
+from lab.training.data.caption_encoder import CaptionEncoder, check_placeholders, vectors_named
+from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
-from lab.training.loop import Task, pieces
-from lab.training.vectors import Learned
+from lab.training.learned import Learned
+from lab.training.objectives.objective import Objective, split_evenly
 
 GAMMA = 5.0
 """Of min-SNR weighting, as Hang et al. (2303.09556) recommend."""
@@ -28,104 +32,137 @@ HUBER_DELTA = 0.1
 """Where the Huber loss turns from square to straight."""
 
 
-def squared(prediction: Tensor, target: Tensor) -> Tensor:
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Squared error, element by element."""
     return F.mse_loss(prediction, target, reduction="none")
 
 
-def huber(prediction: Tensor, target: Tensor) -> Tensor:
-    """Huber loss, element by element, scaled to equal half the squared error's double near zero."""
+def huber_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Huber loss, element by element, scaled to equal the squared error up to a difference of 0.1."""
     return 2 * F.huber_loss(prediction, target, reduction="none", delta=HUBER_DELTA)
 
 
-def alike(snr: Tensor, _prediction_type: str) -> Tensor:
+def uniform_weights(snr: Tensor, _prediction_type: str) -> Tensor:
     """Every timestep counts 1."""
     return torch.ones_like(snr)
 
 
-def min_snr(snr: Tensor, prediction_type: str) -> Tensor:
+def min_snr_weights(snr: Tensor, prediction_type: str) -> Tensor:
     """min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v (2303.09556, section 3.4)."""
     if prediction_type == "v_prediction":
         return snr.clamp(max=GAMMA) / (snr + 1)
     return (GAMMA / snr).clamp(max=1)
 
 
-ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared, "huber": huber}
-WEIGHTINGS: dict[str, Callable[[Tensor, str], Tensor]] = {"none": alike, "min-snr": min_snr}
+ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared_error, "huber": huber_error}
+TIMESTEP_WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
+    "none": uniform_weights,
+    "min-snr": min_snr_weights,
+}
 
 
-class Denoising(Task[Example]):
-    """The objective over the images of a folder."""
+class Denoising(Objective[Example]):
+    """Learns from the images of a folder and their captions (Textual Inversion, 2208.01618, equation 2)."""
 
-    def __init__(self, bundle: Bundle, config: TrainConfig, data: Data, learned: Learned):
+    templates: ClassVar[str] = "object"
+    """The set of caption templates for when the config names none and no caption lies beside an image."""
+
+    negative_captions: Sequence[str] = ()
+    """Captions of the other side of guidance, if there is one."""
+
+    def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
+        super().__init__(bundle, config, embeddings)
         _check_model(bundle)
-        self._bundle = bundle
-        self._data = data
-        self._encode = CaptionEncoder(bundle, learned, config.clip_skip)
-        self._together = -(-config.batch_size // config.accumulation)
+        self.data = ImageData(bundle, config, self.templates)
+        self.images, self.skipped = self.data.images, self.data.skipped
+        self._others = vectors_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
+        counts = {subject.name: subject.vectors for subject in config.subjects()}
+        check_placeholders(bundle, self.data.captions.items(), counts, self._others)
         self._error = ERRORS[config.loss]
         self._alphas = alphas_cumprod(bundle).to(bundle.device)
-        self._weights = WEIGHTINGS[config.weighting](
+        self._weights = TIMESTEP_WEIGHTS[config.weighting](
             self._alphas / (1 - self._alphas), bundle.prediction_type
         )
 
+    def fingerprint(self) -> dict[str, str]:
+        """What makes each image what it is, by file name: image, mask and captions; and embeddings that these name."""
+        others = {f"embedding {name}": self.embeddings[name].provenance.sha256 for name in self._others}
+        return self.data.fingerprint() | others
+
+    def describe(self) -> Iterator[str]:
+        """Yields how many images there are, their buckets and captions."""
+        return self.data.describe()
+
+    def start(self, learned: Learned, listener: Listener = Listener()) -> None:
+        """Encodes every view of the images."""
+        vectors = {**self._others, **learned.rows}
+        self._encode = CaptionEncoder(self.bundle, vectors, self.config.clip_skip)
+        self.data.latents.encode_all(listener)
+
     def batch(self, step: int) -> Sequence[Example]:
-        """The examples of a step, over all processes."""
-        return self._data.examples.batch(step)
+        """The examples of a step, over all processes; all have images of one bucket."""
+        return self.data.order.batch(step)
 
     def fixed(self) -> Sequence[Sequence[Example]]:
-        """Images, captions, timesteps and noise that stay the same, grouped by bucket and a step's size."""
+        """Images, captions, timesteps and noise that stay the same, in groups of one bucket each."""
         groups: dict[Bucket, list[Example]] = {}
-        for example in self._data.examples.fixed():
-            groups.setdefault(self._data.views[example.view].bucket, []).append(example)
-        return [some for group in groups.values() for some in pieces(group, -(-len(group) // self._together))]
+        for example in self.data.order.fixed():
+            groups.setdefault(self.data.views[example.view].bucket, []).append(example)
+        at_once = self.config.at_once
+        return [
+            some for group in groups.values() for some in split_evenly(group, math.ceil(len(group) / at_once))
+        ]
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
-        """(b,) losses of examples of one bucket."""
-        latents, noise, region = self._draw(examples)
-        timesteps = torch.tensor([example.timestep for example in examples], device=self._bundle.device)
-        noisy, target = corrupt(latents, noise, self._alphas[timesteps], self._bundle.prediction_type)
-        error = self._error(self.predict(noisy, timesteps, examples), target)
-        if region is not None:
-            error = error * region
-        return error.mean(dim=(1, 2, 3)) * self._weights[timesteps]
+        """(b,) losses of examples of one bucket: the mean squared (or Huber) error of what the U-Net predicts, weighted
+        by mask and timestep."""
+        batch = self.data.load(examples)
+        noisy, target = add_noise(
+            batch.latents, batch.noise, self._alphas[batch.timesteps], self.bundle.prediction_type
+        )
+        error = self._error(self.predict(noisy, batch), target)
+        if batch.weights is not None:
+            error = error * batch.weights
+        return error.mean(dim=(1, 2, 3)) * self._weights[batch.timesteps]
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, examples: Sequence[Example]) -> Tensor:
+    def predict(self, noisy: Tensor, batch: ImageBatch) -> Tensor:
         """(b, c, h, w) float32: what the model predicts from noisy latents, given the captions."""
-        return self._run(noisy, timesteps, examples, [example.caption for example in examples])
+        return self._call_unet(noisy, batch.timesteps, batch.captions, batch.time_ids)
 
-    def _run(
-        self, noisy: Tensor, timesteps: Tensor, examples: Sequence[Example], captions: Sequence[str]
+    def _call_unet(
+        self, noisy: Tensor, timesteps: Tensor, captions: Sequence[str], time_ids: Tensor
     ) -> Tensor:
         embeds, pooled = self._encode(captions)
-        sizes = torch.tensor([self._time_ids(example) for example in examples])
-        return call_unet(self._bundle.unet, noisy, timesteps, embeds, pooled, sizes)
-
-    def _draw(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Latents, noise, and loss weights (b, 1, h, w) of mean 1 in each image, or None."""
-        device = self._bundle.device
-        entries = [self._data.latents.get(example.view) for example in examples]
-        mean, std = (torch.stack([entry[key] for entry in entries]) for key in ("mean", "std"))
-        shape = (2, *mean.shape[1:])  # for the sample of the posterior, and for the noise
-        drawn = torch.stack([self._data.examples.noise(example, shape) for example in examples])
-        sample, noise = drawn.to(device).unbind(dim=1)
-        if not any("weight" in entry for entry in entries):
-            return mean + std * sample, noise, None
-        maps = torch.stack([entry.get("weight", torch.ones_like(mean[0, 0])) for entry in entries])[:, None]
-        return mean + std * sample, noise, maps / maps.mean(dim=(1, 2, 3), keepdim=True)
-
-    def _time_ids(self, example: Example) -> tuple[int, ...]:
-        """SDXL's: the size before scaling, where it was cut, and the size after (2307.01952)."""
-        view = self._data.views[example.view]
-        width, height = self._data.pictures[view.picture].size
-        return (height, width, view.top, view.left, view.bucket.height, view.bucket.width)
+        return call_unet(self.bundle.unet, noisy, timesteps, embeds, pooled, time_ids)
 
 
-def corrupt(latents: Tensor, noise: Tensor, alphas: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
+class Concept(Denoising):
+    """A thing."""
+
+
+class Style(Denoising):
+    """A style."""
+
+    kind = "style"
+    word = "style"
+    templates = "style"
+
+
+class Negative(Denoising):
+    """What is to be avoided, for the negative prompt: textual inversion on bad images."""
+
+    kind = "negative"
+    word = "low quality"
+    templates = "negative"
+    images_show_it = False
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
     """Noisy latents sqrt(a) x + sqrt(1 - a) e, and what is to be predicted: e, or v = sqrt(a) e - sqrt(1 - a) x.
 
     Args:
-        alphas: (b,) cumulative products.
+        latents, noise: x and e, (b, c, h, w).
+        alphas: a, (b,).
     """
     signal, spread = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
     noisy = signal * latents + spread * noise

@@ -3,16 +3,15 @@ import math
 
 import pytest
 
+import lab
 from lab.cli.main import main
 from lab.errors import InputError
-from lab.training import tracking
-from lab.training.prepare import prepare
-from lab.training.run import train
-from lab.training.tracking import check_trackers
+from lab.training import prepare as module
+from lab.training.prepare import check_trackers, prepare
 
 
 def test_without_the_package_one_line_says_what_to_install(config, sd1_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(module, "get_available_trackers", lambda: [])
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(config.model_copy(update={"model": str(sd1_folder), "device": "cpu"}).to_yaml())
     assert main(["train", "--config", str(recipe), "--track", "tensorboard"]) == 2
@@ -32,7 +31,7 @@ def test_tensorboard_shows_what_progress_says(sd1, changed):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = changed(track=["tensorboard"])
-    train(sd1, config)
+    lab.train(sd1, config)
     events = EventAccumulator(str(config.out / "lab"))
     events.Reload()
     lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
@@ -46,5 +45,8 @@ def test_tensorboard_shows_what_progress_says(sd1, changed):
         )
     (parameters,) = (config.out / "lab").glob("*/hparams.yml")
     text = parameters.read_text()
-    assert "batch_size: 2" in text and f"learning_rate: {prepare(sd1, config).rates['cat-toy']}" in text
+    assert (
+        "batch_size: 2" in text
+        and f"learning_rate: {prepare(sd1, config).learned.beginnings['cat-toy'].rate}" in text
+    )
     assert str(config.out.parent) not in text

@@ -1,18 +1,32 @@
-"""The options of negative embeddings: what is avoided, by which reward, and how images are sampled for it."""
+"""The options that single objectives have to themselves, and the types of values that they share with all others."""
 
-from pathlib import Path
+import re
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from lab.config import Config
+from lab.config import Config, ExistingFile, ExistingFolder
 from lab.score.config import JudgeOptions
-from lab.training.fields import MAX_VECTORS, Init, Lines, Rate
+
+MAX_VECTORS = 64
+"""The most vectors an embedding may have; what is left of the text encoder's context is for words."""
+
+
+def _check_init(value: str) -> str:
+    if value not in ("auto", "random") and not re.match(r"(text|file):.", value):
+        raise ValueError(f"'{value}' is not auto, random, text:WORDS or file:EMBEDDING; write text:{value}")
+    return value
+
+
+Init = Annotated[str, AfterValidator(_check_init)]
+Lines = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Rate = Annotated[float, Field(ge=0, le=1e37)]  # above it, AdamW's first step is no float32
 
 
 class MakingOptions(Config):
     """How the images are sampled that a run makes for itself."""
 
-    prompt_file: Path | None = None
+    prompt_file: ExistingFile | None = None
     """A text file with one prompt a line, of which the run makes images: for a reward, and for --worst-of."""
 
     sampling_steps: int | None = Field(None, ge=1, le=1000)
@@ -56,7 +70,7 @@ class RewardOptions(JudgeOptions):
     gradient_steps: int = Field(2, ge=1, le=1000)
     """The last denoising steps, through which the gradient goes back."""
 
-    tiny_decoder: Path | None = None
+    tiny_decoder: ExistingFolder | None = None
     """Folder of an AutoencoderTiny (TAESD) that decodes in the VAE's place, in a part of its time and memory."""
 
 
@@ -76,5 +90,5 @@ class PairOptions(Config):
     """Templates of the negative prompts, of which each example takes one."""
 
 
-class NegativeOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
-    """Everything that objectives with a negative side can be told."""
+class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
+    """Everything that only some objectives can be told."""

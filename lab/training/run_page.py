@@ -1,12 +1,14 @@
 """The page of a run: previews over time, curves, and how it stands. It reloads itself until the run has ended."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.files import atomic
 from lab.runs.pages import template
+from lab.training.run_folder import TrainingFolder
 
 
 def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -51,32 +53,36 @@ IMAGES_SHOWN = 8
 
 
 def write_page(
-    folder: Path, title: str, status: str, ending: bool, settings: str, images: Sequence[Path]
+    folder: TrainingFolder, title: str, status: str, ended: bool, settings: str, images: Sequence[Path]
 ) -> None:
     """Writes index.html from what lies in the folder.
 
     Args:
         status: How the run stands or why it stopped, in a sentence.
+        ended: Whether nothing will be added: until then the page reloads itself.
+        settings: The config as YAML.
         images: Those that are learned from; some are shown for comparison, from where they are.
 
     Raises:
         InputError: the folder cannot be written.
     """
     steps: dict[int, list[tuple[str, str]]] = {}
-    for path in sorted((folder / "previews").glob("*.png")):
-        step, _, caption = path.stem.partition("-")
-        steps.setdefault(int(step), []).append((f"previews/{path.name}", caption.replace("-", ", ")))
+    for path in sorted(folder.previews.glob("*.png")):
+        match = re.fullmatch(r"(\d{6,})-(.+)", path.stem)
+        if match:  # else it is somebody else's
+            figure = f"{folder.previews.name}/{path.name}", match[2].replace("-", ", ")
+            steps.setdefault(int(match[1]), []).append(figure)
     rows = [(f"step {step}", figures) for step, figures in sorted(steps.items())]
-    shown = [(_relative(path, folder), path.name) for path in images[:IMAGES_SHOWN]]
+    learned_from = [(_relative(path, folder.path), path.name) for path in images[:IMAGES_SHOWN]]
     html = template("lab.training", "training.html").render(
         title=title,
         status=status,
-        ending=ending,
-        curves="curves.png" if (folder / "curves.png").is_file() else None,
-        rows=[*rows, ("learned from", shown)] if shown else rows,
+        ending=ended,
+        curves="curves.png" if (folder.path / "curves.png").is_file() else None,
+        rows=[*rows, ("learned from", learned_from)] if learned_from else rows,
         settings=settings,
     )
-    with atomic(folder / "index.html") as temporary:
+    with atomic(folder.path / "index.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 

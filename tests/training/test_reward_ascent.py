@@ -9,15 +9,12 @@ import lab
 from lab.condition.encode import encode
 from lab.errors import InputError
 from lab.models.patches import frozen
-from lab.sample.denoise import denoise
-from lab.sample.plan import Job
+from lab.sample.pixels import to_pixels
+from lab.score.clip import open_clip
 from lab.score.metrics import METRICS, Metric
 from lab.training.config import TrainConfig
-from lab.training.data.prompts import read_prompt_data
 from lab.training.estimate import peak_memory
-from lab.training.objectives.reward import Ascent, work
-from lab.training.run import train
-from lab.training.vectors import Learned
+from lab.training.objectives.reward import RewardAscent
 from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue cat", "a dog on white"]
@@ -67,20 +64,33 @@ def rewarded(changed, tmp_path, clip_folder, rewards):
     )
 
 
-def make(bundle, config):
-    generator = torch.Generator().manual_seed(0)
-    vectors = {tower.key: 0.02 * torch.randn(2, tower.width, generator=generator) for tower in bundle.towers}
-    learned = Learned(bundle, {"bad": vectors}, {"bad": "negative"})
-    return Ascent(bundle, config, read_prompt_data(bundle, config), learned), learned
+@pytest.fixture
+def make(started):
+    """A function: the objective of a run and vectors that no word has."""
+
+    def make(bundle, config):
+        objective, learned = started(bundle, config)
+        generator = torch.Generator().manual_seed(0)
+        vectors = {
+            name: 0.02 * torch.randn(rows.shape, generator=generator) for name, rows in learned.named()
+        }
+        learned.restore(vectors)
+        return objective, learned
+
+    return make
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_the_gradient_is_that_of_finite_differences_and_goes_to_the_vectors_alone(family, rewarded, request):
+def test_the_gradient_is_that_of_finite_differences_and_goes_to_the_vectors_alone(
+    family, rewarded, request, make
+):
     bundle = request.getfixturevalue(family)
-    task, learned = make(bundle, rewarded(keep_prompt=0.0))  # its kink lies where vectors change nothing yet
-    shots = task.batch(0)
+    objective, learned = make(
+        bundle, rewarded(keep_prompt=0.0)
+    )  # its kink lies where vectors change nothing yet
+    shots = objective.batch(0)
     with frozen(bundle):
-        task.losses(shots).mean().backward()
+        objective.losses(shots).mean().backward()
         gradients = {name: rows.grad.clone() for name, rows in learned.named()}
         modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
         assert all(weight.grad is None for module in modules for weight in module.parameters())
@@ -91,25 +101,38 @@ def test_the_gradient_is_that_of_finite_differences_and_goes_to_the_vectors_alon
             with torch.no_grad():
                 for name, rows in learned.named():
                     rows += sign * 0.005 * gradients[name] / length
-                losses.append(task.losses(shots).double().mean())
+                losses.append(objective.losses(shots).double().mean())
                 for name, rows in learned.named():
                     rows -= sign * 0.005 * gradients[name] / length
     torch.testing.assert_close((losses[0] - losses[1]) / 0.01, length.double(), rtol=0.05, atol=0)
 
 
-def test_fewer_gradient_steps_see_less_and_checkpointing_changes_nothing(sd1, rewarded):
+def test_fewer_gradient_steps_see_less_and_checkpointing_changes_nothing(sd1, rewarded, make):
     found = {}
     for last, again in ((3, False), (3, True), (1, False)):
-        task, learned = make(sd1, rewarded(gradient_steps=last, gradient_checkpointing=again))
+        objective, learned = make(sd1, rewarded(gradient_steps=last, gradient_checkpointing=again))
         learned.restore({"bad/clip": torch.linspace(-0.02, 0.02, 64).view(2, 32)})
         with frozen(sd1, again):
-            task.losses(task.batch(0)).mean().backward()
+            objective.losses(objective.batch(0)).mean().backward()
         found[last, again] = learned.parameters()[0].grad
     torch.testing.assert_close(found[3, True], found[3, False], rtol=1e-4, atol=1e-9)
     assert not torch.allclose(found[1, False], found[3, False], rtol=0.1)
 
 
-def test_a_tiny_decoder_stands_in_for_the_vae(sd1, rewarded, tmp_path):
+def images_of(bundle, learned, shot, negative):
+    """Latents (1, c, h, w) as `lab.generate` makes them."""
+    settings = {"prompt": PROMPTS[shot.prompt], "seeds": [shot.seed], "steps": 3, "guidance": 3.0}
+    (result,) = lab.generate(
+        bundle, negative_prompt=negative, scheduler="ddim", embeddings=learned.embeddings(), **settings
+    )
+    return result.latents[None]
+
+
+def blueness(pixels):
+    return (pixels[:, 2] - pixels[:, 0]).mean()
+
+
+def test_a_tiny_decoder_stands_in_for_the_vae(sd1, rewarded, make, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tiny = AutoencoderTiny(
@@ -121,37 +144,37 @@ def test_a_tiny_decoder_stands_in_for_the_vae(sd1, rewarded, tmp_path):
         )
     tiny.save_pretrained(tmp_path / "tiny")
     config = rewarded(tiny_decoder=tmp_path / "tiny")
-    task, learned = make(sd1, config)
-    with frozen(sd1):
-        task.losses(task.batch(0)).mean().backward()
-    assert (learned.parameters()[0].grad.norm(dim=1) > 0).all()
-    shot = task.batch(0)[0]
+    objective, learned = make(sd1, config)
+    shot = objective.batch(0)[0]
     with torch.no_grad():
-        pixels = task._make([shot], task._empty)
-        latents = denoise(sd1, [Job(0, task._positive[shot.prompt], task._empty, shot.seed, task._settings)])
-        expected = (tiny.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(pixels, expected)
-    assert peak_memory(sd1, config, work) < peak_memory(sd1, rewarded(), work)
+        _, reward, _ = objective.watch([shot])[0]
+        pixels = (tiny.decode(images_of(sd1, learned, shot, "<bad>")).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(reward, 10 * blueness(pixels), atol=1e-4, rtol=1e-4)
+    with frozen(sd1):
+        objective.losses(objective.batch(0)).mean().backward()
+    assert (learned.parameters()[0].grad.norm(dim=1) > 0).all()
+    assert peak_memory(sd1, config) < peak_memory(sd1, rewarded())
     with pytest.raises(InputError, match="no tiny decoder"):
         make(sd1, rewarded(tiny_decoder=tmp_path))
 
 
-def test_images_with_an_empty_negative_are_those_of_generate(sd1, rewarded):
-    task, _ = make(sd1, rewarded())
-    shot = task.batch(0)[0]
+def test_the_loss_is_its_formula_over_the_images_of_generate(sd1, rewarded, make, clip_folder):
+    objective, learned = make(sd1, rewarded(keep_prompt=2.0, keep_image=3.0))
+    clip = open_clip(sd1, clip_folder)
+    shot = objective.batch(0)[0]
     with torch.no_grad():
-        pixels = task._make([shot], task._empty)
-    result = lab.generate(
-        sd1,
-        prompt=PROMPTS[shot.prompt],
-        negative_prompt="",
-        seeds=[shot.seed],
-        steps=3,
-        guidance=3.0,
-        scheduler="ddim",
-    )[0]
-    expected = torch.tensor(list(result.image.tobytes()), dtype=torch.float32).view(1, 32, 32, 3) / 255
-    torch.testing.assert_close(pixels, expected.permute(0, 3, 1, 2), atol=0.5 / 255 + 1e-4, rtol=0)
+        found = objective.watch([shot])[0]
+        pixels, without = (
+            to_pixels(sd1, images_of(sd1, learned, shot, negative)) for negative in ("<bad>", "")
+        )
+        (x,), (x0,), (text,) = (
+            clip.images(pixels),
+            clip.images(without),
+            clip.texts([PROMPTS[shot.prompt]]),
+        )
+        reward = 10 * blueness(pixels)
+        loss = -reward + 2 * (x0 @ text - x @ text).clamp_min(0) + 3 * (1 - x @ x0)
+    torch.testing.assert_close(found, torch.stack([loss, reward, x @ text]), atol=1e-4, rtol=1e-4)
 
 
 def test_the_reward_rises_and_the_penalties_hold_what_is_lost(sd1, rewarded, tmp_path):
@@ -166,7 +189,7 @@ def test_the_reward_rises_and_the_penalties_hold_what_is_lost(sd1, rewarded, tmp
 def run_of(bundle, config):
     import json
 
-    train(bundle, config.model_copy(update={"learning_rate": 0.02, "most_lost": 2.0}))
+    lab.train(bundle, config.model_copy(update={"learning_rate": 0.02, "most_lost": 2.0}))
     lines = [json.loads(line) for line in (config.out / "progress.jsonl").read_text().splitlines()]
     return [
         {key.removeprefix("fixed_"): value for key, value in line.items()}
@@ -176,10 +199,10 @@ def run_of(bundle, config):
 
 
 def test_a_run_is_saved_in_both_forms_and_resumes_to_the_bit(sd1, rewarded, tmp_path):
-    whole = train(sd1, rewarded(steps=4, out=tmp_path / "whole"))
+    whole = lab.train(sd1, rewarded(steps=4, out=tmp_path / "whole"))
     config = rewarded(steps=4, stop="2")
-    train(sd1, config)
-    resumed = train(sd1, TrainConfig(resume=config.out, stop="never"))
+    lab.train(sd1, config)
+    resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     assert resumed.kind == "negative" and torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
     file = config.out / "embeds" / "bad-embeds.safetensors"
     expected = encode(sd1, "<bad>", [resumed])
@@ -193,39 +216,38 @@ def test_a_run_is_saved_in_both_forms_and_resumes_to_the_bit(sd1, rewarded, tmp_
         lab.generate(sd1, negative_embeds=file, negative_prompt="blurry", **settings)
 
 
-def test_reward_hacking_stops_and_keeps_the_last_good_vectors(sd1, rewarded, monkeypatch):
+def test_reward_hacking_stops_and_keeps_the_last_good_vectors(sd1, rewarded, monkeypatch, heard):
     evaluations = set()
 
     def falling(self, first, now):
         evaluations.add(now["loss"])
         return "reward hacking: the reward rose" if len(evaluations) > 2 else None
 
-    monkeypatch.setattr(Ascent, "objection", falling)
-    notes = []
-    learned = train(sd1, rewarded(steps=20), on_note=notes.append)
-    assert "Stopped at step 6: reward hacking" in notes[-1] and learned.provenance.step in (2, 4)
-    monkeypatch.setattr(Ascent, "objection", lambda self, first, now: "reward hacking: at once")
+    monkeypatch.setattr(RewardAscent, "objection", falling)
+    learned = lab.train(sd1, rewarded(steps=20), listener=heard)
+    assert "Stopped at step 6: reward hacking" in heard.notes[-1] and learned.provenance.step in (2, 4)
+    monkeypatch.setattr(RewardAscent, "objection", lambda self, first, now: "reward hacking: at once")
     with pytest.raises(InputError, match="at once; it came so soon"):
-        train(sd1, rewarded(out=rewarded().out.with_name("other")))
+        lab.train(sd1, rewarded(out=rewarded().out.with_name("other")))
 
 
-def test_what_counts_as_hacking(sd1, rewarded):
-    task, _ = make(sd1, rewarded(most_lost=0.02))
+def test_what_counts_as_hacking(sd1, rewarded, make):
+    objective, _ = make(sd1, rewarded(most_lost=0.02))
     first = {"loss": 0.0, "reward": 1.0, "clip_text": 0.30}
-    assert task.objection(first, {"reward": 1.5, "clip_text": 0.29}) is None
-    assert task.objection(first, {"reward": 0.5, "clip_text": 0.20}) is None
-    assert "reward hacking: the reward rose from 1 to 1.5" in task.objection(
+    assert objective.objection(first, {"reward": 1.5, "clip_text": 0.29}) is None
+    assert objective.objection(first, {"reward": 0.5, "clip_text": 0.20}) is None
+    assert "reward hacking: the reward rose from 1 to 1.5" in objective.objection(
         first, {"reward": 1.5, "clip_text": 0.27}
     )
 
 
-def test_prompts_come_in_turns_and_noise_never_again(sd1, rewarded):
-    task, _ = make(sd1, rewarded(batch_size=2))
-    shots = [shot for step in range(6) for shot in task.batch(step)]
+def test_prompts_come_in_turns_and_noise_never_again(sd1, rewarded, make):
+    objective, _ = make(sd1, rewarded(batch_size=2))
+    shots = [shot for step in range(6) for shot in objective.batch(step)]
     assert [sorted(shot.prompt for shot in shots[at : at + 3]) for at in range(0, 12, 3)] == [[0, 1, 2]] * 4
-    seeds = [shot.seed for shot in shots + [shot for group in task.fixed() for shot in group]]
+    seeds = [shot.seed for shot in shots + [shot for group in objective.fixed() for shot in group]]
     assert len(set(seeds)) == len(seeds)
-    assert task.batch(3) == make(sd1, rewarded(batch_size=2))[0].batch(3)
+    assert objective.batch(3) == make(sd1, rewarded(batch_size=2))[0].batch(3)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +266,7 @@ def test_prompts_come_in_turns_and_noise_never_again(sd1, rewarded):
 )
 def test_bad_input_is_one_line_before_anything_is_written(sd1, rewarded, settings, words):
     with pytest.raises(InputError, match=words) as error:
-        train(sd1, rewarded(**settings))
+        lab.train(sd1, rewarded(**settings))
     assert "\n" not in str(error.value) and not rewarded().out.exists()
 
 
@@ -252,18 +274,18 @@ def test_a_reward_model_of_another_width_is_refused(sd1, rewarded, tmp_path):
     head = tmp_path / "head.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, head)
     with pytest.raises(InputError, match=r"768 wide, and this CLIP's are 24"):
-        train(sd1, rewarded(reward=["aesthetic"], aesthetic=head))
+        lab.train(sd1, rewarded(reward=["aesthetic"], aesthetic=head))
 
 
-def test_reward_models_from_folders_add_up(sd1, rewarded, clip_folder, tmp_path):
+def test_reward_models_from_folders_add_up(sd1, rewarded, clip_folder, tmp_path, make):
     head = tmp_path / "head.safetensors"
     safetensors.torch.save_file({"weight": torch.linspace(-1, 1, 24)[None], "bias": torch.zeros(1)}, head)
     settings = {"pickscore": clip_folder, "aesthetic": head, "keep_prompt": 0.0, "keep_image": 0.0}
     found = {}
     for names in (["pickscore=0.5"], ["aesthetic=2"], ["pickscore=0.5", "aesthetic=2"]):
-        task, learned = make(sd1, rewarded(reward=names, **settings))
+        objective, learned = make(sd1, rewarded(reward=names, **settings))
         with frozen(sd1):
-            losses = task.losses(task.batch(0))
+            losses = objective.losses(objective.batch(0))
             losses.mean().backward()
         found[len(names), names[0][0]] = losses.detach(), learned.parameters()[0].grad
     for one, other, both in zip(found[1, "p"], found[1, "a"], found[2, "p"], strict=True):
@@ -274,17 +296,17 @@ def test_prompts_of_more_than_a_chunk_are_refused(sd1, rewarded):
     config = rewarded()
     config.prompt_file.write_text("red " * 80)
     with pytest.raises(InputError, match="more than 75 tokens"):
-        train(sd1, config)
+        lab.train(sd1, config)
 
 
 def test_memory_is_estimated_first_with_what_would_fit(sd1, rewarded, monkeypatch):
     config = rewarded(batch_size=4)
-    whole = peak_memory(sd1, config, work)
-    assert peak_memory(sd1, config.model_copy(update={"gradient_steps": 1}), work) < whole
-    assert peak_memory(sd1, config.model_copy(update={"gradient_checkpointing": True}), work) < whole
+    whole = peak_memory(sd1, config)
+    assert peak_memory(sd1, config.model_copy(update={"gradient_steps": 1})) < whole
+    assert peak_memory(sd1, config.model_copy(update={"gradient_checkpointing": True})) < whole
     monkeypatch.setattr("lab.training.estimate._free", lambda bundle: 1000)
     with pytest.raises(
         InputError, match=r"memory: a step needs about .*--gradient-checkpointing.*--gradient-steps 1"
     ):
-        train(sd1, config)
+        lab.train(sd1, config)
     assert not config.out.exists()

@@ -1,0 +1,143 @@
+"""The base class of all objectives: what one learns from, what a step of it costs, and its losses."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor
+
+from lab.embeddings.embedding import Embedding, Kind
+from lab.errors import InputError, did_you_mean
+from lab.listening import Listener
+from lab.models.bundle import Bundle
+from lab.training.config import Subject, TrainConfig
+from lab.training.learned import Learned
+from lab.training.objectives.table import OBJECTIVES
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one example of an objective costs.
+
+    Attributes:
+        rows: Entries of the U-Net's batch, over all its calls.
+        rows_back: Those of them that gradients go back through.
+        rows_kept: Those of them whose activations are in memory at the same time.
+        decoder_back: Gradients go back through the VAE's decoder too.
+    """
+
+    rows: int = 1
+    rows_back: int = 1
+    rows_kept: int = 1
+    decoder_back: bool = False
+
+
+class Objective(ABC, Generic[E]):
+    """What vectors are learned for; `E` is whatever a subclass calls an example.
+
+    A subclass reads and checks its data when it is made. `start` gives it the vectors, once, before the first step;
+    `batch`, `fixed`, `losses` and `watch` are asked after that.
+    """
+
+    kind: ClassVar[Kind] = "concept"
+    """What the saved file says that the embedding is."""
+
+    word: ClassVar[str] = "object"
+    """The text that vectors begin at with `init: auto` where CLIP finds no words."""
+
+    images_show_it: ClassVar[bool] = True
+    """Whether the images show what the embedding is to mean, so that `init: auto` may look for words in them."""
+
+    rate: ClassVar[float] = 0.3
+    """The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
+
+    watched: ClassVar[Sequence[str]] = ()
+    """What is measured on the fixed examples beside the loss."""
+
+    images: Sequence[Path] = ()
+    """The image files that are learned from; none if the objective makes its own as it goes."""
+
+    skipped: Sequence[str] = ()
+    """A line for people for each thing that was left out."""
+
+    def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
+        """Reads and checks what is learned from; what takes long waits for `start`.
+
+        Args:
+            embeddings: Those that captions and prompts may name beside the ones that are learned; they stay as they
+                are.
+
+        Raises:
+            InputError: data or settings that cannot serve.
+        """
+        self.bundle = bundle
+        self.config = config
+        self.embeddings = embeddings
+
+    @classmethod
+    def partner(cls, config: TrainConfig) -> Subject | None:
+        """Another embedding that is learned along with the first, or None."""
+        return None
+
+    @classmethod
+    def cost(cls, bundle: Bundle, config: TrainConfig) -> Cost:
+        """What one example costs, for estimates of memory and time."""
+        return Cost()
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """What a resumed run must find the same, by the name that an error would give it."""
+
+    @abstractmethod
+    def describe(self) -> Iterator[str]:
+        """Yields lines for people on what is learned from."""
+
+    def start(self, learned: Learned, listener: Listener = Listener()) -> None:
+        """Takes the vectors that are learned, and does once what takes long: encoding images, for example."""
+
+    @abstractmethod
+    def batch(self, step: int) -> Sequence[E]:
+        """The examples of a step, counted from 0, over all processes: a function of the seed and the step."""
+
+    @abstractmethod
+    def fixed(self) -> Sequence[Sequence[E]]:
+        """The examples on which progress is measured, in groups that are computed together."""
+
+    @abstractmethod
+    def losses(self, examples: Sequence[E]) -> Tensor:
+        """(len(examples),) float32 losses, differentiable with respect to the learned vectors."""
+
+    def watch(self, examples: Sequence[E]) -> Tensor:
+        """(len(examples), 1 + len(watched)): the losses, then what is watched."""
+        return self.losses(examples)[:, None]
+
+    def objection(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+        """Why a run must not go on, from the means over the fixed examples before the first step and now."""
+        return None
+
+
+def find_objective(name: str) -> type[Objective[Any]]:
+    """The objective of that name, imported if it was not yet.
+
+    Raises:
+        InputError: there is none, with the nearest names.
+    """
+    if name not in OBJECTIVES:
+        raise InputError(f"objective: unknown '{name}'{did_you_mean(name, OBJECTIVES)}")
+    entry = OBJECTIVES[name]
+    if isinstance(entry, str):
+        module, _, class_name = entry.partition(":")
+        return getattr(import_module(module), class_name)
+    return entry
+
+
+def split_evenly(examples: Sequence[E], parts: int) -> list[Sequence[E]]:
+    """Cuts a sequence into at most `parts` runs of nearly equal length."""
+    length = max(math.ceil(len(examples) / parts), 1)
+    return [examples[start : start + length] for start in range(0, len(examples), length)]

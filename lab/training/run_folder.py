@@ -1,0 +1,132 @@
+"""The folder of a training run: settings, progress, checkpoints, previews; and which run in which folder is meant."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.errors import InputError
+from lab.files import atomic, check_writable, writing
+from lab.runs.run import RunFolder
+from lab.training.config import FREE_TO_CHANGE, TrainConfig
+
+
+class TrainingFolder(RunFolder):
+    """Where things are in a run's folder, and its progress: one JSON object a step."""
+
+    @property
+    def progress(self) -> Path:
+        """The file with a line for each step."""
+        return self.path / "progress.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the vectors at several steps."""
+        return self.path / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        """The file from which a run goes on."""
+        return self.checkpoints / "state.safetensors"
+
+    @property
+    def previews(self) -> Path:
+        """The folder of images that show what the vectors do."""
+        return self.path / "previews"
+
+    def add_progress(self, line: dict[str, Any]) -> None:
+        """Appends a line to the progress file; it is on disk when this returns.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
+        with writing(self.progress), self.progress.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_progress(self) -> list[dict[str, Any]]:
+        """The progress lines so far; what is no step's line is left out, such as one that a crash cut short."""
+        lines = []
+        text = self.progress.read_text(encoding="utf-8", errors="replace") if self.progress.is_file() else ""
+        for line in text.splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and {"step", "loss"} <= found.keys():
+                lines.append(found)
+        return lines
+
+    def begin_run(self, config: TrainConfig, contents: Mapping[str, str]) -> None:
+        """Writes down what the run is made of.
+
+        Raises:
+            InputError: there is a run in the folder already.
+        """
+        if self.exists:
+            raise InputError(
+                f"{self.path}: holds a run already; go on with it by --resume {self.path}, or choose another --out"
+            )
+        self.begin(config.to_yaml(), contents)
+
+    def check_contents(self, contents: Mapping[str, str]) -> None:
+        """Compares images, captions and model with those that the run began with.
+
+        Raises:
+            InputError: they differ; the first differences are named.
+        """
+        changed = self.differences(self.config.read_text(encoding="utf-8"), contents)
+        if changed:
+            raise InputError(
+                f"{self.path}: this run cannot go on with other data or another model: {changed}"
+            )
+
+    def rewind_progress(self, step: int) -> None:
+        """Removes the progress lines of steps after `step`, which will be done again."""
+        if self.progress.is_file():
+            kept = [json.dumps(line) + "\n" for line in self.read_progress() if line["step"] <= step]
+            with atomic(self.progress) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def run_config(config: TrainConfig) -> TrainConfig:
+    """The config that a run has: as given, with a folder chosen, or that of the run that is resumed.
+
+    Raises:
+        InputError: no name, images from two sources, a folder that cannot be written, no run to resume, or
+            settings that it does not have.
+    """
+    if config.resume is not None:
+        return _resumed_config(config, config.resume)
+    if config.name is None:
+        raise InputError("name: there is none; say with --name what prompts will call the embedding")
+    if config.worst_of is not None and config.images is not None:
+        raise InputError("images: come from a folder or are made with --worst-of; leave one of them out")
+    out = config.out or _unused_folder(config.name)
+    check_writable(out)
+    return config.model_copy(update={"out": out})
+
+
+def _resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The config of the run in a folder, with those of the given settings on top that may change."""
+    stored = TrainingFolder(folder)
+    if not stored.exists:
+        raise InputError(f"{folder}: no training run to resume there; it has no config.yaml")
+    given = config.given()
+    free = {name: value for name, value in given.items() if name in FREE_TO_CHANGE}
+    before = TrainConfig.read(stored.config, free | {"out": folder, "resume": folder})
+    for name, value in given.items():
+        if name not in free and value != getattr(before, name):
+            raise InputError(
+                f"{name}: the run in {folder} has {getattr(before, name)!r}; leave it out to resume, or start a new run"
+            )
+    return before
+
+
+def _unused_folder(name: str) -> Path:
+    """A folder under outputs/ that is not there yet."""
+    first = Path("outputs", f"train-{name}")
+    taken = [path.name for path in first.parent.glob(f"{first.name}*")] if first.parent.is_dir() else []
+    matches = [re.fullmatch(rf"{re.escape(first.name)}(?:-(\d+))?", folder) for folder in taken]
+    numbers = [int(match[1] or 1) for match in matches if match]
+    return first.with_name(f"{first.name}-{max(numbers) + 1}") if numbers else first
