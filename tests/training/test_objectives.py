@@ -1,0 +1,82 @@
+"""The table of objectives: one entry makes an objective that can be asked for everywhere."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import lab
+from lab.errors import InputError
+from lab.training.objectives.objective import Objective, find_objective
+from lab.training.objectives.table import OBJECTIVES
+
+
+class Flat(Objective):
+    """Pulls all values of the vectors to 0.01."""
+
+    kind = "style"
+    word = "flat"
+    watched = ("distance",)
+
+    def fingerprint(self):
+        return {"target": "0.01"}
+
+    def describe(self):
+        yield "no data"
+
+    def start(self, learned, listener=None):
+        self.rows = learned.parameters()
+
+    def batch(self, step):
+        return [0.0, 0.0]
+
+    def fixed(self):
+        return [[0.0]]
+
+    def losses(self, examples):
+        return sum((rows - 0.01).square().sum() for rows in self.rows).expand(len(examples))
+
+    def watch(self, examples):
+        losses = self.losses(examples)
+        return torch.stack([losses, losses.sqrt()], dim=1)
+
+
+@pytest.fixture
+def flat(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "flat", Flat)
+
+
+def test_one_that_is_added_at_run_time_can_be_trained(sd1, flat, tmp_path, heard):
+    settings = {"steps": 200, "learning_rate": 0.001, "preview_every": 0, "warmup": 0, "stop": "never"}
+    learned = lab.train(
+        sd1, objective="flat", name="my-flat", vectors=3, out=tmp_path / "run", listener=heard, **settings
+    )
+    torch.testing.assert_close(learned.vectors["clip"], torch.full((3, 32), 0.01), atol=1e-3, rtol=0)
+    assert (learned.name, learned.kind) == ("my-flat", "style")
+    assert heard.notes[:2] == ["<my-flat> begins at:", "  vector 1: flat"]
+    assert heard.steps[-1].evaluation["distance"] < 0.01
+    resumed = lab.train(sd1, resume=tmp_path / "run", steps=201)
+    assert resumed.provenance.step in (200, 201)
+
+
+def test_an_unknown_one_is_refused_with_the_nearest(sd1, flat, config):
+    with pytest.raises(InputError, match="unknown objective 'flet'; nearest: flat"):
+        lab.train(sd1, config, objective="flet")
+    with pytest.raises(InputError, match="unknown objective 'flet'; nearest: flat"):
+        lab.train(sd1, config, more=[{"name": "other", "objective": "flet"}])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_entry_is_an_objective_that_says_what_it_is(name):
+    objective = find_objective(name)
+    assert issubclass(objective, Objective) and objective.__doc__
+    assert objective.kind in ("concept", "style", "negative") and objective.word
+
+
+def test_options_and_flags_are_read_without_the_engine():
+    code = (
+        "import sys, lab.cli.train; print(*{'torch', 'diffusers', 'transformers', 'scipy'} & {*sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
