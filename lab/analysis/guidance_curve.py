@@ -19,11 +19,12 @@ from lab.sample.settings import Settings
 BATCH = 16
 """Pairs denoised together."""
 
-Pair = tuple[Job, Job]
+JobPair = tuple[Job, Job]
+"""The baseline's image and the variant's, with the same noise."""
 
 
 @dataclass(frozen=True)
-class Curve:
+class GuidanceCurve:
     """How far two guidance terms are apart while one trajectory is denoised.
 
     The guidance term is what guidance adds to the prediction for the negative prompt (Ho & Salimans 2207.12598,
@@ -50,7 +51,7 @@ class Curve:
         ]
 
 
-def guidance_difference(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
+def guidance_difference(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCurve:
     """Measures when variants differ from their baselines.
 
     Both sides of a pair (baseline, variant) predict from the same noisy latents, those of the baseline's image:
@@ -61,7 +62,7 @@ def guidance_difference(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
     """
     if not pairs:
         raise InputError("guidance difference: there are no pairs to compare")
-    groups: dict[Hashable, list[Pair]] = defaultdict(list)
+    groups: dict[Hashable, list[JobPair]] = defaultdict(list)
     for pair in pairs:
         check_pair(*pair)
         groups[pair[0].batch_key, pair[1].batch_key].append(pair)
@@ -75,10 +76,10 @@ def guidance_difference(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
     sides = (
         torch.cat([getattr(curve, side) for curve in curves], dim=1) for side in ("difference", "baseline")
     )
-    return Curve(curves[0].timesteps, *sides)
+    return GuidanceCurve(curves[0].timesteps, *sides)
 
 
-def curve_svg(curves: Mapping[str, Curve]) -> str:
+def curve_svg(curves: Mapping[str, GuidanceCurve]) -> str:
     """Draws curves by name, with the spread over their pairs and the baseline's term, as an SVG element."""
     with drawing(6.4, 3.0) as figure:
         axes = figure.add_subplot()
@@ -96,7 +97,7 @@ def curve_svg(curves: Mapping[str, Curve]) -> str:
     return as_svg(figure)
 
 
-def _measure(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
+def _measure(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCurve:
     """One batch of pairs, along the baselines' trajectories."""
     baselines, variants = ([pair[side] for pair in pairs] for side in (0, 1))
     settings = baselines[0].settings
@@ -114,7 +115,7 @@ def _measure(bundle: Bundle, pairs: Sequence[Pair]) -> Curve:
         scales.append(_rms(own))
 
     denoise(bundle, baselines, observe)
-    return Curve(torch.stack(timesteps), torch.stack(differences), torch.stack(scales))
+    return GuidanceCurve(torch.stack(timesteps), torch.stack(differences), torch.stack(scales))
 
 
 def _term(prediction: Tensor, unconditional: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Heat maps as pictures: colours laid over the image."""
+"""Where in an image a word or an embedding acts: heat maps of cross-attention (DAAM, Tang et al. 2210.04885)."""
 
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +116,7 @@ class KeyMaps:
     def total(self, rows: Sequence[int], size: Grid) -> Tensor:
         """(height, width): the maps of some rows together, added up over the calls, at another size."""
         maps = [total[rows].sum(dim=0)[None, None] for total in self.sums.values()]
-        return torch.cat([F.interpolate(each, size, mode="bilinear") for each in maps]).sum(dim=(0, 1))
+        return torch.cat([F.interpolate(one, size, mode="bilinear") for one in maps]).sum(dim=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,13 @@ def heat_maps(
         for target in targets:
             check_target(job, target)
     made: dict[int, HeatMaps] = {}
-    for batch in batches(jobs, BATCH):
+    numbered = [replace(job, index=place) for place, job in enumerate(jobs)]
+    for batch in batches(numbered, BATCH):
         with attention_recorded(bundle.unet, layers, heads) as recorder:
             collector = _Collector(batch, recorder, steps)
             latents = denoise(bundle, batch, collector)
-        made.update(zip(map(id, batch), collector.finish(decode(bundle, latents)), strict=True))
-    return [made[id(job)] for job in jobs]
+        made.update({maps.job.index: maps for maps in collector.finish(decode(bundle, latents))})
+    return [replace(made[place], job=job) for place, job in enumerate(jobs)]
 
 
 class _Collector:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, SamplingFlags, TextFlags, given
-from lab.comparing.config import CompareConfig, ExperimentOptions
+from lab.comparing.axes import AXES
+from lab.comparing.config import CompareConfig, ExperimentOptions, read_axes
 from lab.condition.config import TextOptions
 from lab.errors import InputError
 from lab.models.config import ModelOptions
@@ -15,20 +16,29 @@ from lab.score.config import ScoreOptions
 from lab.terminal import Bars, is_first, own_device
 
 if TYPE_CHECKING:
-    from lab.comparing.sentences import Answer
+    from lab.comparing.effects import EffectSentence
 
-MOST_ANSWERS = 16
+MOST_SENTENCES = 16
 """Sentences up to which all are printed."""
 
 ExperimentFlags = Annotated[ExperimentOptions, Parameter(name="*", group="What is compared")]
 ScoreFlags = Annotated[ScoreOptions, Parameter(name="*", group="How it is judged")]
 Assignments = Annotated[list[str] | None, Parameter(group="What is compared", negative=())]
+AxisFlag = Annotated[
+    list[str] | None,
+    Parameter(
+        group="What is compared",
+        negative=(),
+        help=f"""What varies, as NAME=VALUE,VALUE: guidance=1-10 [4], or negative_prompt=,"blurry, noisy". Repeatable.
+        [choices: {", ".join(AXES)}]""",
+    ),
+]
 
 
 def compare(
     *,
     prompt: Assignments = None,
-    axis: Assignments = None,
+    axis: AxisFlag = None,
     baseline: Assignments = None,
     experiment: ExperimentFlags = ExperimentOptions(),
     score: ScoreFlags = ScoreOptions(),
@@ -44,7 +54,6 @@ def compare(
     Parameters
     ----------
     prompt: What the images show; repeatable.
-    axis: What varies, as NAME=VALUE,VALUE: guidance=1-10 [4], or negative_prompt=,"blurry, noisy". Repeatable.
     baseline: The value of an axis to compare with, as NAME=VALUE; by default its first. Repeatable.
     """
     over: dict[str, Any] = given(experiment, score, sampling, text, model)
@@ -52,26 +61,26 @@ def compare(
     over |= {"axes": _assigned("axis", axis)} if axis else {}
     over |= {"baseline": _assigned("baseline", baseline)} if baseline else {}
     settings = CompareConfig.read(config, over)
+    read_axes(settings)  # what is wrong with them is told before the engine is imported
     from lab.comparing.compare import compare as run
     from lab.models.load import load_options
 
     bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
-    with Bars() as bar:
-        report = run(bundle, settings, on_progress=bar.progress, on_note=bar.note)
-    if not is_first():
-        return
-    _print(report.sentences)
-    print(f"Open {report.page.resolve().as_uri()}")
+    with Bars() as bars:
+        report = run(bundle, settings, listener=bars)
+    if is_first():
+        _print(report.sentences)
+        print(f"Open {report.page.resolve().as_uri()}")
 
 
-def _print(answers: Sequence["Answer"]) -> None:
+def _print(sentences: Sequence["EffectSentence"]) -> None:
     """Prints all sentences of a small comparison, and of a large one those that say something."""
-    clear = [answer for answer in answers if answer.clear]
-    shown = answers if len(answers) <= MOST_ANSWERS else clear
-    for answer in shown:
-        print(answer.text)
-    if len(shown) < len(answers):
-        print(f"{len(clear)} of {len(answers)} effects are clear; the report has them all.")
+    clear = [sentence for sentence in sentences if sentence.clear]
+    shown = sentences if len(sentences) <= MOST_SENTENCES else clear
+    for sentence in shown:
+        print(sentence.text)
+    if len(shown) < len(sentences):
+        print(f"{len(clear)} of {len(sentences)} effects are clear; the report has them all.")
 
 
 def _assigned(flag: str, texts: list[str]) -> dict[str, str]:

@@ -1,26 +1,28 @@
-"""The axes: what can vary in a comparison, one table entry each."""
+"""The axes: what can vary in a comparison, one table entry each.
 
-from collections.abc import Callable, Container, Mapping, Sequence
+The table is read without the engine: embedding files are read when an axis over them is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from lab.comparing import values
-from lab.embeddings.library import collect
-from lab.embeddings.read import NEGATIVE_SUFFIX
+from lab.comparing.axis_values import read_numbers, read_texts, split_values
 from lab.errors import InputError
+from lab.sample.config import GenerateConfig
 
-NONE = "none"
+NOT_GIVEN = "(not given)"
+"""The label of null, which leaves an option out."""
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What one image is made from, before embeddings are placed in its text.
+class CellDraft:
+    """What one image is made from, before the embeddings of an axis are placed in its text.
 
     Attributes:
-        settings: Fields of `GenerateConfig` on top of the experiment's own.
+        settings: Fields of `GenerateConfig`, beside the prompt and the seed.
         embeddings: Names of the embeddings that an axis adds.
-        weight: Of these embeddings in the prompt.
+        weight: Of these embeddings in the prompt; 1 is as learned.
     """
 
     prompt: str
@@ -29,13 +31,22 @@ class Draft:
     embeddings: tuple[str, ...] = ()
     weight: float = 1.0
 
-    def having(self, **settings: Any) -> "Draft":
-        """The same with other settings."""
-        return replace(self, settings={**self.settings, **settings})
+    def with_setting(self, name: str, value: Any) -> "CellDraft":
+        """The same with another value of a setting."""
+        return replace(self, settings={**self.settings, name: value})
+
+    def without_setting(self, name: str) -> "CellDraft":
+        """The same with a setting left out, so that its default counts."""
+        return replace(self, settings={key: value for key, value in self.settings.items() if key != name})
+
+    def with_embeddings(self, names: Sequence[str], files: Sequence[str]) -> "CellDraft":
+        """The same with more embeddings in the prompt, some of them read from files (FILE or FILE=name)."""
+        given = [*self.settings.get("embedding", ()), *files]
+        return replace(self.with_setting("embedding", given), embeddings=(*self.embeddings, *names))
 
 
 @dataclass(frozen=True)
-class Choice:
+class AxisValue:
     """One value of an axis.
 
     Attributes:
@@ -44,161 +55,160 @@ class Choice:
     """
 
     label: str
-    apply: Callable[[Draft], Draft]
+    apply: Callable[[CellDraft], CellDraft]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """One axis, an entry of `AXES`.
 
     Attributes:
-        choices: Reads the values that an experiment gives it.
+        read: Turns what an experiment gives it, a list or text, into values; raises ValueError where it cannot.
         replaces: The options that it varies, which the experiment therefore must not fix as well.
         excludes: The axes that it cannot be combined with.
+        needs: Axes of which it needs one, or none.
     """
 
-    choices: Callable[[Any], list[Choice]]
+    read: Callable[[Any], list[AxisValue]]
     replaces: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
-def _setting(name: str, read: Callable[[Any], Sequence[Any]]) -> Axis:
-    """An axis over an option of `GenerateConfig`."""
+def option_axis(name: str) -> Axis:
+    """The axis over an option of `GenerateConfig`, which says what values it takes.
 
-    def choose(value: Any) -> Choice:
-        label = f"{value:g}" if isinstance(value, float) else str(value)
-        return Choice(label, lambda draft: draft.having(**{name: value}))
+    Of an option that is a number, values may be written as ranges (see `read_numbers`); null leaves the option out.
+    """
+    number = _number_type(GenerateConfig.model_fields[name].annotation)
 
-    return Axis(lambda given: [choose(value) for value in read(given)], (name,))
+    def read(given: Any) -> list[AxisValue]:
+        values = split_values(given)
+        if number is not None:
+            values = [one for value in values for one in _expanded(value, number is int)]
+        return [value_of(value) for value in values]
+
+    def value_of(value: Any) -> AxisValue:
+        if value is None:
+            return AxisValue(NOT_GIVEN, lambda draft: draft.without_setting(name))
+        if number is None and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        checked = getattr(GenerateConfig.build({name: value}, where="axes"), name)
+        return AxisValue(_label(checked), lambda draft: draft.with_setting(name, checked))
+
+    return Axis(read, replaces=(name,))
 
 
-def _prompts(given: Any) -> list[Choice]:
-    def choose(text: str) -> Choice:
-        return Choice(text, lambda draft: replace(draft, prompt=text))
+def _number_type(annotation: Any) -> type | None:
+    """int or float for the annotation of an option that is one, or None."""
+    types = get_args(annotation) or (annotation,)
+    return next((one for one in (int, float) if one in types), None)
 
-    return [choose(text) for text in values.texts(given)]
+
+def _expanded(value: Any, whole: bool) -> list[Any]:
+    return [None] if value is None else read_numbers(value, whole)
 
 
-def _replacements(given: Any) -> list[Choice]:
+def _label(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _read_prompts(given: Any) -> list[AxisValue]:
+    def value_of(text: str) -> AxisValue:
+        return AxisValue(text, lambda draft: replace(draft, prompt=text))
+
+    return [value_of(text) for text in read_texts(given)]
+
+
+def _read_replacements(given: Any) -> list[AxisValue]:
     """As in A1111's X/Y/Z plot: the first text is looked for, and the others take its place."""
-    texts = values.texts(given)
-
-    def choose(text: str) -> Choice:
-        return Choice(text, lambda draft: replace(draft, prompt=draft.prompt.replace(texts[0], text)))
-
+    texts = read_texts(given)
     if not texts or not texts[0]:
         raise ValueError("the first text is the one to look for, and it is empty")
-    return [choose(text) for text in texts]
+
+    def value_of(text: str) -> AxisValue:
+        return AxisValue(text, lambda draft: replace(draft, prompt=draft.prompt.replace(texts[0], text)))
+
+    return [value_of(text) for text in texts]
 
 
-def _seeds(given: Any) -> list[Choice]:
-    def choose(seed: int) -> Choice:
-        return Choice(str(seed), lambda draft: replace(draft, seed=seed))
+def _read_seeds(given: Any) -> list[AxisValue]:
+    def value_of(seed: int) -> AxisValue:
+        return AxisValue(str(seed), lambda draft: replace(draft, seed=seed))
 
-    return [choose(seed) for seed in values.integers(given)]
-
-
-def _embeddings(given: Any) -> list[Choice]:
-    """`none`, a name, a file, or several joined by `+`."""
-
-    def choose(text: str) -> Choice:
-        names: list[str] = []
-        files: list[str] = []
-        for term in (term.strip() for term in text.split("+")):
-            if term.casefold() in (NONE, ""):
-                continue
-            source = term.rpartition("=")[0] or term
-            if Path(source).exists() or source.startswith("hub:"):
-                files.append(term)
-                names += list(collect([term]))
-            else:
-                names.append(term.strip("<>"))
-        shown = [name for name in names if not _is_half(name, names)]
-        return Choice(
-            "+".join(shown) or NONE,
-            lambda draft: replace(_reading(draft, files), embeddings=(*draft.embeddings, *names)),
-        )
-
-    return [choose(text) for text in values.texts(given)]
+    return [value_of(seed) for seed in read_numbers(given, whole=True)]
 
 
-def _checkpoints(given: Any) -> list[Choice]:
-    """Every saved step of training runs: files NAME-STEP in their `checkpoints` folders, pairs with both halves."""
+def _read_embeddings(given: Any) -> list[AxisValue]:
+    """`none` or null, a name, a file, or several joined by `+`."""
+    from lab.comparing.embedding_axes import named_embeddings
 
-    def choose(step: str, saved: Mapping[str, Path]) -> Choice:
-        files = [f"{file}={name}" for name, file in saved.items()]
-        shown = "+".join(name for name in saved if not _is_half(name, saved))
-        return Choice(
-            f"{shown} step {int(step)}",
-            lambda draft: replace(_reading(draft, files), embeddings=(*draft.embeddings, *saved)),
-        )
+    def value_of(text: str) -> AxisValue:
+        named = named_embeddings(text)
+        return AxisValue(named.label, lambda draft: draft.with_embeddings(named.names, named.files))
 
-    choices = []
-    for text in values.texts(given):
-        folder = Path(text) / "checkpoints"
-        steps: dict[str, dict[str, Path]] = {}
-        for path in sorted(folder.glob("*-*")):
-            name, _, step = path.stem.rpartition("-")
-            if step.isdigit():
-                steps.setdefault(step, {})[name] = path
-        if not steps:
-            raise ValueError(f"{folder} holds no saved steps of a training run")
-        choices += [choose(step, steps[step]) for step in sorted(steps)]
-    return choices
+    return [
+        value_of(text) for text in read_texts(["none" if one is None else one for one in split_values(given)])
+    ]
 
 
-def _is_half(name: str, names: Container[str]) -> bool:
-    """Whether a name is the negative half of a pair that is there as a whole."""
-    base = name.removesuffix(NEGATIVE_SUFFIX)
-    return base != name and base in names
+def _read_checkpoints(given: Any) -> list[AxisValue]:
+    """Folders of training runs: every step that is saved in them."""
+    from lab.comparing.embedding_axes import NamedEmbeddings, saved_steps
+
+    def value_of(named: NamedEmbeddings) -> AxisValue:
+        return AxisValue(named.label, lambda draft: draft.with_embeddings(named.names, named.files))
+
+    return [value_of(named) for folder in read_texts(given) for named in saved_steps(folder)]
 
 
-def _weights(given: Any) -> list[Choice]:
-    def choose(weight: float) -> Choice:
-        return Choice(f"{weight:g}", lambda draft: replace(draft, weight=weight))
+def _read_weights(given: Any) -> list[AxisValue]:
+    def value_of(weight: float) -> AxisValue:
+        return AxisValue(_label(weight), lambda draft: replace(draft, weight=weight))
 
-    return [choose(weight) for weight in values.floats(given)]
-
-
-def _reading(draft: Draft, files: Sequence[str]) -> Draft:
-    return draft.having(embedding=[*draft.settings.get("embedding", ()), *files])
+    return [value_of(weight) for weight in read_numbers(given)]
 
 
-AXES: Mapping[str, Axis] = {
-    "prompt": Axis(_prompts, ("prompts",), ("prompt_replace",)),
-    "prompt_replace": Axis(_replacements),
-    "negative_prompt": _setting("negative_prompt", values.texts),
-    "embedding": Axis(_embeddings, (), ("embedding_checkpoint",)),
-    "embedding_weight": Axis(_weights),
-    "embedding_checkpoint": Axis(_checkpoints),
-    "model": _setting("model", values.texts),
-    "dialect": _setting("dialect", values.texts),
-    "weighting": _setting("weighting", values.texts),
-    "guidance": _setting("guidance", values.floats),
-    "guidance_rescale": _setting("guidance_rescale", values.floats),
-    "steps": _setting("steps", values.integers),
-    "scheduler": _setting("scheduler", values.texts),
-    "clip_skip": _setting("clip_skip", values.integers),
-    "seed": Axis(_seeds, ("seeds",)),
+EMBEDDING_AXES = ("embedding", "embedding_checkpoint")
+
+AXES: dict[str, Axis] = {
+    "prompt": Axis(_read_prompts, replaces=("prompts",), excludes=("prompt_replace",)),
+    "prompt_replace": Axis(_read_replacements),
+    "negative_prompt": option_axis("negative_prompt"),
+    "embedding": Axis(_read_embeddings, excludes=("embedding_checkpoint",)),
+    "embedding_weight": Axis(_read_weights, needs=EMBEDDING_AXES),
+    "embedding_checkpoint": Axis(_read_checkpoints),
+    "model": option_axis("model"),
+    "dialect": option_axis("dialect"),
+    "weighting": option_axis("weighting"),
+    "guidance": option_axis("guidance"),
+    "guidance_rescale": option_axis("guidance_rescale"),
+    "steps": option_axis("steps"),
+    "scheduler": option_axis("scheduler"),
+    "clip_skip": option_axis("clip_skip"),
+    "seed": Axis(_read_seeds, replaces=("seeds",)),
 }
 
 
-def read_choices(name: str, given: Any) -> list[Choice]:
-    """The values of one axis.
+def read_axis(name: str, given: Any) -> list[AxisValue]:
+    """The values of an axis of the table.
+
+    Args:
+        given: A list of values, or text such as `1-10 [5]` or `a, "b, c"`.
 
     Raises:
-        InputError: no value, one given twice, or one that cannot be read.
+        InputError: no value, one given twice, or one that cannot be read or that its option refuses.
     """
     try:
-        choices = AXES[name].choices(given)
+        values = AXES[name].read(given)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"axes: {name}: {error}") from None
-    labels = [choice.label for choice in choices]
+    labels = [value.label for value in values]
     if not labels:
         raise InputError(f"axes: {name}: there is no value")
     for label in labels:
         if labels.count(label) > 1:
             raise InputError(f"axes: {name}: '{label}' is given twice")
-    return choices
+    return values

@@ -1,30 +1,40 @@
 """`lab.compare`: what variants change, how much, and how sure that is."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from lab.comparing.cells import by_model, check_cells, make_cells
+from lab.comparing.cells import check_cells, make_cells
 from lab.comparing.config import CompareConfig
+from lab.comparing.effects import (
+    EFFECT_COLUMNS,
+    EffectSentence,
+    caveats,
+    effect_sentences,
+    find_effects,
+    number,
+)
 from lab.comparing.experiment import Experiment
 from lab.comparing.panels import check_panels, make_panels
 from lab.comparing.report import write_report
-from lab.comparing.scores import EFFECT_COLUMNS, choose, find_effects, image_rows, score_cells, write_table
-from lab.comparing.sentences import Answer, answers, caveats
+from lab.comparing.scores import choose_scores, image_rows, score_cells, write_table
 from lab.embeddings.library import Sources
+from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.runs.pages import template
 from lab.runs.run import RunFolder, run_digest
-from lab.sample.engine import Note, Progress
-from lab.sample.record import model_contents
+from lab.sample.record import BY_CONTENT
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a comparison found.
+class ComparisonReport:
+    """What a comparison found. In a notebook it shows its answers and its effects.
 
     Attributes:
         folder: Holds config.yaml, results.csv, effects.csv, cells/ and report.html.
@@ -34,7 +44,7 @@ class Report:
 
     folder: Path
     effects: list[dict[str, Any]]
-    sentences: list[Answer]
+    sentences: list[EffectSentence]
 
     @property
     def answers(self) -> list[str]:
@@ -46,18 +56,23 @@ class Report:
         """The report, to be opened in a browser."""
         return self.folder / "report.html"
 
+    def _repr_html_(self) -> str:
+        page = self.page.resolve().as_uri()
+        known = {"sentences": self.sentences, "effects": self.effects, "page": page, "number": number}
+        return template("lab.comparing", "summary.html").render(known)
+
 
 def compare(
     bundle: Bundle,
-    config: CompareConfig,
+    config: CompareConfig | None = None,
     *,
     embeddings: Sources = (),
-    on_progress: Progress | None = None,
-    on_note: Note | None = None,
-) -> Report:
+    listener: Listener = Listener(),
+    **settings: Any,
+) -> ComparisonReport:
     """Makes every variant with every prompt and seed, measures what differs, and writes a report.
 
-    The same config again goes on where it was interrupted. Under torchrun or `accelerate launch`, each process makes
+    The same call again goes on where it was interrupted. Under torchrun or `accelerate launch`, each process makes
     its share of the images; they all need the same `out` folder, and the first one writes tables and report.
 
     Images stream to disk and are read back in batches; what stays in memory of each is its place in the experiment,
@@ -65,56 +80,50 @@ def compare(
     --memory 10000` measures it.
 
     Args:
+        config: What to compare; its model options say how the models of a `model` axis are loaded.
         embeddings: What prompts and axes may name: `Embedding` values, files, folders.
-        on_progress: Hears of images made.
-        on_note: Hears what a person should know, a line at a time.
+        listener: Hears of images made and scored, and what a person should know.
+        settings: Fields of `lab.CompareConfig`, on top of `config`.
 
     Raises:
-        InputError: axes that are unknown, clash or vary nothing; a metric without what it needs; a folder of
-            another run. Nothing is generated then.
+        InputError: unknown or bad settings; axes that are unknown, clash or vary nothing; a metric without what it
+            needs; a folder of another run. Nothing is generated then.
     """
-    note = on_note or (lambda line: None)
+    config = CompareConfig.build({**(config.given() if config else {}), **settings})
     experiment = Experiment(config, embeddings)
     tools = open_tools(bundle, config)
-    sizes: dict[int, tuple[int, int]] = {}
-    for model, cells in by_model(bundle, experiment, experiment.cells):
-        sizes |= check_cells(model, cells)
-    metrics, left_out = choose(experiment, tools, sizes)
+    sizes, contents = check_cells(bundle, experiment)
+    metrics, left_out = choose_scores(experiment, tools, sizes)
     check_panels(bundle, experiment)
     for caveat in caveats(experiment):
-        note(caveat)
+        listener.note(caveat)
     state = PartialState(cpu=bundle.device.type == "cpu")
-    out = _open(bundle, experiment, state)
-    folder = RunFolder(out / "cells")
-    finished = len(folder.finished())
-    if finished:
-        note(f"{out}: {finished} images are there already; going on with the rest.")
-    make_cells(bundle, experiment, folder, state, on_progress, on_note)
-    state.wait_for_everyone()
-    files = folder.finished()
-    scores = score_cells(experiment, files, metrics, tools, state)
-    effects = find_effects(experiment, scores)
-    if state.is_main_process:
-        write_table(out / "results.csv", lambda: image_rows(experiment, scores, files))
-        write_table(out / "effects.csv", lambda: effects, EFFECT_COLUMNS)
-        panels = make_panels(bundle, experiment, out)
-        write_report(out, experiment, scores, effects, files, left_out, panels)
-    state.wait_for_everyone()
-    return Report(out, effects, answers(experiment, effects))
+    with _opened(config, contents, state) as out:
+        files = make_cells(bundle, experiment, RunFolder(out / "cells"), state, listener)
+        scores = score_cells(experiment, files, metrics, tools, state, listener)
+        effects = find_effects(experiment, scores)
+        rows = [effect.row() for effect in effects]
+        if state.is_main_process:
+            write_table(out / "results.csv", lambda: image_rows(experiment, scores, files))
+            write_table(out / "effects.csv", lambda: rows, EFFECT_COLUMNS)
+            panels = make_panels(bundle, experiment, out)
+            write_report(out, experiment, scores, effects, files, left_out, panels)
+        state.wait_for_everyone()
+    return ComparisonReport(out, rows, effect_sentences(effects))
 
 
-def _open(bundle: Bundle, experiment: Experiment, state: PartialState) -> Path:
-    """Begins the run's folder or goes on in it; metrics may differ from those of the run that it holds."""
-    config = experiment.config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
-    contents = model_contents(bundle)
-    digests: dict[str, set[str]] = {}
-    for cell in experiment.pictures:
-        for each in cell.used:
-            digests.setdefault(f"embedding {each.name}", set()).add(each.provenance.sha256)
-    contents |= {name: "+".join(sorted(some)) for name, some in digests.items()}
-    out = experiment.config.out or Path("outputs", f"compare-{run_digest(config, contents)[:8]}")
-    judging = {*ScoreOptions.model_fields, "heat_map", "heat_layers", "guidance_curve"}
-    if state.is_main_process:
-        RunFolder.open(out, config, contents, judging)
-    state.wait_for_everyone()
-    return out
+JUDGING = frozenset({*ScoreOptions.model_fields, "baseline", "heat_map", "heat_layers", "guidance_curve"})
+"""The options that say what is looked at in the images: a run goes on with others."""
+
+
+@contextmanager
+def _opened(config: CompareConfig, contents: Mapping[str, str], state: PartialState) -> Iterator[Path]:
+    """Begins the run's folder or goes on in it, and keeps other runs out of it while the block runs."""
+    stored = config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+    free = JUDGING | BY_CONTENT
+    out = config.out or Path("outputs", f"compare-{run_digest(stored, contents, free)[:8]}")
+    with RunFolder(out).locked() if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            RunFolder.open(out, stored, contents, free)
+        state.wait_for_everyone()
+        yield out

@@ -1,12 +1,18 @@
-"""The options of a comparison, each defined once: YAML keys, flags and keyword arguments come from here."""
+"""The options of a comparison, each defined once, and their axes read and checked without the engine.
 
+YAML keys, flags and keyword arguments come from here.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from lab.comparing.axes import AXES, AxisValue, read_axis
 from lab.condition.config import TextOptions
 from lab.config import Config
+from lab.errors import InputError, did_you_mean
 from lab.models.config import ModelOptions
 from lab.sample.config import Prompts, SamplingOptions, Seeds
 from lab.score.config import ScoreOptions
@@ -49,3 +55,62 @@ class CompareConfig(ExperimentOptions, ScoreOptions, SamplingOptions, TextOption
 
     baseline: dict[str, Any] = Field(default_factory=dict)
     """The axis values that the others are compared with; the first of each where nothing is said."""
+
+
+Axes = Mapping[str, Sequence[AxisValue]]
+
+
+def read_axes(config: CompareConfig) -> tuple[Axes, dict[str, str]]:
+    """The values of every axis of a comparison, and the label of the baseline's value on each.
+
+    Embedding files are read where an axis names them; everything else is told without the engine.
+
+    Raises:
+        InputError: axes that are unknown (with the nearest names), clash, lack another or vary nothing, values that
+            cannot be read, no prompts, or a baseline that is none of the values.
+    """
+    _check_axes(config)
+    axes = {name: read_axis(name, given) for name, given in config.axes.items()}
+    if all(len(values) == 1 for values in axes.values()):
+        raise InputError("axes: each has one value, so there is nothing to compare; give a second one")
+    if "prompt_replace" in axes:
+        searched = axes["prompt_replace"][0].label
+        if not any(searched in prompt for prompt in config.prompts):
+            raise InputError(f"axes: prompt_replace: no prompt has '{searched}' in it")
+    return axes, {name: _baseline_label(config, name, values) for name, values in axes.items()}
+
+
+def _check_axes(config: CompareConfig) -> None:
+    if not config.axes:
+        raise InputError("axes: there is none, so there is nothing to compare; give --axis NAME=VALUE,VALUE")
+    for name in config.axes:
+        if name not in AXES:
+            raise InputError(f"axes: unknown axis '{name}'{did_you_mean(name, AXES)}")
+    for name in config.baseline:
+        if name not in config.axes:
+            raise InputError(f"baseline: '{name}' is no axis here{did_you_mean(name, config.axes)}")
+    given = {name for name, value in config.given().items() if value not in (None, [], {})}
+    for name in config.axes:
+        axis = AXES[name]
+        fixed = next((option for option in axis.replaces if option in given), None)
+        if fixed:
+            raise InputError(f"axes: '{name}' varies what the option '{fixed}' fixes; leave one of them out")
+        other = next((other for other in axis.excludes if other in config.axes), None)
+        if other:
+            raise InputError(f"axes: '{name}' and '{other}' cannot be combined; run one after the other")
+        if axis.needs and not set(axis.needs) & config.axes.keys():
+            raise InputError(f"axes: '{name}' says something of another axis; give {axis.needs[0]} as well")
+    if not config.prompts and "prompt" not in config.axes:
+        raise InputError("prompts: there is none; give --prompt")
+
+
+def _baseline_label(config: CompareConfig, axis: str, values: Sequence[AxisValue]) -> str:
+    labels = [value.label for value in values]
+    if axis not in config.baseline:
+        return labels[0]
+    asked = config.baseline[axis]
+    if asked not in labels:
+        asked = ", ".join(value.label for value in read_axis(axis, [asked]))
+    if asked not in labels:
+        raise InputError(f"baseline: {axis} has no value '{asked}'; it has {', '.join(map(repr, labels))}")
+    return asked

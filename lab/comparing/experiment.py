@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lab.comparing.axes import AXES, Choice, Draft, read_choices
-from lab.comparing.config import CompareConfig
-from lab.comparing.placing import place, plain_text
+from lab.comparing.axes import EMBEDDING_AXES, AxisValue, CellDraft
+from lab.comparing.config import CompareConfig, read_axes
+from lab.comparing.embedding_axes import place_embeddings, tidy
+from lab.condition.config import Dialect
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
-from lab.errors import InputError, did_you_mean
+from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_bare_names, find_references
 from lab.sample.config import GenerateConfig, parse_seeds
 
-_NOT_OF_ONE_IMAGE = {"seeds", "out", "batch_size"}
+_NOT_OF_ONE_IMAGE = {"seeds", "out"}
 
 DEFAULT_STEPS = 20
 """Over which schedules are resolved to read a prompt's words; the words do not depend on it."""
@@ -26,14 +27,16 @@ class Variant:
     """One combination of axis values.
 
     Attributes:
+        index: Its place among the variants.
         name: The values that vary, as `axis=value`.
         labels: Each axis with its value as people write it.
+        values: One of each axis.
     """
 
     index: int
     name: str
     labels: Mapping[str, str]
-    choices: tuple[Choice, ...]
+    values: tuple[AxisValue, ...]
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ class Cell:
         index: Its place: variant-major, then prompts, then seeds.
         picture: The index of the first cell that is made from the same things, and whose image it shares.
         pair: Prompt and seed, as places in the experiment's lists.
-        options: Everything that makes it, but for prompt and seed.
-        text: What the prompt says, without embeddings and weight syntax.
-        used: The embeddings that its prompts name.
+        prompt: As it is encoded, with the embeddings of an axis in it.
+        options: Everything else that makes the image, but for the seed.
+        words: What the prompt says, without embeddings, weight syntax and schedules.
+        embeddings: Those that the prompt and the negative prompt name.
     """
 
     index: int
@@ -56,21 +60,27 @@ class Cell:
     prompt: str
     seed: int
     options: GenerateConfig
-    text: str
-    used: tuple[Embedding, ...]
+    words: str
+    embeddings: tuple[Embedding, ...]
 
 
 class Experiment:
-    """The cells of a comparison.
+    """The cells of a comparison: every variant with every prompt and seed.
 
     Attributes:
+        config: What was asked for.
         variants: In the order of the axes' values, the last axis fastest.
         baseline: The variant that the others are compared with.
+        prompts: One empty text where an axis brings them.
+        seeds: One of no account where an axis brings them.
         cells: Of all variants.
     """
 
     def __init__(self, config: CompareConfig, embeddings: Sources = ()):
         """Checks a config and lays it out.
+
+        Args:
+            embeddings: What prompts and axes may name beside what the config offers.
 
         Raises:
             InputError: unknown or clashing axes, no baseline, nothing to compare, unknown embeddings.
@@ -78,14 +88,11 @@ class Experiment:
         self.config = config
         self._given = collect(embeddings)
         self._libraries: dict[tuple[str, ...], Mapping[str, Embedding]] = {}
-        _check_axes(config)
-        choices = {name: read_choices(name, given) for name, given in config.axes.items()}
-        self.variants = _variants(choices)
-        self.baseline = _baseline(config, choices, self.variants)
+        axes, baseline = read_axes(config)
+        self.variants = _variants(axes)
+        self.baseline = next(variant for variant in self.variants if variant.labels == baseline)
         self.prompts = config.prompts or [""]
         self.seeds = parse_seeds(config.seeds) if "seed" not in config.axes else [0]
-        if "prompt_replace" in choices:
-            _check_replaced(choices["prompt_replace"][0].label, self.prompts)
         self.cells = self._lay_out()
 
     @property
@@ -107,7 +114,7 @@ class Experiment:
         return self.cell(self.baseline, *cell.pair)
 
     def library(self, options: GenerateConfig) -> Mapping[str, Embedding]:
-        """The embeddings that a variant's prompts may name."""
+        """The embeddings that prompts may name with these options; files are read once."""
         files = tuple(options.embedding)
         if files not in self._libraries:
             self._libraries[files] = collect(self._given, files, options.embeddings)
@@ -116,14 +123,16 @@ class Experiment:
     def _lay_out(self) -> list[Cell]:
         cells: list[Cell] = []
         first: dict[tuple[str, str, int], int] = {}
-        for variant, prompt in itertools.product(self.variants, range(len(self.prompts))):
-            drafts = [self._draft(variant, prompt, seed) for seed in self.seeds]
-            text, options, words, used = self._settle(drafts[0])
-            key = options.model_dump_json()
+        for variant, place in itertools.product(self.variants, range(len(self.prompts))):
+            drafts = [self._draft(variant, place, seed) for seed in self.seeds]
+            prompt, options = self._finished(drafts[0])  # no axis changes more than the seed among them
+            library, key = self.library(options), options.model_dump_json()
+            words = _words(prompt, options.dialect, library, options.steps or DEFAULT_STEPS)
+            named = _named(prompt, options, library)
             for turn, draft in enumerate(drafts):
-                picture = first.setdefault((text, key, draft.seed), len(cells))
-                pair = (prompt, turn)
-                cells.append(Cell(len(cells), picture, variant, pair, text, draft.seed, options, words, used))
+                picture = first.setdefault((prompt, key, draft.seed), len(cells))
+                made_from = (prompt, draft.seed, options, words, named)
+                cells.append(Cell(len(cells), picture, variant, (place, turn), *made_from))
         return cells
 
     @cached_property
@@ -134,97 +143,64 @@ class Experiment:
             for name, value in self.config.given().items()
             if name in GenerateConfig.model_fields and name not in _NOT_OF_ONE_IMAGE
         }
-        if {"embedding", "embedding_checkpoint"} & self.config.axes.keys():
+        if set(EMBEDDING_AXES) & self.config.axes.keys():
             # so that `none` differs from a negative embedding in that alone
             shared["negative_prompt"] = shared.get("negative_prompt") or ""
         return shared
 
-    def _draft(self, variant: Variant, prompt: int, seed: int) -> Draft:
-        draft = Draft(self.prompts[prompt], seed, self._shared)
-        for choice in variant.choices:
-            draft = choice.apply(draft)
+    def _draft(self, variant: Variant, prompt: int, seed: int) -> CellDraft:
+        draft = CellDraft(self.prompts[prompt], seed, self._shared)
+        for value in variant.values:
+            draft = value.apply(draft)
         return draft
 
-    def _settle(self, draft: Draft) -> tuple[str, GenerateConfig, str, tuple[Embedding, ...]]:
-        """The final prompt, the settings, the prompt's words, and the embeddings that it and the negative name."""
+    def _finished(self, draft: CellDraft) -> tuple[str, GenerateConfig]:
+        """The prompt with the embeddings in it, and the options with the negative prompt likewise."""
         options = GenerateConfig.build(draft.settings, where="axes")
-        library = self.library(options)
-        prompt, negative = place(draft, library, options.dialect, self.config.embedding_side)
+        prompt, negative = place_embeddings(
+            (draft.prompt, draft.settings.get("negative_prompt")),
+            draft.embeddings,
+            draft.weight,
+            self.library(options),
+            options.dialect,
+            self.config.embedding_side,
+        )
         if negative is not None:
             options = GenerateConfig.build({**draft.settings, "negative_prompt": negative}, where="axes")
-        words = plain_text(prompt, options.dialect, library, options.steps or DEFAULT_STEPS)
-        named: list[str] = []
-        for text in (prompt, negative or ""):
-            named += [reference.name for reference in find_references(text, library)]
-            if options.bare_names:
-                named += find_bare_names(text, library)
-        return prompt, options, words, tuple(library[name] for name in dict.fromkeys(named))
+        return prompt, options
 
 
-def _check_axes(config: CompareConfig) -> None:
-    for name in config.axes:
-        if name not in AXES:
-            raise InputError(f"axes: unknown axis '{name}'{did_you_mean(name, AXES)}")
-    given = {name for name, value in config.given().items() if value not in (None, [], {})}
-    for name in config.axes:
-        for option in AXES[name].replaces:
-            if option in given:
-                raise InputError(
-                    f"axes: '{name}' varies what the option '{option}' fixes; leave one of them out"
-                )
-        for other in AXES[name].excludes:
-            if other in config.axes:
-                raise InputError(
-                    f"axes: '{name}' and '{other}' cannot be combined; run them one after the other"
-                )
-    if not config.axes:
-        raise InputError("axes: there is none, so there is nothing to compare; give --axis NAME=VALUE,VALUE")
-    if "embedding_weight" in config.axes and not {"embedding", "embedding_checkpoint"} & config.axes.keys():
-        raise InputError(
-            "axes: embedding_weight weighs the embeddings of an axis; give axes: embedding as well"
-        )
-    if not config.prompts and "prompt" not in config.axes:
-        raise InputError("prompts: there is none; give --prompt")
-    for name in config.baseline:
-        if name not in config.axes:
-            raise InputError(f"baseline: '{name}' is no axis here{did_you_mean(name, config.axes)}")
+def _named(prompt: str, options: GenerateConfig, library: Mapping[str, Embedding]) -> tuple[Embedding, ...]:
+    """The embeddings that a prompt and its negative prompt name."""
+    names: list[str] = []
+    for text in (prompt, options.negative_prompt or ""):
+        names += [reference.name for reference in find_references(text, library)]
+        if options.bare_names:
+            names += find_bare_names(text, library)
+    return tuple(library[name] for name in dict.fromkeys(names))
 
 
-def _variants(choices: Mapping[str, Sequence[Choice]]) -> list[Variant]:
-    varying = [name for name, values in choices.items() if len(values) > 1]
-    if not varying:
-        raise InputError("axes: each has one value, so there is nothing to compare; give a second one")
+def _words(prompt: str, dialect: Dialect, library: Mapping[str, Embedding], steps: int) -> str:
+    """What a prompt says: without embeddings, weight syntax and schedules, whose last stage counts."""
+    parsed = parse(prompt, dialect, find_references(prompt, library))
+    parts = (
+        "".join(segment.text if segment.kind == "text" else " " for segment in timeline.variants[-1].segments)
+        for timeline in resolve(parsed, steps)
+        if timeline.variants
+    )
+    return tidy(", ".join(parts))
+
+
+def _variants(axes: Mapping[str, Sequence[AxisValue]]) -> list[Variant]:
+    varying = [name for name, values in axes.items() if len(values) > 1]
     variants = []
-    for index, chosen in enumerate(itertools.product(*choices.values())):
-        labels = {name: choice.label for name, choice in zip(choices, chosen, strict=True)}
+    for index, values in enumerate(itertools.product(*axes.values())):
+        labels = {name: value.label for name, value in zip(axes, values, strict=True)}
         name = ", ".join(f"{axis}={_quoted(labels[axis])}" for axis in varying)
-        variants.append(Variant(index, name, labels, chosen))
+        variants.append(Variant(index, name, labels, values))
     return variants
 
 
 def _quoted(label: str) -> str:
     """A label as a part of a variant's name, in which commas stand between axes."""
     return f'"{label}"' if "," in label else label or "(empty)"
-
-
-def _baseline(
-    config: CompareConfig, choices: Mapping[str, Sequence[Choice]], variants: Sequence[Variant]
-) -> Variant:
-    wanted = {}
-    for name, values in choices.items():
-        labels = [choice.label for choice in values]
-        wanted[name] = labels[0]
-        if name in config.baseline:
-            asked = config.baseline[name]
-            label = "" if asked == "" else ", ".join(choice.label for choice in read_choices(name, [asked]))
-            if label not in labels:
-                raise InputError(
-                    f"baseline: {name} has no value '{label}'; it has {', '.join(map(repr, labels))}"
-                )
-            wanted[name] = label
-    return next(variant for variant in variants if variant.labels == wanted)
-
-
-def _check_replaced(searched: str, prompts: Sequence[str]) -> None:
-    if not any(searched in prompt for prompt in prompts):
-        raise InputError(f"axes: prompt_replace: no prompt has '{searched}' in it")

@@ -1,4 +1,4 @@
-"""What a report shows beside its own plots and grids: pictures with captions, from whoever can draw them."""
+"""What a report shows beside effects and images: heat maps, the guidance curve, the geometry of embeddings."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab.analysis.figures import as_svg
-from lab.analysis.geometry import draw_geometries, learned_geometry
+from lab.analysis.geometry import Geometry, draw_geometries, learned_geometry
 from lab.analysis.guidance_curve import check_pair, curve_svg, guidance_difference
 from lab.analysis.heatmaps import HeatMaps, Target, check_target, heat_maps, overlay
 from lab.comparing.cells import is_own, plan_cells
@@ -20,7 +20,7 @@ from lab.sample.plan import Job
 
 
 @dataclass(frozen=True)
-class Picture:
+class PanelPicture:
     """One picture of a panel.
 
     Attributes:
@@ -35,12 +35,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A section of the report, such as the heat maps of a pair or the geometry of the embeddings compared."""
+class ReportPanel:
+    """A section of the report.
+
+    Attributes:
+        title: Its heading.
+        text: What its pictures show, in a sentence or two.
+        pictures: In the order shown.
+    """
 
     title: str
     text: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[PanelPicture]
 
 
 MAPPED = 4
@@ -61,52 +67,55 @@ def check_panels(bundle: Bundle, experiment: Experiment) -> None:
     """
     if experiment.config.guidance_curve:
         _curved(bundle, experiment)
-    jobs = plan_cells(bundle, _mapped(bundle, experiment)) if experiment.config.heat_map else []
+    jobs = plan_cells(bundle, experiment, _mapped(bundle, experiment)) if experiment.config.heat_map else []
     if experiment.config.heat_map and not jobs:
         raise InputError(f"heat_map: {_OTHER_MODELS}")
     if experiment.config.heat_layers and not experiment.config.heat_map:
         raise InputError("heat_layers: there is no heat map to take them for; name a word with --heat-map")
     cross_attention_layers(bundle.unet, experiment.config.heat_layers)
-    for target in map(_target, experiment.config.heat_map):
+    for target in map(_read_target, experiment.config.heat_map):
         if not any(_has(job, target) for job in jobs):
             for job in jobs:
                 check_target(job, target)
 
 
-def make_panels(bundle: Bundle, experiment: Experiment, folder: Path) -> list[Panel]:
-    """Heat maps and the curve if they are asked for, and geometry if there are embeddings.
+def make_panels(bundle: Bundle, experiment: Experiment, folder: Path) -> list[ReportPanel]:
+    """The panels that were asked for and checked, and the geometry if there are embeddings.
 
-    Raises:
-        InputError: variants that share no latents, so that they have no curve.
+    Args:
+        folder: Of the run, which gets the arrays of heat maps.
     """
     panels = []
     if experiment.config.heat_map:
         panels.append(_heat_panel(bundle, experiment, folder))
     if experiment.config.guidance_curve:
         panels.append(_curve_panel(bundle, experiment))
-    used = {
-        each.provenance.sha256: each for cell in experiment.pictures for each in cell.used
-    }  # checkpoints share a name
+    # Saved steps of a training run share a name.
+    used = {one.provenance.sha256: one for cell in experiment.pictures for one in cell.embeddings}
     spaces = [
         learned_geometry(list(used.values()), tower.key)
         for tower in bundle.towers
-        if any(tower.key in each.vectors for each in used.values())
+        if any(tower.key in embedding.vectors for embedding in used.values())
     ]
     if spaces:
-        figure = Picture(
-            as_svg(draw_geometries(spaces)),
-            "Cosines, dot products, norms, and a map of the first two principal components.",
-            f"Geometry of the learned vectors of {', '.join(each.name for each in used.values())}",
-        )
-        text = "How the learned vectors of the embeddings compared lie to each other."
-        panels.append(Panel("Geometry of the embeddings", text, [figure]))
+        panels.append(_geometry_panel(spaces, [embedding.name for embedding in used.values()]))
     return panels
 
 
-def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
+def _geometry_panel(spaces: Sequence[Geometry], names: Sequence[str]) -> ReportPanel:
+    figure = PanelPicture(
+        as_svg(draw_geometries(spaces)),
+        "Cosines, dot products, norms, and a map of the first two principal components.",
+        f"Geometry of the learned vectors of {', '.join(names)}",
+    )
+    text = "How the learned vectors of the embeddings compared lie to each other."
+    return ReportPanel("Geometry of the embeddings", text, [figure])
+
+
+def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> ReportPanel:
     cells = _mapped(bundle, experiment)
-    jobs = plan_cells(bundle, cells)
-    targets = [_target(text) for text in experiment.config.heat_map]
+    jobs = plan_cells(bundle, experiment, cells)
+    targets = [_read_target(text) for text in experiment.config.heat_map]
     layers = experiment.config.heat_layers
     mapped = list(zip(cells, jobs, heat_maps(bundle, jobs, layers=layers), strict=True))
     for cell, job, maps in mapped:
@@ -123,10 +132,10 @@ def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> Panel:
         f"Share of the cross-attention that goes to each word, over all steps, heads and layers{where}; from blue to "
         f"red, on one scale for all variants. Seed {cells[0].seed}: {cells[0].prompt}. The arrays are in heatmaps/."
     )
-    return Panel("Where words act", text, pictures)
+    return ReportPanel("Where words act", text, pictures)
 
 
-def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> Picture:
+def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> PanelPicture:
     heat = maps.of(target)
     side = max(256 // max(maps.image.size), 1)
     image = overlay(maps.image, heat, high)
@@ -134,47 +143,47 @@ def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> Pictur
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     caption = f"{target.label}: {cell.variant.name}; largest share {float(heat.max()):.2f}"
-    return Picture(stream.getvalue(), caption, f"Heat map of {caption}")
+    return PanelPicture(stream.getvalue(), caption, f"Heat map of {caption}")
 
 
-def _curve_panel(bundle: Bundle, experiment: Experiment) -> Panel:
+def _curve_panel(bundle: Bundle, experiment: Experiment) -> ReportPanel:
     pairs = [
         (prompt, seed) for seed in range(len(experiment.seeds)) for prompt in range(len(experiment.prompts))
     ]
     pairs = pairs[:CURVE_PAIRS]
 
     def jobs(variant: Variant) -> list[Job]:
-        return plan_cells(bundle, [experiment.cell(variant, *pair) for pair in pairs])
+        return plan_cells(bundle, experiment, [experiment.cell(variant, *pair) for pair in pairs])
 
     base = jobs(experiment.baseline)
     curves = {
         variant.name: guidance_difference(bundle, list(zip(base, jobs(variant), strict=True)))
         for variant in _curved(bundle, experiment)
     }
-    picture = Picture(
+    picture = PanelPicture(
         curve_svg(curves),
         f"Median over {len(pairs)} pairs, and their 10th to 90th percentiles.",
         "Curves of the guidance difference between each variant and the baseline, step by step",
     )
     text = "How far the variants' guidance is from the baseline's along the baseline's own latents."
-    return Panel("When it acts", text, [picture])
+    return ReportPanel("When it acts", text, [picture])
 
 
 def _curved(bundle: Bundle, experiment: Experiment) -> list[Variant]:
     """The first variants that share latents with the baseline: same model, size, scheduler, steps and seed."""
     others = [cell for cell in _first_pair(bundle, experiment) if cell.variant is not experiment.baseline]
-    (base,) = plan_cells(bundle, [experiment.cell(experiment.baseline, 0, 0)])
-    found, reason = [], _OTHER_MODELS
-    for cell, job in zip(others, plan_cells(bundle, others), strict=True):
+    (base,) = plan_cells(bundle, experiment, [experiment.cell(experiment.baseline, 0, 0)])
+    curved, reason = [], _OTHER_MODELS
+    for cell, job in zip(others, plan_cells(bundle, experiment, others), strict=True):
         try:
             check_pair(base, job)
         except InputError as error:
             reason = str(error)
         else:
-            found.append(cell.variant)
-    if not found or experiment.cell(experiment.baseline, 0, 0) not in _first_pair(bundle, experiment):
+            curved.append(cell.variant)
+    if not curved or experiment.cell(experiment.baseline, 0, 0) not in _first_pair(bundle, experiment):
         raise InputError(f"guidance_curve: {reason}")
-    return found[:CURVE_VARIANTS]
+    return curved[:CURVE_VARIANTS]
 
 
 def _mapped(bundle: Bundle, experiment: Experiment) -> Sequence[Cell]:
@@ -188,7 +197,7 @@ def _first_pair(bundle: Bundle, experiment: Experiment) -> list[Cell]:
     return [cell for cell in cells if is_own(bundle, cell)]
 
 
-def _target(text: str) -> Target:
+def _read_target(text: str) -> Target:
     if text.startswith("negative:"):
         return Target(text.removeprefix("negative:"), "negative")
     return Target(text)

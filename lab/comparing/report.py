@@ -4,7 +4,6 @@ import base64
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from lab.analysis.figures import INK, as_svg, drawing
+from lab.comparing.effects import VariantEffect, caveats, effect_sentences, number, question
 from lab.comparing.experiment import Cell, Experiment
-from lab.comparing.panels import Panel
+from lab.comparing.panels import ReportPanel
 from lab.comparing.scores import Scores
-from lab.comparing.sentences import answers, caveats, is_clear, number, question
 from lab.files import atomic
 from lab.runs.pages import template
 from lab.score.metrics import METRICS
@@ -24,10 +23,10 @@ from lab.score.metrics import METRICS
 PAGE_BYTES = 24 * 2**20
 """Bytes of images in a page, up to which it gets more rows."""
 
-Pair = tuple[int, int]
+CellPair = tuple[int, int]
 
 
-class Pictures:
+class PagePictures:
     """The images of a page, by their index; each is written into it once."""
 
     def __init__(self, files: Mapping[int, Path]):
@@ -47,13 +46,15 @@ def image_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def paged(experiment: Experiment, files: Mapping[int, Path], shown: Iterable[Cell] = ()) -> list[list[Pair]]:
+def divided_pairs(
+    experiment: Experiment, files: Mapping[int, Path], shown: Iterable[Cell] = ()
+) -> list[list[CellPair]]:
     """Divides the pairs, in order, over pages of at most `PAGE_BYTES` of images (but at least one pair each).
 
     Args:
         shown: Cells that the first page shows beside its rows.
     """
-    pages: list[list[Pair]] = [[]]
+    pages: list[list[CellPair]] = [[]]
     held = {cell.picture for cell in shown}
     room = PAGE_BYTES - _size(files, held)
     for prompt in range(len(experiment.prompts)):
@@ -72,7 +73,7 @@ def _size(files: Mapping[int, Path], pictures: Iterable[int]) -> int:
     return sum(files[index].stat().st_size * 4 // 3 for index in pictures)
 
 
-def rows_of(pairs: Sequence[Pair]) -> list[tuple[int, list[int]]]:
+def pairs_by_prompt(pairs: Sequence[CellPair]) -> list[tuple[int, list[int]]]:
     """Pairs by prompt: (prompt, its seeds) in order."""
     rows: dict[int, list[int]] = {}
     for prompt, seed in pairs:
@@ -87,22 +88,22 @@ CLEAR, UNCLEAR = "#2f7fd6", "#8a8f98"
 """Colours that can be seen on white and on black."""
 
 
-def effect_plot(metric: str, rows: Sequence[dict[str, Any]]) -> str:
+def effect_plot(metric: str, effects: Sequence[VariantEffect]) -> str:
     """An SVG element: one line a variant, its point filled if the interval leaves out zero."""
-    shown = list(rows)
+    shown = list(effects)
     if len(shown) > MOST:
-        strongest = sorted(shown, key=lambda row: -abs(row["difference"]))[:MOST]
-        shown = [row for row in shown if row in strongest]
+        strongest = sorted(shown, key=lambda effect: -abs(effect.difference))[:MOST]
+        shown = [effect for effect in shown if effect in strongest]
     with drawing(6.6, 0.9 + 0.26 * len(shown)) as figure:
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
-        for place, row in enumerate(shown):
-            colour = CLEAR if is_clear(row) else UNCLEAR
-            if row["low"] is not None:
-                axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
-            filled = colour if is_clear(row) else "none"
-            axes.plot(row["difference"], place, "o", color=colour, markerfacecolor=filled, markersize=6)
-        axes.set_yticks(range(len(shown)), [_shortened(row["variant"]) for row in shown])
+        for place, effect in enumerate(shown):
+            colour = CLEAR if effect.excludes_zero else UNCLEAR
+            if effect.low is not None and effect.high is not None:
+                axes.plot([effect.low, effect.high], [place, place], color=colour, linewidth=2.2)
+            filled = colour if effect.excludes_zero else "none"
+            axes.plot(effect.difference, place, "o", color=colour, markerfacecolor=filled, markersize=6)
+        axes.set_yticks(range(len(shown)), [_shortened(effect.variant) for effect in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel(f"difference ({METRICS[metric].unit})")
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -130,10 +131,10 @@ def write_report(
     folder: Path,
     experiment: Experiment,
     scores: Scores,
-    effects: Sequence[dict[str, Any]],
+    effects: Sequence[VariantEffect],
     files: Mapping[int, Path],
     left_out: Mapping[str, str],
-    panels: Sequence[Panel] = (),
+    panels: Sequence[ReportPanel] = (),
 ) -> None:
     """Writes report.html, and report-2.html and so on if the images do not fit in one page.
 
@@ -145,77 +146,81 @@ def write_report(
         InputError: the folder cannot be written.
     """
     largest = {
-        METRICS[name]: _largest(experiment, scores, name)
+        METRICS[name]: _largest_changes(experiment, scores, name)
         for name in scores.values
         if METRICS[name].over == "image"
     }
-    shown = [cell for pairs in largest.values() for cell, _ in pairs]
+    shown = [cell for changes in largest.values() for cell, _ in changes]
     shown += [experiment.counterpart(cell) for cell in shown]
-    pages = paged(experiment, files, shown)
+    pages = divided_pairs(experiment, files, shown)
+    asked = question(experiment)
     everywhere = {
-        **{"experiment": experiment, "question": question(experiment), "caveats": caveats(experiment)},
-        **{
-            "effects": effects,
-            "left_out": left_out,
-            "config": _given(experiment),
-            "made": _made(files.values()),
-        },
-        **{"number": number, "rows_of": rows_of, "data_uri": image_uri},
-        "names": [_name(page) for page in range(1, len(pages) + 1)],
+        "title": asked.replace("`", ""),
+        "question": asked,
+        "caveats": caveats(experiment),
+        "experiment": experiment,
+        "config": _chosen_settings(experiment),
+        "made": _origins(files.values()),
+        "names": [_page_name(page) for page in range(1, len(pages) + 1)],
+        "number": number,
+        "pairs_by_prompt": pairs_by_prompt,
     }
     on_the_first = {
-        "groups": _groups(experiment, effects),
+        "groups": _groups(effects),
+        "effects": effects,
+        "left_out": left_out,
         "largest": largest,
         "panels": [_panel(panel) for panel in panels],
     }
+    on_the_others = dict.fromkeys(on_the_first, ())
     page_template = template("lab.comparing", "report.html")
     for page, pairs in enumerate(pages, start=1):
         cells = [experiment.cell(variant, *pair) for pair in pairs for variant in experiment.variants]
-        data = _data(experiment, scores, files, cells + (shown if page == 1 else []))
-        html = page_template.render(
-            everywhere,
-            **(on_the_first if page == 1 else dict.fromkeys(on_the_first, ())),
-            **{"page": page, "pairs": pairs, "pictures": Pictures(files), "data": data},
-        )
-        with atomic(folder / _name(page)) as temporary:
+        of_page = {
+            "page": page,
+            "pairs": pairs,
+            "pictures": PagePictures(files),
+            "cells": _cell_data(experiment, scores, files, cells + (shown if page == 1 else [])),
+        }
+        html = page_template.render(everywhere | (on_the_first if page == 1 else on_the_others) | of_page)
+        with atomic(folder / _page_name(page)) as temporary:
             temporary.write_text(html, encoding="utf-8")
     for page in itertools.count(len(pages) + 1):  # of a report that had more
-        if not (folder / _name(page)).exists():
+        if not (folder / _page_name(page)).exists():
             break
-        (folder / _name(page)).unlink()
+        (folder / _page_name(page)).unlink()
 
 
-def _name(page: int) -> str:
+def _page_name(page: int) -> str:
     return "report.html" if page == 1 else f"report-{page}.html"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_record(file: Path) -> dict[str, Any]:
     return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def _groups(experiment: Experiment, effects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _groups(effects: Sequence[VariantEffect]) -> list[dict[str, Any]]:
     """For each metric its sentences and its plot."""
-    said = answers(experiment, effects)
     groups = []
-    for name in dict.fromkeys(row["metric"] for row in effects):
-        rows = [(row, answer) for row, answer in zip(effects, said, strict=True) if row["metric"] == name]
-        told = rows
-        if len(rows) > SENTENCES:
-            ranked = sorted(rows, key=lambda each: (not each[1].clear, -abs(each[0]["difference"])))
-            told = [each for each in rows if each in ranked[:SENTENCES]]
+    for name in dict.fromkeys(effect.metric for effect in effects):
+        of_metric = [effect for effect in effects if effect.metric == name]
+        told = list(zip(of_metric, effect_sentences(of_metric), strict=True))
+        if len(told) > SENTENCES:
+            ranked = sorted(told, key=lambda pair: (not pair[1].clear, -abs(pair[0].difference)))
+            told = [pair for pair in told if pair in ranked[:SENTENCES]]
         groups.append(
             {
                 "name": name,
                 "metric": METRICS[name],
-                "answers": [answer for _, answer in told],
-                "hidden": len(rows) - len(told),
-                "plot": Markup(effect_plot(name, [row for row, _ in rows])),  # our own SVG
+                "answers": [sentence for _, sentence in told],
+                "hidden": len(of_metric) - len(told),
+                "plot": Markup(effect_plot(name, of_metric)),  # our own SVG
             }
         )
     return groups
 
 
-def _largest(experiment: Experiment, scores: Scores, name: str) -> list[tuple[Cell, float]]:
+def _largest_changes(experiment: Experiment, scores: Scores, name: str) -> list[tuple[Cell, float]]:
     """The pairs that a metric says have changed most, the largest first, upwards and downwards in turn."""
     table, base = scores.values[name], scores.values[name][experiment.baseline.index]
     pairs = [
@@ -229,23 +234,31 @@ def _largest(experiment: Experiment, scores: Scores, name: str) -> list[tuple[Ce
     return sorted(chosen, key=lambda pair: -abs(pair[1]))
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
+def _panel(panel: ReportPanel) -> dict[str, Any]:
+    """A panel as the template takes it: of each picture either the SVG element or the source of an image."""
     pictures = [
-        asdict(picture) | {"svg": Markup(picture.data) if isinstance(picture.data, str) else None}
+        {
+            "svg": Markup(picture.data) if isinstance(picture.data, str) else None,  # our own
+            "source": image_uri(picture.data) if isinstance(picture.data, bytes) else None,
+            "caption": picture.caption,
+            "alt": picture.alt,
+        }
         for picture in panel.pictures
     ]
     return {"title": panel.title, "text": panel.text, "pictures": pictures}
 
 
-def _data(experiment: Experiment, scores: Scores, files: Mapping[int, Path], cells: Sequence[Cell]) -> Markup:
+def _cell_data(
+    experiment: Experiment, scores: Scores, files: Mapping[int, Path], cells: Sequence[Cell]
+) -> Markup:
     """What the page's script knows of its cells, as JSON that cannot end the script element."""
-    found = {}
+    told = {}
     for cell in cells:
-        record = _read(files[cell.picture])
+        record = _read_record(files[cell.picture])
         settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
         uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
         place = (cell.variant.index, *cell.pair)
-        found[cell.index] = {
+        told[cell.index] = {
             "variant": cell.variant.name,
             "base": experiment.counterpart(cell).index,
             "picture": cell.picture,
@@ -255,20 +268,20 @@ def _data(experiment: Experiment, scores: Scores, files: Mapping[int, Path], cel
                 for name, table in scores.values.items()
             },
         }
-    return Markup(json.dumps(found, ensure_ascii=False).replace("<", "\\u003c"))
+    return Markup(json.dumps(told, ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def _given(experiment: Experiment) -> str:
+def _chosen_settings(experiment: Experiment) -> str:
     """The settings that somebody chose, as YAML; config.yaml has the defaults as well."""
     chosen = experiment.config.model_fields_set - {"out"}
     settings = experiment.config.model_dump(mode="json", include=chosen)
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def _made(files: Iterable[Path]) -> list[tuple[str, str]]:
+def _origins(files: Iterable[Path]) -> list[tuple[str, str]]:
     """What made the images: models, embeddings and versions with their hashes."""
     facts: dict[tuple[str, str], None] = {}
-    for record in map(_read, files):
+    for record in map(_read_record, files):
         used = [("embedding", f"<{use['name']}>, SHA-256 {use['sha256']}") for use in record["applied"]]
         model = "model", f"{record['model']}, SHA-256 {record['model_hash']}"
         device = "computed on", f"{record['device']}, {record['dtype']}"

@@ -34,6 +34,7 @@ class Effect:
         p: Of the sign-flip test, not corrected; None for fewer than two pairs.
         win_rate: Share of pairs that are higher than the baseline, ties counted half.
         n: Pairs.
+        equal: Pairs of them that do not differ at all.
     """
 
     difference: float
@@ -42,25 +43,30 @@ class Effect:
     p: float | None
     win_rate: float
     n: int
+    equal: int
 
 
 def measure(differences: Array, seed: int = 0) -> Effect:
-    """The effect in paired differences (prompts, seeds).
+    """The effect in paired differences: mean, 95 % interval, p and win rate.
 
-    From two seeds on there is an interval; with one prompt it speaks of that prompt alone. A metric that has one
-    value for all seeds of a prompt has (1, prompts) differences: its pairs are the prompts.
+    Args:
+        differences: (prompts, seeds), the variant's value less the baseline's with the same prompt and noise. From
+            two seeds on there is an interval; with one prompt it speaks of that prompt alone. A metric that has one
+            value for all seeds of a prompt has (1, prompts) differences: its pairs are the prompts.
+        seed: Of the resampling; the same data and seed give the same numbers.
     """
     differences = np.asarray(differences, dtype=np.float64)
     pairs = differences.ravel()
     generator = np.random.default_rng(seed)
     low, high = bootstrap(differences, generator) if differences.shape[1] > 1 else (None, None)
     p = sign_flip(pairs, generator) if len(pairs) > 1 else None
-    wins = float((pairs > 0).mean() + (pairs == 0).mean() / 2)
-    return Effect(float(pairs.mean()), low, high, p, wins, len(pairs))
+    equal = int((pairs == 0).sum())
+    wins = float((pairs > 0).mean() + equal / len(pairs) / 2)
+    return Effect(float(pairs.mean()), low, high, p, wins, len(pairs), equal)
 
 
 def bootstrap(differences: Array, generator: np.random.Generator) -> tuple[float, float]:
-    """The percentile interval of the mean over prompts drawn with replacement, then seeds drawn within each.
+    """The 95 % interval of the mean of differences (prompts, seeds), by resampling prompts, then seeds within each.
 
     Davison & Hinkley (1997), section 3.8. What seeds vary counts twice, which about makes up for the narrowness of
     percentiles when prompts are few; where the effect differs between prompts as much as between seeds, 2 prompts
@@ -93,10 +99,13 @@ def _resampled(differences: Array, count: int, generator: np.random.Generator) -
 
 
 def sign_flip(pairs: Array, generator: np.random.Generator) -> float:
-    """Two-sided p of the permutation test that swaps the sides of pairs (Good 2005, section 3.2).
+    """Two-sided p, in 0..1, of the permutation test that swaps the sides of pairs (Good 2005, section 3.2).
 
     Under the null hypothesis it makes no difference which image of a pair is the variant's. All swaps are tried
     for up to 12 pairs; beyond, 10,000 random ones, and the data's own counts among them.
+
+    Args:
+        pairs: (n,) differences, one a pair.
     """
     count = len(pairs)
     observed = abs(pairs.mean()) * (1 - 1e-12)  # sums in another order differ in the last digit
@@ -112,7 +121,7 @@ def sign_flip(pairs: Array, generator: np.random.Generator) -> float:
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """The p-values corrected for their number (Holm 1979); None stays None and does not count."""
+    """The p-values in their order, corrected for their number (Holm 1979); None stays None and does not count."""
     known = sorted((p, place) for place, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)
     largest = 0.0

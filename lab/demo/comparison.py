@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from lab.comparing.compare import compare
-from lab.comparing.config import CompareConfig
 from lab.demo.pictures import NEGATIVE, fresh
 from lab.models.bundle import Bundle
 from lab.runs.pages import Figure, Section
@@ -22,15 +21,16 @@ METRICS = ["clip_text", "degraded", "sharpness"]
 
 def comparison(bundle: Bundle, out: Path) -> Section:
     """Asks what the negative prompt changes, over pairs of images with the same noise."""
-    config = CompareConfig(
-        prompts=PROMPTS,
-        seeds="1-4",
-        axes={"negative_prompt": ["", NEGATIVE]},
-        metrics=METRICS,
-        out=fresh(out / "demo-comparison"),
-    )
-    with Bars("comparison") as bar:
-        report = compare(bundle, config, on_progress=bar.progress, on_note=bar.note)
+    with Bars("comparison") as bars:
+        report = compare(
+            bundle,
+            prompts=PROMPTS,
+            seeds="1-4",
+            axes={"negative_prompt": ["", NEGATIVE]},
+            metrics=METRICS,
+            out=fresh(out / "demo-comparison"),
+            listener=bars,
+        )
     figures = [_figure(path) for path in RunFolder(report.folder / "cells").finished().values()]
     rows = {
         label: [figure for figure in figures if figure.record["negative_prompt"] == negative][:5]

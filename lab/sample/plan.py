@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode_pairs
+from lab.condition.encode import PromptEncoder, encode_pairs
 from lab.condition.files import read_embeds
+from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.images import fit, open_image
@@ -116,17 +117,10 @@ def plan(
         InputError: settings that the model cannot serve, text that cannot be read or names an embedding which is
             not there, an init image or prompt embeddings that cannot be used.
     """
-    settings = _by_key(requests, _sampling_key, lambda request: resolve(bundle, request.options))
-    init_latents = _by_key(
-        list(zip(requests, settings, strict=True)),
-        lambda pair: (pair[0].options.init_image, pair[1].width, pair[1].height),
-        lambda pair: _init_latents(bundle, *pair),
-    )
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, request in enumerate(requests):
-        groups[_reading_key(request), settings[place].steps].append(place)
+    settings = _settings(bundle, requests)
+    init_latents = _all_init_latents(bundle, requests, settings)
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
-    for places in groups.values():
+    for places in _read_alike(requests, settings):
         alike = [requests[place] for place in places]
         pairs = _encode(bundle, alike, settings[places[0]].steps, embeddings)
         sides |= dict(zip(places, pairs, strict=True))
@@ -134,6 +128,30 @@ def plan(
         Job(request.index, *sides[place], request.seed, settings[place], init_latents[place], request)
         for place, request in enumerate(requests)
     ]
+
+
+def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sources = ()) -> list[Settings]:
+    """Refuses what `plan` would refuse, and encodes only a few of the texts: for runs that are planned bit by bit.
+
+    Returns:
+        The settings of the requests, in their order.
+
+    Raises:
+        InputError: see `plan`.
+    """
+    settings = _settings(bundle, requests)
+    _all_init_latents(bundle, requests, settings)
+    for places in _read_alike(requests, settings):
+        alike, steps = [requests[place] for place in places], settings[places[0]].steps
+        _encode(bundle, alike[:1], steps, embeddings)
+        options = alike[0].options
+        encoder = PromptEncoder(bundle, _library(options, embeddings), options, steps)
+        texts = [text for request in alike for text in (request.prompt, request.negative_prompt or "")]
+        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
+            for timeline in encoder.read(text):
+                for variant in timeline.variants:
+                    encoder.chunks(variant)
+    return settings
 
 
 def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
@@ -152,11 +170,6 @@ def _encode(
 ) -> list[tuple[Conditioning, Conditioning]]:
     """Prompts and negative prompts of requests that are read alike, encoded."""
     options = requests[0].options
-    library = (
-        embeddings
-        if isinstance(embeddings, Mapping)
-        else collect(embeddings, options.embedding, options.embeddings)
-    )
     read = {
         path: read_embeds(path, bundle, steps) for path in (options.embeds, options.negative_embeds) if path
     }
@@ -168,9 +181,37 @@ def _encode(
         for request in requests
     ]
     distinct = list(dict.fromkeys(asked))
-    pairs = encode_pairs(bundle, distinct, library, options, steps)
+    pairs = encode_pairs(bundle, distinct, _library(options, embeddings), options, steps)
     encoded = dict(zip(distinct, pairs, strict=True))
     return [encoded[pair] for pair in asked]
+
+
+def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:
+    if isinstance(embeddings, Mapping):
+        return embeddings
+    return collect(embeddings, options.embedding, options.embeddings)
+
+
+def _settings(bundle: Bundle, requests: Sequence[Request]) -> list[Settings]:
+    return _by_key(requests, _sampling_key, lambda request: resolve(bundle, request.options))
+
+
+def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:
+    """The places of requests whose texts are read and encoded alike, group by group."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, request in enumerate(requests):
+        groups[_reading_key(request), settings[place].steps].append(place)
+    return groups.values()
+
+
+def _all_init_latents(
+    bundle: Bundle, requests: Sequence[Request], settings: Sequence[Settings]
+) -> list[Tensor | None]:
+    return _by_key(
+        list(zip(requests, settings, strict=True)),
+        lambda pair: (pair[0].options.init_image, pair[1].width, pair[1].height),
+        lambda pair: _init_latents(bundle, *pair),
+    )
 
 
 def _init_latents(bundle: Bundle, request: Request, settings: Settings) -> Tensor | None:

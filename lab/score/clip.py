@@ -42,7 +42,7 @@ class Preparation:
             pixels = F.interpolate(pixels, size, mode=self.mode, antialias=smooth).clamp(0, 1)
             top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
             pixels = pixels[..., top : top + self.side, left : left + self.side]
-        mean, std = (torch.tensor(each).view(-1, 1, 1).to(pixels) for each in (self.mean, self.std))
+        mean, std = (torch.tensor(channels).view(-1, 1, 1).to(pixels) for channels in (self.mean, self.std))
         return (pixels - mean) / std
 
 
@@ -117,6 +117,7 @@ def image_features(clip: Clip, paths: Sequence[Path], most: int | None = MOST_IM
     return torch.cat([clip.images(read_pixels(path)[None]) for path in paths[:most]])
 
 
-def _unit(found: Any) -> Tensor:
-    rows = getattr(found, "pooler_output", found)  # transformers 5 gives an output object
+def _unit(output: Any) -> Tensor:
+    """(n, p) float32 features of unit length, of what a CLIPModel gives."""
+    rows = getattr(output, "pooler_output", output)  # transformers 5 gives an output object
     return F.normalize(rows.float(), dim=-1)

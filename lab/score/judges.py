@@ -82,11 +82,11 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
         raise InputError(f"{path}: no such aesthetic head")
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            tensors = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as tensors: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError(f"{path}: no aesthetic head: expected a table of tensors")
-    return dict(sorted(found.items()))
+    return dict(sorted(tensors.items()))

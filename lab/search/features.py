@@ -128,7 +128,7 @@ class BundleFeatures:
             places = order[start : start + CHUNK_BLOCK]
             some = [chunks[place] for place in places]
             states = encode_chunks(self._bundle, some, vectors, padded=False).joined.float().cpu()
-            made.update((place, each[: lengths[place]]) for place, each in zip(places, states, strict=True))
+            made.update((place, rows[: lengths[place]]) for place, rows in zip(places, states, strict=True))
         return [made[place] for place in range(len(chunks))]
 
     def _pool(self, chunks: Sequence[Tensor]) -> Tensor:

@@ -58,25 +58,25 @@ class Index:
     @classmethod
     def build(cls, kind: IndexKind, space: Space, rows: Sequence[IndexRow], vectors: Tensor) -> "Index":
         """A new index of rows with their vectors (n, d), on which the cells of an ivf index are trained."""
-        made = _empty(kind, _prepared(kind, vectors))
+        made = _empty_index(kind, _for_faiss(kind, vectors))
         index = cls(kind, space, made, [])
         index.add(rows, vectors)
         return index
 
     def add(self, rows: Sequence[IndexRow], vectors: Tensor) -> None:
         """Adds rows with their vectors (n, d)."""
-        self._vectors.add(_prepared(self.kind, vectors))
+        self._vectors.add(_for_faiss(self.kind, vectors))
         self.rows.extend(rows)
         self.known.update((row.kind, row.identity) for row in rows)
 
     def search(self, vectors: Tensor, count: int) -> list[list[Hit]]:
         """For each vector (n, d) the `count` nearest rows, the nearest first."""
-        scores, places = self._vectors.search(_prepared(self.kind, vectors), min(count, len(self.rows)))
+        scores, places = self._vectors.search(_for_faiss(self.kind, vectors), min(count, len(self.rows)))
         if self.kind == "flat-l2":
             scores = np.sqrt(np.maximum(scores, 0))  # FAISS gives squares
         return [
-            [Hit(self.rows[place], float(score)) for place, score in zip(*found, strict=True) if place >= 0]
-            for found in zip(places, scores, strict=True)
+            [Hit(self.rows[place], float(score)) for place, score in zip(*nearest, strict=True) if place >= 0]
+            for nearest in zip(places, scores, strict=True)
         ]
 
     def save(self, folder: Path) -> None:
@@ -151,7 +151,7 @@ def new_rows(rows: Sequence[IndexRow], known: Collection[Identity]) -> list[Inde
     return [row for key, row in first.items() if key not in known]
 
 
-def _empty(kind: IndexKind, vectors: np.ndarray) -> faiss.Index:
+def _empty_index(kind: IndexKind, vectors: np.ndarray) -> faiss.Index:
     count, width = vectors.shape
     if kind == "flat-l2":
         return faiss.IndexFlatL2(width)
@@ -165,7 +165,7 @@ def _empty(kind: IndexKind, vectors: np.ndarray) -> faiss.Index:
     return index
 
 
-def _prepared(kind: IndexKind, vectors: Tensor) -> np.ndarray:
+def _for_faiss(kind: IndexKind, vectors: Tensor) -> np.ndarray:
     """(n, d) float32 as the index takes them: of unit length, but for distances."""
     rows = vectors.float() if kind == "flat-l2" else F.normalize(vectors.float(), dim=1)
     return np.ascontiguousarray(rows.numpy())

@@ -54,20 +54,20 @@ def search(
             model.
     """
     config = SearchConfig.build({**(config.given() if config else {}), **settings})
-    old = _load(config)
+    old = _load_index(config)
     features = _features(bundle, config, old)
     space = Space(features.model, features.source, features.pooling)
     if old is not None:
         old.check_space(space, _folder(config))
     queries = _queries(config, features)
     rows = [row for over in config.over for row in read_source(over, bundle, listener)]
-    index, added = _extended(old, config, space, rows, features, listener)
+    index, added = _built_or_grown(old, config, space, rows, features, listener)
     if config.index is not None and added:
         index.save(config.index)
     if not queries:
         return SearchResult(index, added, {})
-    found = index.search(torch.cat(list(queries.values())), config.top)
-    return SearchResult(index, added, dict(zip(queries, found, strict=True)))
+    hits = index.search(torch.cat(list(queries.values())), config.top)
+    return SearchResult(index, added, dict(zip(queries, hits, strict=True)))
 
 
 def _folder(config: SearchConfig) -> Path:
@@ -75,7 +75,7 @@ def _folder(config: SearchConfig) -> Path:
     return config.index
 
 
-def _load(config: SearchConfig) -> Index | None:
+def _load_index(config: SearchConfig) -> Index | None:
     """The index that is there, or None if one is to be made."""
     if config.index is None or (config.over and not (config.index / ROWS).exists()):
         return None
@@ -104,7 +104,7 @@ def _queries(config: SearchConfig, features: Features) -> dict[str, Tensor]:
     return queries | {str(path): features.images([path]) for path in config.image}
 
 
-def _extended(
+def _built_or_grown(
     index: Index | None,
     config: SearchConfig,
     space: Space,
@@ -133,16 +133,16 @@ def vectors_of(rows: Sequence[IndexRow], features: Features, listener: Listener 
         library = collect([Path(place)]) if kind == "embedding" else {}
         size = BLOCKS[kind]
         for start in range(0, len(texts), size):
-            made.append(_encoded(kind, texts[start : start + size], features, library))
+            made.append(_vectors_of_kind(kind, texts[start : start + size], features, library))
             listener.progress(sum(map(len, made)), len(rows), "rows")
     return torch.cat(made)
 
 
-def _encoded(
+def _vectors_of_kind(
     kind: IndexRowKind, texts: Sequence[str], features: Features, library: Mapping[str, Embedding]
 ) -> Tensor:
     if kind == "prompt":
-        return _readable(texts, features)
+        return _vectors_of_prompts(texts, features)
     if kind == "embedding":
         return features.texts([f"<{name}>" for name in texts], library)
     if kind == "image":
@@ -150,7 +150,7 @@ def _encoded(
     return features.tokens(texts)
 
 
-def _readable(texts: Sequence[str], features: Features) -> Tensor:
+def _vectors_of_prompts(texts: Sequence[str], features: Features) -> Tensor:
     """Vectors of a library's prompts: names of embeddings that are not here stand for the words that they are.
 
     Halves what cannot be read until the texts at fault are alone; reading comes before all encoding.
@@ -162,4 +162,4 @@ def _readable(texts: Sequence[str], features: Features) -> Tensor:
             plain = texts[0].replace("<", " ").replace(">", " ").replace("embedding:", " ")
             return features.texts([plain], {})
     half = len(texts) // 2
-    return torch.cat([_readable(some, features) for some in (texts[:half], texts[half:])])
+    return torch.cat([_vectors_of_prompts(some, features) for some in (texts[:half], texts[half:])])

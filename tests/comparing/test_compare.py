@@ -10,8 +10,12 @@ import torch
 from PIL import Image
 
 import lab
-from lab.comparing import cells
+from lab.comparing.axes import AXES, option_axis
+from lab.embeddings.embedding import Embedding
+from lab.sample import generate
 from lab.score.formulas import diversity
+from lab.score.metrics import METRICS, Metric
+from tests.listening import Heard
 
 
 def read(path):
@@ -23,13 +27,13 @@ def read(path):
 def denoised(monkeypatch):
     """The number of images that are really made."""
     made = []
-    run_jobs = cells.run_jobs
+    run_jobs = generate.run_jobs
 
     def counting(bundle, jobs, *args, **kwargs):
         made.extend(jobs)
         return run_jobs(bundle, jobs, *args, **kwargs)
 
-    monkeypatch.setattr(cells, "run_jobs", counting)
+    monkeypatch.setattr(generate, "run_jobs", counting)
     return made
 
 
@@ -48,7 +52,7 @@ def finished(sd1, clip_folder, tmp_path_factory):
 
 
 def test_what_a_run_folder_holds(finished):
-    names = {path.name for path in finished.folder.iterdir()}
+    names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
     assert names == {"config.yaml", "contents.sha256", "results.csv", "effects.csv", "cells", "report.html"}
     assert len(list((finished.folder / "cells").glob("*.png"))) == 24
 
@@ -122,9 +126,9 @@ def test_an_interrupted_run_goes_on(sd1, config, denoised):
         path.unlink()
     (settings.out / "effects.csv").unlink()
     denoised.clear()
-    notes = []
-    lab.compare(sd1, settings, on_note=notes.append)
-    assert len(denoised) == 4 and "8 images are there already" in notes[-1]
+    heard = Heard()
+    lab.compare(sd1, settings, listener=heard)
+    assert len(denoised) == 4 and "8 images are there already" in heard.notes[-1]
     assert (settings.out / "effects.csv").read_bytes() == before
 
 
@@ -180,6 +184,65 @@ def test_what_cannot_work_is_refused_before_anything_is_made(sd1, config, denois
     assert not denoised and not config().out.exists()
 
 
+def test_keywords_on_top_of_a_config(sd1, config):
+    report = lab.compare(sd1, config(metrics=["sharpness"]), seeds="1-2", prompts=["a (cat:1.2)"])
+    assert [(row["metric"], row["n"]) for row in report.effects] == [("sharpness", 2)]
+    shown = report._repr_html_()
+    assert "<code>negative_prompt=blurry</code>" in shown and report.page.as_uri() in shown
+    assert shown.count("<tr>") == 2 and len(shown) < 5000
+    with pytest.raises(lab.InputError, match="unknown option 'prompt'"):
+        lab.compare(sd1, config(), prompt="a cat")
+
+
+def test_an_init_image_is_where_the_images_start(sd1, config, tmp_path):
+    path = tmp_path / "x.png"
+    lab.generate(sd1, prompt="a dog", steps=2)[0].image.save(path)
+    settings = config(init_image=path, strength=0.5, metrics=["sharpness"], seeds="1-2")
+    report = lab.compare(sd1, settings)
+    row = read(report.folder / "results.csv")[-1]
+    (alone,) = lab.generate(
+        sd1, prompt=row["prompt"], negative_prompt="blurry", seeds=2, steps=2, init_image=path, strength=0.5
+    )
+    with Image.open(report.folder / row["file"]) as image:
+        assert np.abs(np.asarray(image, dtype=int) - np.asarray(alone.image, dtype=int)).max() <= 1
+    lab.generate(sd1, prompt="a cat", seeds=9, steps=2)[0].image.save(path)
+    with pytest.raises(lab.InputError, match=r"holds a run .*init image changed"):
+        lab.compare(sd1, settings)
+
+
+def test_a_composed_negative_prompt_beside_one_that_takes_no_part(sd1, config):
+    axes = {"guidance": [1, 5], "negative_prompt": ["", "blurry AND ugly"]}
+    report = lab.compare(sd1, config(axes=axes, metrics=["ssim_baseline", "sharpness"], seeds="1-2"))
+    said = dict(zip([(row["variant"], row["metric"]) for row in report.effects], report.answers, strict=True))
+    unguided = "guidance=1, negative_prompt=blurry AND ugly"
+    nothing = f"`{unguided}` does not change sharpness at all: nothing differs in any of the 4 pairs."
+    assert said[unguided, "sharpness"] == nothing
+    alike = f"`{unguided}`: structural similarity to the baseline's image is 1 throughout; nothing differs."
+    assert said[unguided, "ssim_baseline"] == alike
+    assert "nothing differs" not in said["guidance=5, negative_prompt=(empty)", "sharpness"]
+
+
+def test_one_pair_tells_nothing_and_says_so(sd1, config):
+    report = lab.compare(sd1, config(prompts=["a cat"], seeds="4", metrics=["sharpness", "clip_baseline"]))
+    assert "sharpness differs by" in report.answers[0]
+    assert report.answers[0].endswith("in the only pair; one pair tells nothing of others.")
+    assert report.answers[1].endswith("in the only pair; 1 would be the same image.")
+    assert "There is one pair of images, which tells nothing of others" in report.page.read_text("utf-8")
+    alike = {"axes": {"guidance": [1, 0.5]}, "metrics": ["sharpness"], "out": config().out / "alike"}
+    (answer,) = lab.compare(sd1, config(prompts=["a cat"], seeds="4", **alike)).answers
+    assert answer == "`guidance=0.5` does not change sharpness at all: nothing differs in the only pair."
+
+
+def test_a_metric_and_an_axis_added_to_their_tables_are_used(sd1, config, monkeypatch):
+    brightness = Metric("brightness", "mean", 0, 1, 0, "here", lambda batch: batch.pixels.mean(dim=(1, 2, 3)))
+    monkeypatch.setitem(METRICS, "brightness", brightness)
+    monkeypatch.setitem(AXES, "karras", option_axis("karras"))
+    axes = {"karras": [False, True]}
+    report = lab.compare(sd1, config(axes=axes, scheduler="euler", metrics=["brightness"], seeds="1-2"))
+    assert [(row["variant"], row["metric"]) for row in report.effects] == [("karras=True", "brightness")]
+    assert {row["karras"] for row in read(report.folder / "results.csv")} == {"True", "False"}
+
+
 def test_another_model_is_a_variant(sd1, sd2_folder, config):
     report = lab.compare(
         sd1, config(axes={"model": [sd1.source, str(sd2_folder)]}, metrics=["sharpness"], seeds="1-2")
@@ -189,9 +252,27 @@ def test_another_model_is_a_variant(sd1, sd2_folder, config):
     assert {row["family"] for row in rows} == {"sd1", "sd2"}
 
 
-def test_what_another_model_cannot_do_is_refused_before_anything_is_made(sd1, config, denoised):
-    from lab.embeddings.embedding import Embedding
+def test_the_contents_of_another_model_tell_runs_apart(sd1, sd2_folder, config, tmp_path):
+    other = shutil.copytree(sd2_folder, tmp_path / "other")
+    settings = config(axes={"model": [sd1.source, str(other)]}, metrics=["sharpness"], seeds="1-2")
+    lab.compare(sd1, settings)
+    (other / "generation_config.json").write_text(json.dumps({"guidance": 3.0}))
+    with pytest.raises(lab.InputError, match=r"generation_config.json of .*other changed"):
+        lab.compare(sd1, settings)
 
+
+def test_the_contents_of_an_embedding_tell_runs_apart(sd1, config, tmp_path):
+    file = tmp_path / "toy.safetensors"
+    settings = config(axes={"embedding": ["none", str(file)]}, metrics=["sharpness"], seeds="1-2")
+    for value in (1.0, 2.0):
+        Embedding("toy", {"clip": torch.full((2, 32), value)}, kind="concept").save(file)
+        if value == 1.0:
+            lab.compare(sd1, settings)
+    with pytest.raises(lab.InputError, match="embedding toy changed"):
+        lab.compare(sd1, settings)
+
+
+def test_what_another_model_cannot_do_is_refused_before_anything_is_made(sd1, config, denoised):
     toy = Embedding("toy", {"clip": torch.ones(2, 32)}, kind="concept")
     axes = {"model": [sd1.source, "emoji"]}
     settings = config(axes=axes, prompts=["a cat", "a <toy>"])
@@ -213,15 +294,13 @@ def test_images_of_several_sizes_have_no_structural_similarity(sd1, sd2_folder, 
 
 
 def test_few_prompts_are_warned_of_before_and_after(sd1, config):
-    notes = []
-    report = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"), on_note=notes.append)
-    assert "There are 2 prompts" in notes[0]
-    assert notes[0] in report.page.read_text(encoding="utf-8")
+    heard = Heard()
+    report = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"), listener=heard)
+    assert "There are 2 prompts" in heard.notes[0]
+    assert heard.notes[0] in report.page.read_text(encoding="utf-8")
 
 
 def test_embeddings_given_as_values(sd1, config):
-    from lab.embeddings.embedding import Embedding
-
     toy = Embedding(
         "toy", {"clip": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, kind="concept"
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lab
+from lab.comparing.axes import AXES, option_axis
 from lab.comparing.experiment import Experiment
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.read import PARTNER
@@ -43,6 +44,29 @@ def test_axes_over_options(config, name, given, field, expected):
     experiment = lay_out(config, axes={name: given})
     found = [getattr(experiment.cell(variant, 0, 0).options, field) for variant in experiment.variants]
     assert found == expected
+
+
+def test_null_is_an_option_left_out(config):
+    experiment = lay_out(config, axes={"negative_prompt": [None, "", "blurry"]})
+    assert [negative for _, negative in texts(experiment)] == [None, "", "blurry"]
+    assert [v.name for v in experiment.variants] == [
+        "negative_prompt=(not given)",
+        "negative_prompt=(empty)",
+        "negative_prompt=blurry",
+    ]
+    axes = {"steps": [4, None], "embedding": [None, "cat-toy"]}
+    experiment = lay_out(config, axes=axes, baseline={"steps": None}, steps=None)
+    assert [cell.options.steps for cell in experiment.cells[::6]] == [4, 4, None, None]
+    assert experiment.baseline.labels == {"steps": "(not given)", "embedding": "none"}
+
+
+def test_an_axis_of_an_option_is_one_line(config, monkeypatch):
+    for name in ("karras", "width", "guidance_interval"):
+        monkeypatch.setitem(AXES, name, option_axis(name))
+    axes = {"karras": "false, true", "width": "64-128 [2]", "guidance_interval": [None, [0.1, 5]]}
+    cells = lay_out(config, axes=axes).cells[::6]
+    found = [(cell.options.karras, cell.options.width, cell.options.guidance_interval) for cell in cells]
+    assert found[0] == (False, 64, None) and found[-1] == (True, 128, (0.1, 5.0)) and len(found) == 8
 
 
 def test_steps_axis(config):
@@ -117,7 +141,7 @@ def test_weights_and_the_slot(config):
 def test_what_clip_is_asked_has_no_embeddings_weights_and_schedules(config):
     prompt = "a (red:1.3) [cat:dog:0.5], <cat-toy>, BREAK painting AND white :0.5"
     experiment = lay_out(config, prompts=[prompt])
-    assert experiment.cells[0].text == "a red dog, painting, white"
+    assert experiment.cells[0].words == "a red dog, painting, white"
 
 
 def test_saved_steps_of_a_training_run(config, tmp_path):
@@ -180,6 +204,10 @@ def test_equal_cells_share_one_picture(config):
         ({"axes": {"guidance": [3]}}, "one value"),
         ({"axes": {"guidance": [3, 3.0]}}, "twice"),
         ({"axes": {"guidance": "a, b"}}, "1-10"),
+        ({"axes": {"guidance": [3, -7]}}, "greater than or equal to 0"),
+        ({"axes": {"clip_skip": [1, float("inf")]}}, "no number"),
+        ({"axes": {"negative_prompt": ["", {"a": "b"}]}}, "valid string"),
+        ({"axes": {"prompt_replace": ["red", None]}}, "null is no text"),
         ({"axes": {"guidance": [3, 7]}, "guidance": 5.0}, "varies what the option 'guidance' fixes"),
         ({"axes": {"prompt": ["a", "b"]}}, "varies what the option 'prompts' fixes"),
         ({"axes": {"seed": [1, 2]}}, "varies what the option 'seeds' fixes"),
@@ -216,4 +244,4 @@ def test_bare_names_use_what_the_text_names_alone(config, tmp_path):
             prompts=["a Red Toy, <unused>"], bare_names=True, embeddings=[tmp_path], axes={"guidance": [1, 5]}
         )
     )
-    assert {one.name for cell in experiment.cells for one in cell.used} == {"red toy", "unused"}
+    assert {one.name for cell in experiment.cells for one in cell.embeddings} == {"red toy", "unused"}

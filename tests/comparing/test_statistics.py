@@ -79,6 +79,7 @@ def test_ties_count_half_and_one_seed_has_no_interval():
     assert effect.win_rate == 0.625 and effect.low is None and effect.high is None and effect.p is not None
     alone = measure(np.array([[0.3]]))
     assert (alone.p, alone.low, alone.n, alone.difference) == (None, None, 1, 0.3)
+    assert (effect.equal, alone.equal, measure(np.zeros((2, 3))).equal) == (1, 0, 6)
 
 
 def test_the_same_data_gives_the_same_numbers():

@@ -1,6 +1,6 @@
 import pytest
 
-from lab.comparing.values import floats, integers, texts
+from lab.comparing.axis_values import read_numbers, read_texts
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ from lab.comparing.values import floats, integers, texts
     ],
 )
 def test_numbers(written, expected):
-    assert floats(written) == expected
+    assert read_numbers(written) == expected
 
 
 def test_counted_integers_are_the_nearest():
-    assert integers("1-10 [5]") == [1, 3, 6, 8, 10]
-    assert integers([4, 8.0]) == [4, 8]
+    assert read_numbers("1-10 [5]", whole=True) == [1, 3, 6, 8, 10]
+    assert read_numbers([4, 8.0], whole=True) == [4, 8]
 
 
 @pytest.mark.parametrize(
@@ -34,19 +34,26 @@ def test_counted_integers_are_the_nearest():
         ("1-3 (+0)", "never"),
         ("0-1 (+0.00001)", "more than"),
         ("1-3 [0]", "no values"),
+        ([float("inf")], "no number"),
+        ([None], "no number"),
     ],
 )
 def test_bad_numbers_say_what_to_write(written, words):
     with pytest.raises(ValueError, match=words):
-        floats(written)
+        read_numbers(written)
 
 
 def test_fractions_are_no_integers():
     with pytest.raises(ValueError, match="whole"):
-        integers("1.5")
+        read_numbers("1.5", whole=True)
 
 
 def test_texts():
-    assert texts('"", "blurry, noisy", plain') == ["", "blurry, noisy", "plain"]
-    assert texts(["a, b", ""]) == ["a, b", ""]
-    assert texts(True) == ["True"]
+    assert read_texts('"", "blurry, noisy", plain') == ["", "blurry, noisy", "plain"]
+    assert read_texts(["a, b", "", 7]) == ["a, b", "", "7"]
+
+
+@pytest.mark.parametrize("value", [None, True, {"a": 1}, ["a"]])
+def test_what_is_no_text_is_no_text(value):
+    with pytest.raises(ValueError, match="no text; write it in quotes"):
+        read_texts(["red", value])

@@ -1,0 +1,221 @@
+"""The effects of variants, in numbers and in words: one row and one sentence a metric and variant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lab.comparing.experiment import Experiment
+from lab.comparing.scores import Scores
+from lab.comparing.statistics import holm, measure
+from lab.score.metrics import METRICS, Metric
+
+EFFECT_COLUMNS = ("variant", "metric", "difference", "low", "high", "p", "win_rate", "n")
+"""Of effects.csv."""
+
+FEW = 8
+"""Prompts from which the intervals come close to what they promise (see `statistics.bootstrap`)."""
+
+SIGNIFICANT = 0.05
+"""Corrected p up to which an effect that its interval shows is stressed."""
+
+
+@dataclass(frozen=True)
+class VariantEffect:
+    """What a variant changes in a metric; its first eight fields are the columns of effects.csv.
+
+    Attributes:
+        difference: Mean paired difference from the baseline.
+        low, high: Its 95 % interval, or None where the data cannot give one.
+        p: Of the sign-flip test, corrected for all effects of the comparison (Holm); None where no hypothesis is
+            tested.
+        win_rate: Share of pairs that are better, or higher where neither direction is better, ties counted half;
+            None where nothing wins.
+        n: Pairs of images; of a metric with one value a prompt, prompts.
+        unchanged: Whether no pair differs at all.
+    """
+
+    variant: str
+    metric: str
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    win_rate: float | None
+    n: int
+    unchanged: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The row of effects.csv, by column."""
+        return {column: getattr(self, column) for column in EFFECT_COLUMNS}
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval, and zero is not in it."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def find_effects(experiment: Experiment, scores: Scores) -> list[VariantEffect]:
+    """The effect of every variant but the baseline on every metric.
+
+    Metrics that compare with the baseline's image differ from the baseline's own, fixed value by as much as the
+    images do, which is no hypothesis: they have neither p nor a win rate. A metric with one value for all images of
+    a variant has a difference alone.
+    """
+    effects: list[VariantEffect] = []
+    for variant in experiment.variants:
+        for name in scores.values:
+            differences = scores.differences(name, variant.index, experiment.baseline.index)
+            if variant is experiment.baseline or np.isnan(differences).any():
+                continue
+            metric, effect = METRICS[name], measure(differences)
+            wins = 1 - effect.win_rate if metric.better < 0 else effect.win_rate
+            single = metric.over == "variant"
+            effects.append(
+                VariantEffect(
+                    variant.name,
+                    name,
+                    effect.difference,
+                    effect.low,
+                    effect.high,
+                    p=None if metric.paired else effect.p,
+                    win_rate=None if metric.paired or single else wins,
+                    n=experiment.pairs if single else effect.n,
+                    unchanged=effect.equal == effect.n,
+                )
+            )
+    corrected = holm([effect.p for effect in effects])
+    return [replace(effect, p=p) for effect, p in zip(effects, corrected, strict=True)]
+
+
+@dataclass(frozen=True)
+class EffectSentence:
+    """One effect in a sentence.
+
+    Attributes:
+        metric, variant: Whose effect it is.
+        text: The sentence; names of variants stand between backticks.
+        clear: Whether the interval leaves out zero and the corrected p is small (never of similarities to the
+            baseline, which every change lowers).
+    """
+
+    metric: str
+    variant: str
+    text: str
+    clear: bool
+
+
+def question(experiment: Experiment) -> str:
+    """What the experiment asks."""
+    others = [variant.name for variant in experiment.variants if variant is not experiment.baseline]
+    prompts, seeds = len(experiment.prompts), len(experiment.seeds)
+    asked = f"`{others[0]}`" if len(others) == 1 else f"each of {len(others)} variants"
+    return (
+        f"What does {asked} change against the baseline `{experiment.baseline.name}`? "
+        f"{_count(prompts, 'prompt')} x {_count(seeds, 'seed')} = {_count(experiment.pairs, 'pair')} of images "
+        f"with the same prompt and noise."
+    )
+
+
+def effect_sentences(effects: Sequence[VariantEffect]) -> list[EffectSentence]:
+    """A sentence for each effect, in their order."""
+    return [
+        EffectSentence(effect.metric, effect.variant, f"`{effect.variant}`{_said(effect)}.", _is_news(effect))
+        for effect in effects
+    ]
+
+
+def caveats(experiment: Experiment) -> list[str]:
+    """What the experiment cannot say."""
+    if experiment.pairs < 2:
+        return ["There is one pair of images, which tells nothing of others: give more prompts and seeds."]
+    if len(experiment.seeds) < 2:
+        return ["There is one seed, so there are no intervals: give two seeds or more."]
+    if len(experiment.prompts) < 2:
+        return ["There is one prompt: the intervals speak of it alone, not of prompts like it."]
+    if len(experiment.prompts) < FEW:
+        return [
+            f"There are {len(experiment.prompts)} prompts: with so few, intervals that are called 95 % hold the effect "
+            f"on prompts like these in 70 to 90 % of experiments; from {FEW} prompts on they come close."
+        ]
+    return []
+
+
+def _is_news(effect: VariantEffect) -> bool:
+    if METRICS[effect.metric].paired:
+        return False
+    return effect.excludes_zero and (effect.p is None or effect.p <= SIGNIFICANT)
+
+
+def _said(effect: VariantEffect) -> str:
+    """What is said of a variant, behind its name."""
+    metric = METRICS[effect.metric]
+    thing = "prompt" if metric.over == "prompt" else "pair"
+    if effect.unchanged and metric.paired:
+        return f": {metric.label} is 1 throughout; nothing differs"
+    if effect.unchanged:
+        return f" does not change {metric.label} at all: nothing differs in {_every(effect.n, thing)}"
+    if metric.paired:
+        value = number(1 + effect.difference, signed=False)
+        if effect.n == 1:
+            return f": {metric.label} is {value} in the only {thing}; 1 would be the same image"
+        interval = _interval(effect.low, effect.high, shift=1)
+        return f": {metric.label} is {value}{interval} on average; 1 would be the same image"
+    if effect.n == 1:
+        change = number(effect.difference)
+        return (
+            f": {metric.label} differs by {change} in the only {thing}; one {thing} tells nothing of others"
+        )
+    return f" {_change(effect, metric)}{_wins(effect, metric)}{_p(effect.p)}"
+
+
+def _change(effect: VariantEffect, metric: Metric) -> str:
+    size = number(abs(effect.difference), signed=False)
+    verb = "raises" if effect.difference > 0 else "lowers"
+    if effect.low is None or effect.high is None:
+        why = "one value for all images" if metric.over == "variant" else "one seed"
+        return f"{verb} {metric.label} by {size} (no interval: {why})"
+    if effect.excludes_zero:
+        low, high = sorted((abs(effect.low), abs(effect.high)))
+        return f"{verb} {metric.label} by {size}{_interval(low, high)}"
+    interval = _interval(effect.low, effect.high)
+    return f"does not clearly change {metric.label}: {number(effect.difference)}{interval}"
+
+
+def _every(count: int, thing: str) -> str:
+    return f"the only {thing}" if count == 1 else f"any of the {count} {thing}s"
+
+
+def _wins(effect: VariantEffect, metric: Metric) -> str:
+    if effect.win_rate is None:
+        return ""
+    won = f"{effect.win_rate * effect.n:g}"
+    better = "better" if metric.better else "higher"
+    things = "prompts" if metric.over == "prompt" else "pairs"
+    return f", {won} of {effect.n} {things} {better}"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return ""
+    return " (p < 0.001)" if p < 0.001 else f" (p = {p:.3f})"
+
+
+def _interval(low: float | None, high: float | None, shift: float = 0) -> str:
+    if low is None or high is None:
+        return " (no interval: one seed)" if shift else ""
+    return f" [{number(low + shift, signed=False)}, {number(high + shift, signed=False)}]"
+
+
+def number(value: float, signed: bool = True) -> str:
+    """A value with about three significant digits and a real minus sign."""
+    size = abs(value)
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 3 if size >= 0.01 or size == 0 else 4
+    text = f"{size:.{decimals}f}" if size == 0 or size >= 0.0001 else f"{size:.1e}"
+    sign = "−" if value < 0 else "+" if signed else ""
+    return sign + text
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,181 @@
+"""The axes over learned embeddings: their values as names and files, and where these go in the prompts."""
+
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lab.condition.config import Dialect
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import collect
+from lab.embeddings.read import NEGATIVE_SUFFIX, PARTNER
+from lab.errors import InputError, did_you_mean
+from lab.prompt.references import find_references
+
+SLOT = "{embedding}"
+"""Stands in a prompt for the embeddings of an axis."""
+
+NONE = "none"
+"""The value of an axis without an embedding."""
+
+Side = Literal["positive", "negative"]
+AskedSide = Literal["auto", "positive", "negative"]
+
+
+@dataclass(frozen=True)
+class NamedEmbeddings:
+    """The embeddings of one value of an axis.
+
+    Attributes:
+        label: Their names as people write them; of a learned pair the first half alone.
+        names: Of all of them.
+        files: Of those that are read from files, FILE or FILE=name.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def named_embeddings(text: str) -> NamedEmbeddings:
+    """Reads `none`, a name, a file (FILE or FILE=name), `hub:org/name`, or several of them joined by `+`.
+
+    Raises:
+        InputError: a file that is no embedding.
+    """
+    names: list[str] = []
+    files: list[str] = []
+    for term in (term.strip() for term in text.split("+")):
+        if term.casefold() in (NONE, ""):
+            continue
+        source = term.rpartition("=")[0] or term
+        if Path(source).exists() or source.startswith("hub:"):
+            files.append(term)
+            names += list(collect([term]))
+        else:
+            names.append(term.strip("<>"))
+    return NamedEmbeddings(_label(names), tuple(names), tuple(files))
+
+
+def saved_steps(folder: str) -> list[NamedEmbeddings]:
+    """Every saved step of a training run: files NAME-STEP in its `checkpoints` folder, pairs with both halves.
+
+    Raises:
+        ValueError: there are none.
+    """
+    checkpoints = Path(folder) / "checkpoints"
+    steps: dict[int, dict[str, Path]] = {}
+    for path in sorted(checkpoints.glob("*-*")):
+        name, _, step = path.stem.rpartition("-")
+        if step.isdigit():
+            steps.setdefault(int(step), {})[name] = path
+    if not steps:
+        raise ValueError(f"{checkpoints} holds no saved steps of a training run")
+    return [
+        NamedEmbeddings(
+            f"{_label(list(saved))} step {step}",
+            tuple(saved),
+            tuple(f"{file}={name}" for name, file in saved.items()),
+        )
+        for step, saved in sorted(steps.items())
+    ]
+
+
+def _label(names: Sequence[str]) -> str:
+    return "+".join(name for name in names if not _is_half(name, names)) or NONE
+
+
+def _is_half(name: str, names: Container[str]) -> bool:
+    """Whether a name is the negative half of a pair that is there as a whole."""
+    base = name.removesuffix(NEGATIVE_SUFFIX)
+    return base != name and base in names
+
+
+def place_embeddings(
+    texts: tuple[str, str | None],
+    added: Sequence[str],
+    weight: float,
+    library: Mapping[str, Embedding],
+    dialect: Dialect,
+    side: AskedSide,
+) -> tuple[str, str | None]:
+    """A prompt and its negative prompt with the embeddings of an axis in them.
+
+    Where `{embedding}` stands they take its place. Else they go to the end of the prompt, or of the negative
+    prompt if they are negative. A name that the text has already is not added again. A learned pair acts on both
+    sides: wherever its first half goes, `NAME-neg` goes to the negative prompt.
+
+    Args:
+        texts: The prompt, and the negative prompt or None if none was given.
+        added: Names of the embeddings.
+        weight: Of each of them; 1 is as learned.
+        library: The embeddings that prompts may name.
+        dialect: In which a weight is written.
+        side: Which prompt they join; `auto` goes by what their files say they are.
+
+    Raises:
+        InputError: an unknown name, an embedding whose side nobody says, or a weight that the dialect cannot write.
+    """
+    prompt, negative = texts
+    for name in added:
+        if name not in library:
+            known = did_you_mean(name, library) or "; load it with --embedding FILE or --embeddings DIR"
+            raise InputError(f"axes: embedding: no embedding is called '{name}'{known}")
+    names = list(dict.fromkeys(half for name in added for half in _halves(name, library)))
+    negatives = {f"{name}{NEGATIVE_SUFFIX}" for name in names} & set(names)
+    if SLOT in prompt or SLOT in (negative or ""):
+        filling = [name for name in names if name not in negatives]
+        written = ", ".join(_written(name, weight, dialect) for name in filling)
+        prompt, negative = _filled(prompt, written), None if negative is None else _filled(negative, written)
+        names = [name for name in names if name in negatives]
+    for name in names:
+        if _has(prompt, name, library) or _has(negative or "", name, library):
+            continue
+        written = _written(name, weight, dialect)
+        if name in negatives or _side_of(library[name], side) == "negative":
+            negative = f"{negative}, {written}" if negative else written
+        else:
+            prompt = f"{prompt}, {written}" if prompt else written
+    return prompt, negative
+
+
+def _halves(name: str, library: Mapping[str, Embedding]) -> tuple[str, ...]:
+    """A name, and of a learned pair its negative half as well."""
+    negative = f"{name}{NEGATIVE_SUFFIX}"
+    paired = PARTNER in library[name].provenance.metadata and negative in library
+    return (name, negative) if paired else (name,)
+
+
+def _filled(text: str, written: str) -> str:
+    return text.replace(SLOT, written) if written else tidy(text.replace(SLOT, ""))
+
+
+def tidy(text: str) -> str:
+    """Closes the gaps that something left which was taken out of a prompt: double spaces, commas on their own."""
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"(\s*,)+", ",", text)
+    return text.strip(" ,")
+
+
+def _written(name: str, weight: float, dialect: Dialect) -> str:
+    if weight == 1:
+        return f"<{name}>"
+    if dialect == "plain":
+        raise InputError("axes: embedding_weight: the plain dialect has no weights; choose another --dialect")
+    return f"(<{name}>){weight:g}" if dialect == "compel" else f"(<{name}>:{weight:g})"
+
+
+def _has(text: str, name: str, library: Mapping[str, Embedding]) -> bool:
+    return any(reference.name == name for reference in find_references(text, library))
+
+
+def _side_of(embedding: Embedding, side: AskedSide) -> Side:
+    if side != "auto":
+        return side
+    if embedding.kind == "unknown":
+        raise InputError(
+            f"axes: embedding: the file of '{embedding.name}' does not say whether it is a negative embedding; "
+            f"give --embedding-side, or write {SLOT} where it goes"
+        )
+    return "negative" if embedding.kind == "negative" else "positive"
