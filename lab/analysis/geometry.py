@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lab.analysis.figures import INK, drawing, save_figure
-from lab.condition.encode import Embeddings, encode
+from lab.condition.encode import encode
 from lab.condition.pooling import pool
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import Sources
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.bundle import Bundle
-from lab.models.vocabulary import Neighbour, Vocabulary, cosines, nearest_tokens
+from lab.models.vocabulary import Neighbour, Vocabulary, cosines, nearest_tokens, token_text, whole_word
 
-WORD_END = "</w>"
 NEAREST = 5
 
 
@@ -108,7 +108,7 @@ def learned_geometry(
     return Geometry(f"vectors of {key}", labels, groups, stacked, tuple(map(tuple, near)))
 
 
-def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Embeddings = ()) -> Geometry:
+def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Sources = ()) -> Geometry:
     """Whole prompts: their pooled vectors, of SDXL those of its second encoder.
 
     Raises:
@@ -118,9 +118,8 @@ def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Embeddin
         raise InputError("geometry: there are no prompts to compare")
     context = bundle.context_length
     pooled = []
-    for cond in encode(bundle, list(prompts), embeddings):
-        first = cond.parts[0].entries[0][1]
-        pooled.append(pool(first, "eos", context) if first.pooled is None else first.pooled)
+    for cond in encode(bundle, list(prompts), embeddings=embeddings):
+        pooled.append(pool(cond.first, "eos", context) if cond.pooled is None else cond.pooled)
     return Geometry("pooled prompts", tuple(prompts), ("prompts",) * len(prompts), torch.stack(pooled))
 
 
@@ -140,14 +139,11 @@ def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
 def _lookup(word: str, vocabulary: Vocabulary | None) -> Tensor:
     if vocabulary is None:
         raise InputError(f"geometry: looking up the word '{word}' needs a model's vocabulary; give --model")
-    tokens = list(vocabulary.tokens)
-    token = f"{word.lower()}{WORD_END}"
-    if token not in tokens:
-        words = (each.removesuffix(WORD_END) for each in tokens if each.endswith(WORD_END))
-        raise InputError(
-            f"geometry: '{word}' is not one token of the vocabulary{did_you_mean(word.lower(), words)}"
-        )
-    return vocabulary.table[tokens.index(token)]
+    words = [whole_word(token) for token in vocabulary.tokens]
+    if word.lower() not in words:
+        nearest = did_you_mean(word.lower(), filter(None, words))
+        raise InputError(f"geometry: '{word}' is not one token of the vocabulary{nearest}")
+    return vocabulary.table[words.index(word.lower())]
 
 
 MOST_LABELS = 30
@@ -207,7 +203,7 @@ def _norms(axes: Any, geometry: Geometry) -> None:
         return
     axes.set_yticks(places, [_short(label) for label in geometry.labels])
     for place, near in enumerate(geometry.nearest):
-        text = " ".join(f"{token.removesuffix('</w>')} {cosine:.2f}" for token, cosine in near[:3])
+        text = " ".join(f"{token_text(token)} {cosine:.2f}" for token, cosine in near[:3])
         axes.text(0, place, f" {text}", va="center", fontsize=7, color=INK)
 
 

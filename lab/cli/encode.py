@@ -1,7 +1,7 @@
 """`lab encode`: what a prompt becomes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -10,9 +10,6 @@ from lab.cli.flags import ModelFlags, TextFlags
 from lab.condition.config import TextOptions
 from lab.errors import InputError
 from lab.models.config import ModelOptions
-
-if TYPE_CHECKING:
-    from lab.condition.conditioning import Conditioning, Encoding
 
 
 def encode(
@@ -50,7 +47,7 @@ def encode(
     made = encoder.encode(prompts)
     console = Console()
     context = bundle.context_length
-    vectors = [pooled(_first(made[prompt]), pool, context) for prompt in prompts]
+    vectors = [pooled(made[prompt].first, pool, context) for prompt in prompts]
     for number, prompt in enumerate(prompts):
         show_prompt(console, bundle, encoder, made[prompt], text)
         show_vector(console, pool, vectors[number])
@@ -61,7 +58,3 @@ def encode(
             console.print(f"written to {path}", soft_wrap=True, markup=False, highlight=False)
     if len(prompts) > 1:
         show_similarities(console, vectors, pool)
-
-
-def _first(conditioning: "Conditioning") -> "Encoding":
-    return conditioning.parts[0].entries[0][1]

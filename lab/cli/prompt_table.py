@@ -1,7 +1,6 @@
 """A prompt on the terminal: its chunks, tokens, weights, embeddings and schedule."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -9,14 +8,14 @@ from rich.text import Text
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
-from lab.condition.conditioning import Conditioning
+from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.encode import PromptEncoder
 from lab.condition.pooling import similarities
-from lab.condition.tokens import Piece
+from lab.condition.tokens import Word
 from lab.condition.towers import layers_back
-from lab.condition.weighting import OWN_WEIGHTING
 from lab.models.bundle import Bundle
+from lab.models.vocabulary import token_text
 from lab.prompt.syntax import Timeline, Variant
 
 
@@ -26,24 +25,23 @@ def show_prompt(
     """Prints everything there is to know of a prompt."""
     console.rule(Text(conditioning.prompt or "(empty prompt)"), align="left")
     timelines = encoder.read(conditioning.prompt)
-    for number, timeline in enumerate(timelines):
+    for number, (timeline, part) in enumerate(zip(timelines, conditioning.parts, strict=True)):
         if len(timelines) > 1 or timeline.weight != 1:
             _say(console, f"part {number + 1} of {len(timelines)}, guidance weight {timeline.weight:g}")
-        for variant, steps in _over_steps(timeline):
+        encodings = [encoding for _, encoding in part.entries]
+        for variant, encoding, steps in _over_steps(timeline, encodings):
             if len(timeline.variants) > 1:
                 _say(console, f"steps {', '.join(map(_ranges, steps))}: {variant.text}")
-            for note in variant.reading.notes:
+            for note in encoding.notes:
                 _say(console, f"note: {note}")
             for chunks in encoder.chunks(variant):
                 console.print(_table(chunks, bundle))
     for use in conditioning.applied:
-        places = _ranges(use.positions)
-        _say(console, f"embedding {use.name}: {use.vectors} vectors at {places}, weight {use.weight:g}")
+        rows = _ranges(use.positions)
+        _say(console, f"embedding {use.name}: {use.vectors} vectors at {rows}, weight {use.weight:g}")
     _say(console, _size(conditioning, bundle))
     _say(console, _layer(bundle, options))
-    _say(
-        console, f"dialect {options.dialect}, weighting {options.weighting or OWN_WEIGHTING[options.dialect]}"
-    )
+    _say(console, f"dialect {options.dialect}, weighting {options.weighting_used}")
 
 
 def show_vector(console: Console, how: str, vector: Tensor) -> None:
@@ -62,58 +60,67 @@ def show_similarities(console: Console, vectors: Sequence[Tensor], how: str) -> 
         console.print(table)
 
 
-def _over_steps(timeline: Timeline) -> Iterator[tuple[Variant, list[range]]]:
+def _over_steps(
+    timeline: Timeline, encodings: Sequence[Encoding]
+) -> Iterator[tuple[Variant, Encoding, list[range]]]:
     """Each variant with the steps, counted from 1, at which it holds: alternations come back."""
-    texts: dict[str, tuple[Variant, list[range]]] = {}
+    texts: dict[str, tuple[Variant, Encoding, list[range]]] = {}
     first = 1
-    for variant in timeline.variants:
-        texts.setdefault(variant.text, (variant, []))[1].append(range(first, variant.until + 1))
+    for variant, encoding in zip(timeline.variants, encodings, strict=True):
+        *_, steps = texts.setdefault(variant.text, (variant, encoding, []))
+        steps.append(range(first, variant.until + 1))
         first = variant.until + 1
     yield from texts.values()
 
 
 def _table(chunks: Sequence[Chunk], bundle: Bundle) -> Table:
-    tower = bundle.towers[0]
-    room = bundle.context_length - 2
+    """One line for each run of words of one weight, and one for each embedding."""
+    tower, context = bundle.towers[0], bundle.context_length
     table = Table("chunk", "rows", "tokens", "weight", "embedding")
     for number, chunk in enumerate(chunks):
-        row = number * (room + 2) + 1
-        table.add_row(str(number + 1), str(row - 1), Text("start", style="dim"), "", "")
+        offset = number * context
+        table.add_row(str(number + 1), str(offset), Text("start", style="dim"), "", "")
+        end = offset + 1
         for run in _runs(chunk):
-            length = sum(len(piece.ids[0]) for piece in run)
-            learned = f"{run[0].embedding}, {length} vectors" if run[0].embedding else ""
-            rows = _ranges(range(row, row + length))
-            table.add_row("", rows, _tokens(run, bundle), f"{run[0].weight:g}", Text(learned))
-            row += length
-        left = (number + 1) * (room + 2) - row - 1
+            (word, first), (_, last) = run[0], run[-1]
+            rows = range(offset + first.start, offset + last.stop)
+            learned = f"{word.embedding}, {len(rows)} vectors" if word.embedding else ""
+            tokens = _tokens([word for word, _ in run], bundle)
+            table.add_row("", _ranges(rows), tokens, f"{word.weight:g}", Text(learned))
+            end = rows.stop
+        left = offset + context - end - 1
         pad = f", {left} x {tower.tokenizer.convert_ids_to_tokens(tower.pad_token_id)}" if left else ""
-        table.add_row("", _ranges(range(row, row + left + 1)), Text(f"end{pad}", style="dim"), "", "")
+        table.add_row("", _ranges(range(end, end + left + 1)), Text(f"end{pad}", style="dim"), "", "")
         table.add_section()
     return table
 
 
-def _runs(chunk: Chunk) -> Iterator[list[Piece]]:
-    """Neighbours of one weight, each embedding for itself."""
-    keys = {id(piece): number for number, piece in enumerate(chunk) if piece.embedding is not None}
-    for _, run in groupby(chunk, key=lambda piece: (piece.weight, keys.get(id(piece)))):
-        yield list(run)
+def _runs(chunk: Chunk) -> Iterator[list[tuple[Word, range]]]:
+    """Neighbours of one weight with their rows, each embedding for itself."""
+    run: list[tuple[Word, range]] = []
+    for word, rows in chunk.rows():
+        before = run[-1][0] if run else word
+        if run and (word.weight != before.weight or word.embedding or before.embedding):
+            yield run
+            run = []
+        run.append((word, rows))
+    if run:
+        yield run
 
 
-def _tokens(run: Sequence[Piece], bundle: Bundle) -> Text:
-    if run[0].embedding is not None:
-        return Text(f"<{run[0].embedding}>", style="bold")
-    tokenizer = bundle.towers[0].tokenizer
-    words = ("|".join(tokenizer.convert_ids_to_tokens(list(piece.ids[0]))) for piece in run)
-    return Text(" ".join(word.replace("</w>", "") for word in words))
+def _tokens(words: Sequence[Word], bundle: Bundle) -> Text:
+    if words[0].embedding is not None:
+        return Text(f"<{words[0].embedding}>", style="bold")
+    names = bundle.towers[0].tokenizer.convert_ids_to_tokens
+    return Text(" ".join("|".join(map(token_text, names(list(word.ids[0])))) for word in words))
 
 
 def _size(conditioning: Conditioning, bundle: Bundle) -> str:
     context = bundle.context_length
-    entries = [entry for part in conditioning.parts for _, entry in part.entries]
-    counts = sorted({len(entry.embeds) // context for entry in entries})
+    counts = sorted({len(entry.embeds) // context for entry in conditioning.entries})
     chunks = " or ".join(map(str, counts))
-    width = entries[0].embeds.shape[1]
-    pooled = "" if entries[0].pooled is None else f", pooled {len(entries[0].pooled)}"
+    width = conditioning.embeds.shape[1]
+    pooled = "" if conditioning.pooled is None else f", pooled {len(conditioning.pooled)}"
     return (
         f"{chunks} chunk{'s' * (counts != [1])} of {context} rows, {width} wide{pooled}; nothing is truncated"
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.condition.config import Dialect
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.embeddings.read import NEGATIVE_SUFFIX, PARTNER
 from lab.errors import InputError, did_you_mean
+from lab.prompt.dialects import find_dialect
 from lab.prompt.references import find_references
 
 SLOT = "{embedding}"
@@ -97,7 +97,7 @@ def place_embeddings(
     added: Sequence[str],
     weight: float,
     library: Mapping[str, Embedding],
-    dialect: Dialect,
+    dialect: str,
     side: AskedSide,
 ) -> tuple[str, str | None]:
     """A prompt and its negative prompt with the embeddings of an axis in them.
@@ -158,12 +158,15 @@ def tidy(text: str) -> str:
     return text.strip(" ,")
 
 
-def _written(name: str, weight: float, dialect: Dialect) -> str:
+def _written(name: str, weight: float, dialect: str) -> str:
     if weight == 1:
         return f"<{name}>"
-    if dialect == "plain":
-        raise InputError("axes: embedding_weight: the plain dialect has no weights; choose another --dialect")
-    return f"(<{name}>){weight:g}" if dialect == "compel" else f"(<{name}>:{weight:g})"
+    emphasis = find_dialect(dialect).emphasis
+    if emphasis is None:
+        raise InputError(
+            f"axes: embedding_weight: the {dialect} dialect has no weights; choose another --dialect"
+        )
+    return emphasis.format(text=f"<{name}>", weight=weight)
 
 
 def _has(text: str, name: str, library: Mapping[str, Embedding]) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 from lab.comparing.axes import EMBEDDING_AXES, AxisValue, CellDraft
 from lab.comparing.config import CompareConfig, read_axes
 from lab.comparing.embedding_axes import place_embeddings, tidy
-from lab.condition.config import Dialect
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.prompt.parse import parse, resolve
@@ -180,7 +179,7 @@ def _named(prompt: str, options: GenerateConfig, library: Mapping[str, Embedding
     return tuple(library[name] for name in dict.fromkeys(names))
 
 
-def _words(prompt: str, dialect: Dialect, library: Mapping[str, Embedding], steps: int) -> str:
+def _words(prompt: str, dialect: str, library: Mapping[str, Embedding], steps: int) -> str:
     """What a prompt says: without embeddings, weight syntax and schedules, whose last stage counts."""
     parsed = parse(prompt, dialect, find_references(prompt, library))
     parts = (

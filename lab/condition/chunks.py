@@ -1,151 +1,167 @@
-"""What the rows of the prompt embeddings stand for."""
+"""Chunks of words, as many as a text encoder reads at once, and what each row of its output stands for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from lab.condition.conditioning import AppliedEmbedding, TokenSpan
-from lab.condition.tokens import Break, Piece
-from lab.embeddings.embedding import Embedding
+from lab.condition.tokens import Word
 from lab.errors import InputError
-from lab.models.bundle import TextTower
-from lab.prompt.syntax import Dialect
+from lab.prompt.chunk_rules import SplitRule, count_tokens
 
-Chunk = tuple[Piece, ...]
-Split = Callable[[Sequence[Piece], Piece, int], int]
-"""(a chunk's pieces, the piece that does not fit, room) -> how many of the pieces stay; the others move on."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def keep_all(chunk: Sequence[Piece], piece: Piece, room: int) -> int:
-    """ComfyUI: a word that does not fit begins the next chunk."""
-    return len(chunk)
+    from lab.embeddings.embedding import Embedding
+    from lab.models.bundle import TextTower
 
 
-def back_to_comma(chunk: Sequence[Piece], piece: Piece, room: int, reach: int) -> int:
-    """The A1111 web UI: what follows the last comma moves along if that comma is at most `reach` tokens back.
+class Chunk(tuple[Word, ...]):
+    """The words that a text encoder reads at once.
 
-    Not before a comma, and before an embedding only if the chunk is full.
+    Its rows, those of the encoder's output, are the start token, the words' tokens, the end token and padding.
     """
-    if piece.text == "," or (piece.embedding is not None and _length(chunk) < room):
-        return len(chunk)
-    comma = _last(chunk, ",")
-    if comma is None or room - _length(chunk[:comma]) > reach:
-        return len(chunk)
-    return comma + 1
+
+    __slots__ = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens, start and end not counted."""
+        return count_tokens(self)
+
+    @property
+    def seen(self) -> tuple:
+        """What of it the text encoders see: chunks that are equal in this have equal hidden states."""
+        return tuple((word.ids, word.embedding) for word in self)
+
+    def rows(self, encoder: int = 0) -> Iterator[tuple[Word, range]]:
+        """Each word with its rows; row 0 is the start token's.
+
+        Args:
+            encoder: Which of the model's text encoders: SDXL's second may see another number of tokens.
+        """
+        row = 1
+        for word in self:
+            end = row + len(word.ids[encoder])
+            yield word, range(row, end)
+            row = end
+
+    def token_ids(self, tower: "TextTower", encoder: int) -> list[int]:
+        """(context_length,) ids: start token, the words' tokens, end token, the encoder's own padding.
+
+        Args:
+            encoder: Which of the model's text encoders `tower` is.
+        """
+        ids = [tower.tokenizer.bos_token_id]
+        for word in self:
+            ids += word.ids[encoder]
+        ids.append(tower.tokenizer.eos_token_id)
+        return ids + [tower.pad_token_id] * (tower.context_length - len(ids))
+
+    def row_weights(self, encoder: int, context: int) -> list[float]:
+        """(context,) weights; 1 for start, end and padding."""
+        weights = [1.0] * context
+        for word, rows in self.rows(encoder):
+            weights[rows.start : rows.stop] = [word.weight] * len(rows)
+        return weights
 
 
-def back_to_sentence(chunk: Sequence[Piece], piece: Piece, room: int) -> int:
-    """compel: the chunk ends after its last full stop, else after `,` `;` or `:`, else after a word."""
-    end = _last(chunk, ".")
-    if end is None:
-        end = _last(chunk, ",", ";", ":")
-    return len(chunk) if end is None else end + 1
+@dataclass(frozen=True)
+class EncodedText:
+    """A text's chunks as one encoder sees them: what weight arithmetic works on.
+
+    Attributes:
+        z: (chunks, context, width) float32 hidden states of the text.
+        e: (context, width) float32 hidden states of an empty chunk.
+        w: (chunks, context) float32 weights, 1 for start, end, padding and unweighted tokens.
+        ids: (chunks, context) token ids; those of learned vectors are past the vocabulary's end.
+        fragments: Each run of tokens under one weight, in order, with that weight.
+        special_ids: The encoder's start, end and padding tokens.
+        encode: (ids (b, context), mask (b, context) of ones and zeros) to hidden states (b, context, width).
+    """
+
+    z: "Tensor"
+    e: "Tensor"
+    w: "Tensor"
+    ids: "Tensor"
+    fragments: Sequence[tuple[Sequence[int], float]]
+    special_ids: tuple[int, int, int]
+    encode: "Callable[[Tensor, Tensor], Tensor]"
 
 
-def split_rule(dialect: Dialect, comma_backtrack: int) -> Split:
-    """How chunks end in a dialect."""
-    if dialect == "compel":
-        return back_to_sentence
-    if dialect == "comfy" or comma_backtrack == 0:
-        return keep_all
-    return partial(back_to_comma, reach=comma_backtrack)
-
-
-def lay_out(pieces: Iterable[Piece | Break], room: int, split: Split) -> list[Chunk]:
+def fill_chunks(
+    stretches: Iterable[Sequence[Word]], room: int, split: SplitRule, comma_backtrack: int = 20
+) -> list[Chunk]:
     """Fills chunks of `room` tokens, start and end not counted; at least one chunk, which may be empty.
 
     A word that is longer than a chunk is cut, as there is no other way.
 
+    Args:
+        stretches: Words that may share a chunk; each stretch begins one (`Tokenizer.words`).
+        split: The dialect's rule for where a full chunk ends.
+        comma_backtrack: How far back the rule may look for a comma, in tokens.
+
     Raises:
         InputError: an embedding is longer than a chunk.
     """
-    chunks: list[list[Piece]] = [[]]
-    used = 0
-    for piece in pieces:
-        if isinstance(piece, Break):
-            chunks.append([])
-            used = 0
-            continue
-        for part in _cut(piece, room):
-            while used + part.length > room:
-                stay = split(chunks[-1], part, room)
-                moved = chunks[-1][stay:]
-                del chunks[-1][stay:]
-                chunks.append(moved)
-                used = _length(moved)
-            chunks[-1].append(part)
-            used += part.length
+    chunks: list[list[Word]] = []
+    for words in stretches:
+        chunks.append([])
+        used = 0
+        for word in words:
+            for part in _cut(word, room):
+                while used + part.length > room:
+                    stay = split(chunks[-1], part, room, comma_backtrack)
+                    moved = chunks[-1][stay:]
+                    del chunks[-1][stay:]
+                    chunks.append(moved)
+                    used = count_tokens(moved)
+                chunks[-1].append(part)
+                used += part.length
     if len(chunks) > 1 and not chunks[-1]:
         chunks.pop()  # after a closing BREAK
-    return [tuple(chunk) for chunk in chunks]
+    return [Chunk(chunk) for chunk in chunks or [[]]]
 
 
-def first_chunk(pieces: Iterable[Piece | Break], room: int) -> Chunk:
-    """The first `room` tokens; a word is cut where they end, an embedding is left out."""
-    chunk: list[Piece] = []
+def first_chunk(words: Iterable[Word], room: int) -> Chunk:
+    """The first `room` tokens of words; a word is cut where they end, an embedding is left out."""
+    chunk: list[Word] = []
     left = room
-    for piece in pieces:
-        if not left or isinstance(piece, Break) or (piece.embedding is not None and piece.length > left):
+    for word in words:
+        if not left or (word.embedding is not None and word.length > left):
             break
-        chunk.append(replace(piece, ids=tuple(ids[:left] for ids in piece.ids)))
+        chunk.append(replace(word, ids=tuple(ids[:left] for ids in word.ids)))
         left -= chunk[-1].length
-    return tuple(chunk)
+    return Chunk(chunk)
 
 
-def chunk_ids(chunk: Chunk, tower: TextTower, index: int) -> list[int]:
-    """(context_length,) token ids: start token, the chunk's tokens, end token, the encoder's own padding.
-
-    Args:
-        index: Which of the model's text encoders `tower` is.
-    """
-    ids = [tower.tokenizer.bos_token_id]
-    for piece in chunk:
-        ids.extend(piece.ids[index])
-    ids.append(tower.tokenizer.eos_token_id)
-    return ids + [tower.pad_token_id] * (tower.context_length - len(ids))
-
-
-def _cut(piece: Piece, room: int) -> list[Piece]:
-    if piece.length <= room:
-        return [piece]
-    if piece.embedding is not None:
+def _cut(word: Word, room: int) -> list[Word]:
+    if word.length <= room:
+        return [word]
+    if word.embedding is not None:
         raise InputError(
-            f"embedding {piece.text}: its {piece.length} vectors do not fit in a chunk of {room} tokens"
+            f"embedding {word.text}: its {word.length} vectors do not fit in a chunk of {room} tokens"
         )
     return [
-        replace(piece, ids=tuple(ids[at : at + room] for ids in piece.ids))
-        for at in range(0, piece.length, room)
+        replace(word, ids=tuple(ids[at : at + room] for ids in word.ids))
+        for at in range(0, word.length, room)
     ]
 
 
-def _length(chunk: Sequence[Piece]) -> int:
-    return sum(piece.length for piece in chunk)
-
-
-def _last(chunk: Sequence[Piece], *signs: str) -> int | None:
-    for index in range(len(chunk) - 1, -1, -1):
-        if chunk[index].text in signs and chunk[index].embedding is None:
-            return index
-    return None
-
-
-def token_spans(chunks: Sequence[Chunk], context: int, first_row: int = 0) -> tuple[TokenSpan, ...]:
-    """The spans of a text's pieces; its chunks take `context` rows each, from `first_row` on.
+def token_spans(chunks: Iterable[Chunk], context: int, first_row: int = 0) -> Iterator[TokenSpan]:
+    """What the rows of a text's embeddings stand for; its chunks take `context` rows each, from `first_row` on.
 
     Rows are the first encoder's where SDXL's second one sees another number of tokens.
     """
-    spans = []
     for index, chunk in enumerate(chunks):
-        row = first_row + index * context + 1  # after the start token
-        for piece in chunk:
-            end = row + len(piece.ids[0])
-            spans.append(TokenSpan(piece.text, row, end, piece.source, piece.weight, piece.embedding))
-            row = end
-    return tuple(spans)
+        offset = first_row + index * context
+        for word, rows in chunk.rows():
+            start, end = offset + rows.start, offset + rows.stop
+            yield TokenSpan(word.text, start, end, word.source, word.weight, word.embedding)
 
 
 def applied_embeddings(
-    spans: Sequence[TokenSpan], embeddings: Mapping[str, Embedding]
+    spans: Sequence[TokenSpan], embeddings: Mapping[str, "Embedding"]
 ) -> tuple[AppliedEmbedding, ...]:
     """Each use of a learned embedding, in order."""
     return tuple(

@@ -1,7 +1,7 @@
 """The compel library's weight arithmetic, fed with our chunks and our encoder.
 
 The library's `EmbeddingsProvider` does the arithmetic. What it would ask of a tokenizer and a text encoder is
-answered from a `Weighted`, so that chunks, learned vectors and clip skip are the same as in every other mode.
+answered from an `EncodedText`, so that chunks, learned vectors and clip skip are the same as in every other mode.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import torch
 from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
 from torch import Tensor
 
-from lab.condition.weighting import Weighted
+from lab.condition.chunks import EncodedText
 
 
-def weigh(text: Weighted) -> Tensor:
+def weigh_by_compel(text: EncodedText) -> Tensor:
     """(chunks, context, width): the text's hidden states under its weights."""
     fragments = [list(ids) for ids, _ in text.fragments]
     weights = [weight for _, weight in text.fragments]
@@ -25,16 +25,16 @@ def weigh(text: Weighted) -> Tensor:
     return weighted.view(text.z.shape)
 
 
-def blend(members: Sequence[Tensor], weights: Sequence[float], normalized: bool) -> Tensor:
-    """(n, width): the members' weighted sum, over the sum of the weights if `normalized`."""
+def blend_by_compel(members: Sequence[Tensor], shares: Sequence[float], normalized: bool) -> Tensor:
+    """(n, width): the sum of members (n, width) times their shares, over the sum of the shares if `normalized`."""
     stacked = torch.stack(list(members))[None]
-    return EmbeddingsProvider.apply_embedding_weights(stacked, list(weights), normalized)[0]
+    return EmbeddingsProvider.apply_embedding_weights(stacked, list(shares), normalized)[0]
 
 
 class _Encoder:
     """Looks to the library like a text encoder of transformers."""
 
-    def __init__(self, text: Weighted):
+    def __init__(self, text: EncodedText):
         self._text = text
         self.device = text.ids.device
         self.dtype = text.z.dtype
@@ -47,7 +47,7 @@ class _Encoder:
 class _Provider(EmbeddingsProvider):
     """The library's provider, whose fragments are token ids already and whose chunks are given."""
 
-    def __init__(self, text: Weighted):
+    def __init__(self, text: EncodedText):
         start, end, pad = text.special_ids
         tokenizer = SimpleNamespace(
             bos_token_id=start, eos_token_id=end, pad_token_id=pad, model_max_length=text.ids.shape[1]

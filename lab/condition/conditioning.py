@@ -1,8 +1,12 @@
 """What text becomes: prompt embeddings with a full account of what each row stands for."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,14 @@ class TokenSpan:
 
 @dataclass(frozen=True)
 class AppliedEmbedding:
-    """One use of a learned embedding in a prompt, as every image's record lists it."""
+    """One use of a learned embedding in a prompt, as every image's record lists it.
+
+    Attributes:
+        vectors: How many rows of the prompt embeddings it fills.
+        positions: Which rows, counted over all chunks.
+        weight: The weight in force, 1.0 for none.
+        sha256: Of its file, in hexadecimal.
+    """
 
     name: str
     vectors: int
@@ -47,13 +58,15 @@ class Encoding:
         pooled: (p,) float32 from the first chunk of SDXL's second encoder, or None.
         spans: What the rows stand for; start, end and padding tokens have no span.
         applied: The learned embeddings used.
+        notes: What a person should know about how the text was read, one line each.
     """
 
     text: str
-    embeds: Tensor
-    pooled: Tensor | None = None
+    embeds: "Tensor"
+    pooled: "Tensor | None" = None
     spans: tuple[TokenSpan, ...] = ()
     applied: tuple[AppliedEmbedding, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,26 +97,59 @@ class Conditioning:
     parts: tuple[Part, ...]
 
     @property
-    def _first(self) -> Encoding:
+    def first(self) -> Encoding:
+        """The encoding of the first part at the first step: all there is of a plain prompt."""
         return self.parts[0].entries[0][1]
 
     @property
-    def embeds(self) -> Tensor:
-        """(n, d) float32: the prompt embeddings of the first part's first entry."""
-        return self._first.embeds
+    def entries(self) -> Iterator[Encoding]:
+        """Every encoding in force at some step, part by part; those of alternations come back."""
+        return (entry for part in self.parts for _, entry in part.entries)
 
     @property
-    def pooled(self) -> Tensor | None:
+    def embeds(self) -> "Tensor":
+        """(n, d) float32: the prompt embeddings of the first part's first entry."""
+        return self.first.embeds
+
+    @property
+    def pooled(self) -> "Tensor | None":
         """(p,) float32 or None: the pooled embedding of the first part's first entry."""
-        return self._first.pooled
+        return self.first.pooled
 
     @property
     def spans(self) -> tuple[TokenSpan, ...]:
         """The token spans of the first part's first entry."""
-        return self._first.spans
+        return self.first.spans
 
     @property
     def applied(self) -> tuple[AppliedEmbedding, ...]:
         """Every use of an embedding in any part at any step, each listed once."""
-        uses = (use for part in self.parts for _, entry in part.entries for use in entry.applied)
-        return tuple(dict.fromkeys(uses))
+        return tuple(dict.fromkeys(use for entry in self.entries for use in entry.applied))
+
+    def map(self, change: Callable[[Encoding], Encoding]) -> "Conditioning":
+        """The same parts and steps with every encoding changed."""
+        parts = (
+            replace(part, entries=tuple((until, change(entry)) for until, entry in part.entries))
+            for part in self.parts
+        )
+        return replace(self, parts=tuple(parts))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what the rows of the prompt embeddings stand for, a table for each text."""
+        return "".join(_html_table(entry) for entry in dict.fromkeys(self.entries))
+
+
+def _html_table(entry: Encoding) -> str:
+    rows, width = entry.embeds.shape
+    caption = f"{escape(entry.text) or '(empty)'} &mdash; {rows} rows, {width} wide"
+    lines = [
+        f"<tr><td>{span.start}&ndash;{span.end - 1}</td><td>{escape(_shown(span))}</td><td>{span.weight:g}</td></tr>"
+        for span in entry.spans
+    ]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in entry.notes)
+    head = "<thead><tr><th>rows</th><th>text</th><th>weight</th></tr></thead>"
+    return f"<table><caption>{caption}</caption>{head}<tbody>{''.join(lines)}</tbody></table>{notes}"
+
+
+def _shown(span: TokenSpan) -> str:
+    return span.text if span.embedding is None else f"<{span.embedding}>"

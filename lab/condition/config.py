@@ -1,14 +1,14 @@
 """The options that say how prompt text becomes prompt embeddings."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lab.config import Config
+from lab.condition.weighting import WEIGHTINGS
+from lab.config import Config, one_of
+from lab.prompt.dialects import DIALECTS, find_dialect
 
-Dialect = Literal["a1111", "comfy", "compel", "plain"]
-Weighting = Literal["a1111", "a1111-no-norm", "comfy", "compel", "ignore"]
 Pool = Literal["eos", "mean", "first"]
 """What stands for a text: its end token's state, the mean over its words', or its first word's."""
 
@@ -16,10 +16,10 @@ Pool = Literal["eos", "mean", "first"]
 class TextOptions(Config):
     """How prompts are read and which learned embeddings they can name."""
 
-    dialect: Dialect = "a1111"
+    dialect: Annotated[str, one_of(DIALECTS, "dialect")] = "a1111"
     """The prompt syntax: of the A1111 web UI, ComfyUI, the compel library, or none."""
 
-    weighting: Weighting | None = None
+    weighting: Annotated[str, one_of(WEIGHTINGS, "weighting")] | None = None
     """The arithmetic for weighted words; by default the dialect's own."""
 
     clip_skip: int = Field(0, ge=0, le=11)
@@ -29,10 +29,15 @@ class TextOptions(Config):
     """A learned embedding: FILE or FILE=name, repeatable."""
 
     embeddings: list[Path] = Field(default_factory=list)
-    """A folder of learned embeddings that prompts may name, repeatable."""
+    """A file or folder of learned embeddings that prompts may name, repeatable."""
 
     bare_names: bool = False
     """Also finds embeddings by their bare name in the text, as A1111 does."""
 
     comma_backtrack: int = Field(20, ge=0)
     """A full chunk ends at a comma at most this many tokens back (tokens; 0 turns it off)."""
+
+    @property
+    def weighting_used(self) -> str:
+        """The arithmetic in force: what was asked for, else the dialect's own."""
+        return self.weighting or find_dialect(self.dialect).weighting

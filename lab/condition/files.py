@@ -53,7 +53,7 @@ def write_embeds(
             {"weight": part.weight, "entries": [(until, numbers[entry]) for until, entry in part.entries]}
             for part in conditioning.parts
         ],
-        "texts": [_described(entry) for entry in entries],
+        "texts": [_account(entry) for entry in numbers],
         "about": dict(about),
     }
     with atomic(path) as temporary:
@@ -83,17 +83,17 @@ def read_embeds(path: Path, bundle: Bundle, steps: int) -> Conditioning:
 def _check(path: Path, conditioning: Conditioning, bundle: Bundle, steps: int) -> None:
     width = sum(tower.width for tower in bundle.towers)
     context = bundle.context_length
+    for entry in conditioning.entries:
+        if entry.embeds.shape[-1] != width or entry.embeds.shape[0] % context:
+            shape = " x ".join(map(str, entry.embeds.shape))
+            raise InputError(
+                f"{path}: embeddings of {shape}; the model {bundle.source} takes {context} x {width}"
+            )
+        if (entry.pooled is None) == bundle.traits.size_conditioning:
+            raise InputError(
+                f"{path}: pooled embeddings are for SDXL, and only for it; use the model they are for"
+            )
     for part in conditioning.parts:
-        for _, entry in part.entries:
-            if entry.embeds.shape[-1] != width or entry.embeds.shape[0] % context:
-                shape = " x ".join(map(str, entry.embeds.shape))
-                raise InputError(
-                    f"{path}: embeddings of {shape}; the model {bundle.source} takes {context} x {width}"
-                )
-            if (entry.pooled is None) == bundle.traits.size_conditioning:
-                raise InputError(
-                    f"{path}: pooled embeddings are for SDXL, and only for it; use the model they are for"
-                )
         last = part.entries[-1][0]
         if len(part.entries) > 1 and last != steps:
             raise InputError(f"{path}: its schedule is over {last} steps; give --steps {last}")
@@ -103,7 +103,7 @@ def _name(kind: str, number: int) -> str:
     return f"{kind}.{number}" if number else kind
 
 
-def _described(entry: Encoding) -> dict[str, Any]:
+def _account(entry: Encoding) -> dict[str, Any]:
     return {
         "text": entry.text,
         "spans": [asdict(span) for span in entry.spans],

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lab.condition.conditioning import Encoding
 from lab.condition.config import Pool
+from lab.models.vocabulary import cosines
 
 
 def pool(encoding: Encoding, how: Pool, context: int) -> Tensor:
@@ -33,5 +34,4 @@ def pool_words(words: Tensor, end: Tensor, how: Pool) -> Tensor:
 def similarities(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Cosines and dot products of vectors (d,) each, as two (n, n) matrices."""
     stacked = torch.stack(list(vectors))
-    directions = torch.nn.functional.normalize(stacked, dim=1)
-    return directions @ directions.T, stacked @ stacked.T
+    return cosines(stacked), stacked @ stacked.T

@@ -1,61 +1,24 @@
-"""Text into the pieces that chunks are made of: words with their token ids, and learned embeddings."""
+"""Prompt text into words with their token ids, and learned embeddings in their places."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from lab.models.bundle import Bundle
+from lab.prompt.chunk_rules import JoinRule, join_word
 from lab.prompt.references import ends_word, starts_word
 from lab.prompt.syntax import Segment, Span
 
-
-class BareNames:
-    """Matches names by their token ids, the longest first, wherever a word begins and ends.
-
-    Token ids know no case, so neither do bare names. The web UI also matches inside of words, so that its `x-200`
-    takes the beginning of `x-2000`; this does not.
-    """
-
-    def __init__(self, tokenizer: Any, names: Iterable[str]):
-        self._by_first: dict[int, list[tuple[tuple[int, ...], str]]] = {}
-        for name in names:
-            ids = tuple(tokenizer(name, add_special_tokens=False, verbose=False)["input_ids"])
-            if ids:
-                self._by_first.setdefault(ids[0], []).append((ids, name))
-        for candidates in self._by_first.values():
-            candidates.sort(key=lambda candidate: (-len(candidate[0]), candidate[1]))
-
-    def find(self, text: str, ids: Sequence[int], offsets: Sequence[Span]) -> dict[int, tuple[str, int]]:
-        """Returns, by the index of its first token, each name found and the index after its last token."""
-        found: dict[int, tuple[str, int]] = {}
-        position = 0
-        while position < len(ids):
-            match = self._at(text, ids, offsets, position)
-            if match:
-                found[position] = match
-            position = match[1] if match else position + 1
-        return found
-
-    def _at(
-        self, text: str, ids: Sequence[int], offsets: Sequence[Span], position: int
-    ) -> tuple[str, int] | None:
-        if ids[position] not in self._by_first or not starts_word(text, offsets[position][0]):
-            return None
-        for candidate, name in self._by_first[ids[position]]:
-            end = position + len(candidate)
-            if tuple(ids[position:end]) == candidate and ends_word(text, offsets[end - 1][1]):
-                return name, end
-        return None
-
+if TYPE_CHECKING:
+    from lab.models.bundle import Bundle
 
 PLACEHOLDER_ID = 0
-"""Stands in a chunk's ids where learned vectors go, as in the A1111 web UI; its own embedding is never seen."""
+"""Stands in a word's ids for each learned vector, as in the A1111 web UI; no encoder sees its own embedding."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a chunk never splits: a word's tokens or an embedding's vectors.
+class Word:
+    """What a chunk keeps together where it can: a word's tokens or an embedding's vectors.
 
     Attributes:
         text: The word as the prompt has it, or the embedding's name.
@@ -78,138 +41,152 @@ class Piece:
         return max(map(len, self.ids))
 
 
-@dataclass(frozen=True)
-class Break:
-    """Closes the current chunk."""
-
-
-Glue = Callable[[str, str], bool]
-"""Whether two characters that touch, the last of a token and the first of the next, are inside of one word."""
-
-
-def within_word(left: str, right: str) -> bool:
-    """`cat|'s`, `fire|-|breathing` and `2|0|4|8` are words; punctuation stands alone."""
-    return _in_word(left) and _in_word(right)
-
-
-def within_run(left: str, right: str) -> bool:
-    """ComfyUI's words: whatever has no space in it."""
-    return True
-
-
-def _in_word(character: str) -> bool:
-    return character.isalnum() or character in "'’-_"
-
-
 class Tokenizer:
-    """Turns segments into pieces for one bundle, every distinct text once.
-
-    Args:
-        vectors: The number of vectors of each learned embedding.
-        bare: Finds embeddings by their bare names in the text, or None.
-    """
+    """Turns a prompt's segments into words for one bundle; every distinct text is tokenized once."""
 
     def __init__(
         self,
-        bundle: Bundle,
-        vectors: Mapping[str, int] | None = None,
-        glue: Glue = within_word,
-        bare: BareNames | None = None,
+        bundle: "Bundle",
+        count_vectors: Callable[[str], int],
+        join: JoinRule = join_word,
+        bare_names: Iterable[str] = (),
     ):
-        self._bundle = bundle
-        self._vectors = {} if vectors is None else vectors
-        self._glue = glue
-        self._bare = bare
-        self._words: dict[str, list[Piece]] = {}
+        """Takes what to tokenize for.
 
-    def read(self, texts: Sequence[str]) -> None:
-        """Tokenizes texts in one call, ahead of `pieces`."""
+        Args:
+            count_vectors: The number of vectors of a learned embedding, by its name.
+            join: Which touching tokens are of one word.
+            bare_names: Embeddings that the text may name without brackets or prefix.
+        """
+        self._towers = bundle.towers
+        self._count_vectors = count_vectors
+        self._join = join
+        self._bare_names = BareNames(bundle.towers[0].tokenizer, bare_names)
+        self._words: dict[str, list[Word]] = {}
+
+    def read(self, texts: Iterable[str]) -> None:
+        """Tokenizes texts in one call, ahead of `words`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._words]
         if not new:
             return
         encoded = [
             tower.tokenizer(new, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            for tower in self._bundle.towers
+            for tower in self._towers
         ]
         for index, text in enumerate(new):
-            tokens = [Tokens(each["input_ids"][index], each["offset_mapping"][index]) for each in encoded]
+            tokens = [(batch["input_ids"][index], batch["offset_mapping"][index]) for batch in encoded]
             self._words[text] = self._split(text, tokens)
 
-    def pieces(self, segments: Sequence[Segment]) -> list[Piece | Break]:
-        """The pieces of a text's segments, in order."""
-        self.read([segment.text for segment in segments if segment.kind == "text"])
-        found: list[Piece | Break] = []
+    def words(self, segments: Sequence[Segment]) -> list[list[Word]]:
+        """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one."""
+        self.read(segment.text for segment in segments if segment.kind == "text")
+        stretches: list[list[Word]] = [[]]
         for segment in segments:
             if segment.kind == "break":
-                found.append(Break())
+                stretches.append([])
             elif segment.kind == "embedding":
                 ids = self._placeholders(segment.text)
-                found.append(Piece(segment.text, ids, segment.span, segment.weight, segment.text))
+                stretches[-1].append(Word(segment.text, ids, segment.span, segment.weight, segment.text))
             else:
-                for word in self._words[segment.text]:
-                    source = segment.locate(*word.source)
-                    found.append(Piece(word.text, word.ids, source, segment.weight, word.embedding))
-        return found
+                stretches[-1] += [
+                    Word(word.text, word.ids, segment.locate(*word.source), segment.weight, word.embedding)
+                    for word in self._words[segment.text]
+                ]
+        return stretches
 
     def _placeholders(self, name: str) -> tuple[tuple[int, ...], ...]:
-        return ((PLACEHOLDER_ID,) * self._vectors[name],) * len(self._bundle.towers)
+        return ((PLACEHOLDER_ID,) * self._count_vectors(name),) * len(self._towers)
 
-    def _split(self, text: str, tokens: Sequence["Tokens"]) -> list[Piece]:
+    def _split(self, text: str, tokens: Sequence["_Tokens"]) -> list[Word]:
         """Groups the first encoder's tokens into words and bare names, and gives them the other encoders' tokens.
 
         `source` counts in the text itself.
         """
         ids, offsets = tokens[0]
-        bare = self._bare.find(text, ids, offsets) if self._bare else {}
-        bounds: list[tuple[int, int]] = []
+        bare = self._bare_names.find(text, ids, offsets)
+        bounds: list[Span] = []
         first = 0
         while first < len(ids):
-            _, last = bare.get(first, (None, first + 1))
-            while (
-                first not in bare
-                and last < len(ids)
-                and last not in bare
-                and self._joined(text, offsets, last)
-            ):
-                last += 1
+            if first in bare:
+                last = bare[first][1]
+            else:
+                last = first + 1
+                while last < len(ids) and last not in bare and self._joined(text, offsets, last):
+                    last += 1
             bounds.append((first, last))
             first = last
-        pieces = []
-        for (first, last), others in zip(bounds, _shares(bounds, tokens), strict=True):
+        words = []
+        for (first, last), others in zip(bounds, _tokens_of_others(bounds, tokens), strict=True):
             source = offsets[first][0], offsets[last - 1][1]
             if first in bare:
                 name = bare[first][0]
-                pieces.append(Piece(name, self._placeholders(name), source, embedding=name))
+                words.append(Word(name, self._placeholders(name), source, embedding=name))
             else:
-                pieces.append(Piece(text[slice(*source)], (tuple(ids[first:last]), *others), source))
-        return pieces
+                words.append(Word(text[slice(*source)], (tuple(ids[first:last]), *others), source))
+        return words
 
     def _joined(self, text: str, offsets: Sequence[Span], index: int) -> bool:
         """Whether token `index` belongs to the word of the token before it."""
         end, start = offsets[index - 1][1], offsets[index][0]
         if start < end:  # the bytes of one character
             return True
-        return start == end and self._glue(text[end - 1], text[start])
+        return start == end and self._join(text[end - 1], text[start])
 
 
-class Tokens(NamedTuple):
-    """What one tokenizer makes of a text."""
+class BareNames:
+    """Matches names by their token ids, the longest first, wherever a word begins and ends.
 
-    ids: Sequence[int]
-    offsets: Sequence[Span]
+    Token ids know no case, so neither do bare names. The web UI also matches inside of words, so that its `x-200`
+    takes the beginning of `x-2000`; this does not.
+    """
+
+    def __init__(self, tokenizer: Any, names: Iterable[str]):
+        self._by_first_id: dict[int, list[tuple[tuple[int, ...], str]]] = {}
+        for name in names:
+            ids = tuple(tokenizer(name, add_special_tokens=False, verbose=False)["input_ids"])
+            if ids:
+                self._by_first_id.setdefault(ids[0], []).append((ids, name))
+        for candidates in self._by_first_id.values():
+            candidates.sort(key=lambda candidate: (-len(candidate[0]), candidate[1]))
+
+    def find(self, text: str, ids: Sequence[int], offsets: Sequence[Span]) -> dict[int, tuple[str, int]]:
+        """Returns, by the index of its first token, each name in a text and the index after its last token."""
+        matches: dict[int, tuple[str, int]] = {}
+        index = 0
+        while self._by_first_id and index < len(ids):
+            match = self._match(text, ids, offsets, index)
+            if match:
+                matches[index] = match
+            index = match[1] if match else index + 1
+        return matches
+
+    def _match(
+        self, text: str, ids: Sequence[int], offsets: Sequence[Span], index: int
+    ) -> tuple[str, int] | None:
+        if ids[index] not in self._by_first_id or not starts_word(text, offsets[index][0]):
+            return None
+        for candidate, name in self._by_first_id[ids[index]]:
+            end = index + len(candidate)
+            if tuple(ids[index:end]) == candidate and ends_word(text, offsets[end - 1][1]):
+                return name, end
+        return None
 
 
-def _shares(bounds: Sequence[tuple[int, int]], tokens: Sequence[Tokens]) -> list[tuple[tuple[int, ...], ...]]:
-    """For each word, a run of the first encoder's tokens, the other encoders' tokens that stand in it."""
-    first, *others = tokens
+_Tokens = tuple[Sequence[int], Sequence[Span]]
+"""What one tokenizer makes of a text: token ids, and the characters of each."""
+
+
+def _tokens_of_others(bounds: Sequence[Span], tokens: Sequence[_Tokens]) -> list[tuple[tuple[int, ...], ...]]:
+    """For each word, tokens `bounds` of the first encoder, the other encoders' tokens that stand in it."""
+    (first_ids, first_offsets), *others = tokens
     shares = []
-    for other in others:
-        if other.ids == first.ids:
-            shares.append([tuple(first.ids[start:end]) for start, end in bounds])
+    for ids, offsets in others:
+        if ids == first_ids:
+            shares.append([tuple(first_ids[start:end]) for start, end in bounds])
             continue
-        starts = [first.offsets[start][0] for start, _ in bounds]
+        starts = [first_offsets[start][0] for start, _ in bounds]
         words: list[list[int]] = [[] for _ in bounds]
-        for token, (start, _) in zip(other.ids, other.offsets, strict=True):
+        for token, (start, _) in zip(ids, offsets, strict=True):
             words[max(bisect_right(starts, start) - 1, 0)].append(token)
         shares.append([tuple(word) for word in words])
     return list(zip(*shares, strict=True)) if shares else [()] * len(bounds)

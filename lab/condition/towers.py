@@ -1,34 +1,34 @@
-"""Chunks of tokens and learned vectors through the text encoders: differentiable, no parsing, no weights."""
+"""Chunks of tokens and learned vectors through the text encoders, and the weights of their words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lab.condition.chunks import Chunk, chunk_ids
-from lab.condition.vectors import Vectors
+from lab.condition.chunks import Chunk, EncodedText
+from lab.condition.weighting import WEIGHTINGS
+from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
-from lab.models.family import FAMILIES, Family
+from lab.models.family import FAMILIES, Family, family_with_widths
 from lab.models.patches import Placement, learned_rows
 
+Vectors = Mapping[str, Mapping[str, Tensor]]
+"""Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
 
-class Hidden(NamedTuple):
-    """Encoded chunks.
+
+class EncodedChunks(NamedTuple):
+    """Chunks that went through all text encoders.
 
     Attributes:
-        towers: One (chunks, context, width) tensor for each text encoder, in the U-Net's order.
+        states: (chunks, context, d) the encoders' hidden states side by side, in the U-Net's order.
         pooled: (chunks, p) from SDXL's second encoder, or None.
     """
 
-    towers: tuple[Tensor, ...]
+    states: Tensor
     pooled: Tensor | None
-
-    @property
-    def joined(self) -> Tensor:
-        """(chunks, context, d): the encoders' states side by side, as the U-Net takes them."""
-        return torch.cat(self.towers, dim=-1)
 
 
 def encode_chunks(
@@ -37,13 +37,13 @@ def encode_chunks(
     vectors: Vectors | None = None,
     clip_skip: int = 0,
     padded: bool = True,
-) -> Hidden:
-    """Encodes chunks, each for itself.
+) -> EncodedChunks:
+    """Encodes chunks, each for itself, without the weights of their words.
 
     Differentiable with respect to `vectors`; call it under `torch.no_grad()` where gradients are not needed.
 
     Args:
-        vectors: What the pieces with an `embedding` name stand for.
+        vectors: What the words with an `embedding` name stand for.
         clip_skip: Leaves out this many of the last layers (0 for none); the A1111 web UI counts one more.
         padded: Whether all rows of a context are wanted, or those up to the longest chunk's end token. The encoders
             are causal, so that the padding after it changes none of them.
@@ -53,15 +53,14 @@ def encode_chunks(
     """
     states, pooled = [], None
     for index, tower in enumerate(bundle.towers):
-        ids = torch.tensor([chunk_ids(chunk, tower, index) for chunk in chunks], device=bundle.device)
+        ids, learned = _token_ids(chunks, tower, index, vectors or {})
         if not padded:
-            ids = ids[:, : max(sum(piece.length for piece in chunk) for chunk in chunks) + 2]
+            ids = ids[:, : max(chunk.length for chunk in chunks) + 2]
         back = layers_back(bundle.family, tower, clip_skip)
-        with learned_rows(tower.encoder, _placement(chunks, vectors or {}, tower.key, index)):
-            state, output = run_tower(bundle.family, tower, ids, back)
+        state, output = run_tower(bundle.family, tower, ids, back, learned=learned)
         states.append(state)
         pooled = getattr(output, "text_embeds", pooled)
-    return Hidden(tuple(states), pooled)
+    return EncodedChunks(torch.cat(states, dim=-1), pooled)
 
 
 def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
@@ -80,19 +79,35 @@ def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
 
 
 def run_tower(
-    family: Family, tower: TextTower, ids: Tensor, back: int, mask: Tensor | None = None
+    family: Family,
+    tower: TextTower,
+    ids: Tensor,
+    back: int,
+    mask: Tensor | None = None,
+    learned: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Any]:
     """`hidden_states[-back]`, on SD 1.x and 2.x through the final LayerNorm, on SDXL without it; and the output.
 
     Args:
-        ids: (b, context) token ids.
+        ids: (b, context) token ids, on any device.
+        back: As `layers_back` gives it.
         mask: (b, context) of ones, and zeros where a token is hidden from the others.
+        learned: (n, width) vectors of embeddings; their rows have the ids past the vocabulary's end, in order.
     """
-    traits = FAMILIES[family]
-    if traits.final_norm and back == 1:  # what the encoder gives anyway
-        output = tower.encoder(ids, attention_mask=mask)
-        return output.last_hidden_state, output
-    output = tower.encoder(ids, attention_mask=mask, output_hidden_states=True)
+    placement = None
+    if learned:
+        rows, vocabulary = torch.cat(list(learned)), tower.encoder.config.vocab_size
+        entries, positions = (ids >= vocabulary).nonzero(as_tuple=True)
+        placement = Placement(
+            entries, positions, rows[(ids[entries, positions] - vocabulary).to(rows.device)]
+        )
+        ids = ids.masked_fill(ids >= vocabulary, 0)
+    ids, traits = ids.to(tower.encoder.device), FAMILIES[family]
+    with learned_rows(tower.encoder, placement):
+        if traits.final_norm and back == 1:  # what the encoder gives anyway
+            output = tower.encoder(ids, attention_mask=mask)
+            return output.last_hidden_state, output
+        output = tower.encoder(ids, attention_mask=mask, output_hidden_states=True)
     state = output.hidden_states[-back]
     return (_final_norm(tower.encoder)(state) if traits.final_norm else state), output
 
@@ -102,16 +117,97 @@ def _final_norm(encoder: nn.Module) -> Any:
     return getattr(encoder, "text_model", encoder).final_layer_norm
 
 
-def _placement(chunks: Sequence[Chunk], vectors: Vectors, key: str, index: int) -> Placement | None:
-    entries, positions, rows = list[int](), list[int](), list[Tensor]()
-    for entry, chunk in enumerate(chunks):
-        position = 1  # after the start token
-        for piece in chunk:
-            if piece.embedding is not None:
-                rows.append(vectors[piece.embedding][key])
-                entries += [entry] * len(piece.ids[index])
-                positions += range(position, position + len(piece.ids[index]))
-            position += len(piece.ids[index])
-    if not rows:
-        return None
-    return Placement(torch.tensor(entries), torch.tensor(positions), torch.cat(rows))
+def _token_ids(
+    chunks: Sequence[Chunk], tower: TextTower, index: int, vectors: Vectors
+) -> tuple[Tensor, list[Tensor]]:
+    """(chunks, context) token ids on the CPU, and the learned vectors that have the ids past the vocabulary's end."""
+    ids = [chunk.token_ids(tower, index) for chunk in chunks]
+    learned: list[Tensor] = []
+    free = tower.encoder.config.vocab_size
+    for entry, chunk in zip(ids, chunks, strict=True):
+        for word, rows in chunk.rows(index):
+            if word.embedding is not None:
+                learned.append(vectors[word.embedding][tower.key])
+                entry[rows.start : rows.stop] = range(free, free + len(rows))
+                free += len(rows)
+    return torch.tensor(ids), learned
+
+
+def weigh_chunks(
+    bundle: Bundle,
+    chunks: Sequence[Chunk],
+    states: Tensor,
+    empty: Tensor,
+    vectors: Vectors,
+    weighting: str,
+    clip_skip: int,
+) -> Tensor:
+    """(chunks, context, d) float32 on the CPU: hidden states under the weights of the chunks' words.
+
+    Args:
+        states: (chunks, context, d) float32 on the CPU, all text encoders side by side.
+        empty: (context, d) of an empty chunk, likewise.
+        weighting: A name in `WEIGHTINGS`.
+    """
+    context = states.shape[1]
+    widths = [tower.width for tower in bundle.towers]
+    weighted = []
+    for index, tower in enumerate(bundle.towers):
+        ids, learned = _token_ids(chunks, tower, index, vectors)
+        back = layers_back(bundle.family, tower, clip_skip)
+
+        def encode(
+            ids: Tensor,
+            mask: Tensor,
+            tower: TextTower = tower,
+            back: int = back,
+            learned: list[Tensor] = learned,
+        ) -> Tensor:
+            return run_tower(bundle.family, tower, ids, back, mask, learned)[0].float()
+
+        text = EncodedText(
+            z=states.split(widths, -1)[index],
+            e=empty.split(widths, -1)[index],
+            w=torch.tensor([chunk.row_weights(index, context) for chunk in chunks]),
+            ids=ids.to(bundle.device),
+            fragments=list(_fragments(chunks, ids.tolist(), index)),
+            special_ids=(tower.tokenizer.bos_token_id, tower.tokenizer.eos_token_id, tower.pad_token_id),
+            encode=encode,
+        )
+        weighted.append(WEIGHTINGS[weighting].apply(text).cpu())
+    return torch.cat(weighted, dim=-1)
+
+
+def _fragments(
+    chunks: Sequence[Chunk], ids: Sequence[Sequence[int]], index: int
+) -> Iterator[tuple[list[int], float]]:
+    """Runs of words of one weight over all chunks: their token ids, and the weight."""
+    words = (
+        (word.weight, entry[rows.start : rows.stop])
+        for chunk, entry in zip(chunks, ids, strict=True)
+        for word, rows in chunk.rows(index)
+    )
+    for weight, run in groupby(words, key=lambda word: word[0]):
+        yield [token for _, tokens in run for token in tokens], weight
+
+
+def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
+    """An embedding's vectors, (n, width) float32 on the CPU, by the key of each of the bundle's text encoders.
+
+    Raises:
+        InputError: it was made for text encoders of other widths.
+    """
+    widths = tuple(sorted(vectors.shape[-1] for vectors in embedding.vectors.values()))
+    needed = tuple(sorted(tower.width for tower in bundle.towers))
+    if widths != needed:
+        raise InputError(
+            f"embedding {embedding.name} is {_describe(widths)}, "
+            f"the model {bundle.source} takes {_describe(needed)}; use one made for this model's family"
+        )
+    by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
+    return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}
+
+
+def _describe(widths: tuple[int, ...]) -> str:
+    traits = family_with_widths(widths)
+    return f"{' + '.join(map(str, widths))} wide ({traits.short_label if traits else 'no known family'})"

@@ -54,18 +54,31 @@ def norm_percentiles(vectors: Tensor, table: Tensor) -> list[float]:
 
 def nearest_tokens(vectors: Tensor, vocabulary: Vocabulary, count: int = 10) -> list[list[Neighbour]]:
     """For each vector (n, width), the `count` tokens of highest cosine, the nearest first."""
-    similarity = F.normalize(vectors, dim=1) @ F.normalize(vocabulary.table, dim=1).T
-    best = similarity.topk(min(count, len(vocabulary.table)), dim=1)
+    best = cosines(vectors, vocabulary.table).topk(min(count, len(vocabulary.table)), dim=1)
     return [
         [Neighbour(vocabulary.tokens[index], value) for value, index in zip(values, indices, strict=True)]
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
-def cosines(vectors: Tensor) -> Tensor:
-    """(n, n) cosines between the rows of (n, width)."""
+def cosines(vectors: Tensor, others: Tensor | None = None) -> Tensor:
+    """(n, m) cosines between the rows of (n, width) and of `others` (m, width), or among the former."""
     unit = F.normalize(vectors, dim=1)
-    return unit @ unit.T
+    return unit @ (unit if others is None else F.normalize(others, dim=1)).T
+
+
+WORD_END = "</w>"
+"""How CLIP's tokenizers mark tokens that end a word."""
+
+
+def token_text(token: str) -> str:
+    """A token as it reads in a text, without the mark of a word's end."""
+    return token.removesuffix(WORD_END)
+
+
+def whole_word(token: str) -> str | None:
+    """The text of a token that ends a word, or None for one that is a word's beginning or middle."""
+    return token_text(token) if token.endswith(WORD_END) else None
 
 
 SHORTEST_WORD = 3
@@ -74,9 +87,8 @@ SHORTEST_WORD = 3
 
 def whole_words(tokenizer: CLIPTokenizer) -> list[str]:
     """The tokens of CLIP's vocabulary that are words by themselves, of three letters or more, in alphabetic order."""
-    tokens = (token for token in tokenizer.get_vocab() if token.endswith("</w>"))
-    words = (token.removesuffix("</w>") for token in tokens)
-    return sorted(word for word in words if word.isalpha() and len(word) >= SHORTEST_WORD)
+    words = map(whole_word, tokenizer.get_vocab())
+    return sorted(word for word in words if word and word.isalpha() and len(word) >= SHORTEST_WORD)
 
 
 def vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:

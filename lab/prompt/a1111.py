@@ -25,7 +25,7 @@ def read(text: str) -> Reading:
     if not re.search(r"[\\()\[\]]|BREAK", text):
         builder = SegmentBuilder(text)
         builder.add(0, len(text), 1.0)
-        return Reading(builder.finish())
+        return Reading.of(builder.finish())
     tokens = list(_TOKEN.finditer(text))
     factors, closing = _match_brackets(tokens)
     builder = SegmentBuilder(text)
@@ -39,7 +39,7 @@ def read(text: str) -> Reading:
         else:
             weight = weights["("][-1] * weights["["][-1]
             _add_text(builder, text, (start + 1, end) if sign[0] == "\\" else (start, end), weight)
-    return Reading(builder.finish())
+    return Reading.of(builder.finish())
 
 
 def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
@@ -65,11 +65,11 @@ def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict
 
 def _add_text(builder: SegmentBuilder, text: str, span: Span, weight: float) -> None:
     start, end = span
-    for found in _BREAK.finditer(text, start, end):
-        before = start + len(text[start : found.start()].rstrip())
+    for match in _BREAK.finditer(text, start, end):
+        before = start + len(text[start : match.start()].rstrip())
         builder.add(start, before, weight)
-        builder.add_break((before, found.end()))
-        start = found.end()
+        builder.add_break((before, match.end()))
+        start = match.end()
     builder.add(start, end, weight)
 
 
@@ -78,8 +78,8 @@ def compose(text: str) -> list[tuple[float, Span]]:
 
     As in the web UI a prompt without `AND` may end in a weight too.
     """
-    starts = [0, *(found.end() for found in _AND.finditer(text))]
-    ends = [*(found.start() for found in _AND.finditer(text)), len(text)]
+    starts = [0, *(match.end() for match in _AND.finditer(text))]
+    ends = [*(match.start() for match in _AND.finditer(text)), len(text)]
     return [_part(text, start, end) for start, end in zip(starts, ends, strict=True)]
 
 

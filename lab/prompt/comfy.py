@@ -49,7 +49,7 @@ def read(text: str) -> Reading:
             opened.pop()
             weights.pop()
     builder.add(position, len(text), weights[-1])
-    return Reading(builder.finish())
+    return Reading.of(builder.finish())
 
 
 def _find_groups(text: str) -> tuple[set[int], dict[int, _Group]]:
@@ -64,13 +64,13 @@ def _find_groups(text: str) -> tuple[set[int], dict[int, _Group]]:
     partner: dict[int, int] = {}
     opened: deque[int] = deque()
     surplus = 0
-    for found in _BRACKET.finditer(text):
-        at = found.start()
-        if len(found[0]) == 2:
+    for match in _BRACKET.finditer(text):
+        at = match.start()
+        if len(match[0]) == 2:
             escapes.add(at)
-        elif found[0] == "(" and surplus and not opened:
+        elif match[0] == "(" and surplus and not opened:
             surplus -= 1
-        elif found[0] == "(":
+        elif match[0] == "(":
             opened.append(at)
         elif opened:
             partner[at] = opened.pop()

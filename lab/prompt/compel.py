@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lab.prompt.syntax import Blend, Reading, Run, Segment
+from lab.prompt.syntax import Blend, Reading, Run, Segment, whole_text
 
 if TYPE_CHECKING:
     from compel.prompt_parser import PromptParser
@@ -31,11 +31,10 @@ def read(text: str) -> Reading:
     except Exception as error:  # any text must parse, and the library raises errors of many kinds
         return _plain(text, f"{type(error).__name__} in the compel library")
     aligner = _Aligner(text)
-    blends = tuple(
+    terms = tuple(
         aligner.blend(term, float(weight))
         for term, weight in zip(conjunction.prompts, conjunction.weights, strict=True)
     )
-    segments = tuple(segment for blend in blends for _, members in blend.members for segment in members)
     problems = []
     if conjunction.lora_weights:
         problems.append("the compel dialect's withLora(): a LoRA is loaded by --lora FILE=scale")
@@ -43,17 +42,12 @@ def read(text: str) -> Reading:
         problems.append(
             "the compel dialect's .swap() edits attention maps, which the lab does not do; leave it out"
         )
-    plain = len(blends) == 1 and blends[0].weight == 1 and len(blends[0].members) == 1
     # The library pools the prompt as it was typed, operators and all.
-    return Reading(segments, () if plain else blends, _whole(text), problems=tuple(problems))
-
-
-def _whole(text: str) -> tuple[Segment, ...]:
-    return (Segment(text, 1.0, (0, len(text)), "text", (Run(0, 0, len(text)),)),) if text else ()
+    return Reading(terms or Reading.of(()).terms, whole_text(text), problems=tuple(problems))
 
 
 def _plain(text: str, why: str) -> Reading:
-    return Reading(_whole(text), notes=(f"the compel dialect takes this prompt as plain text: {why}",))
+    return Reading.of(whole_text(text), (f"the compel dialect takes this prompt as plain text: {why}",))
 
 
 @cache
@@ -98,10 +92,10 @@ class _Aligner:
     def _segment(self, text: str, weight: float) -> Segment:
         runs: list[Run] = []
         for word in re.finditer(r"\S+", text):
-            found = self.text.find(word[0], self.position)
-            if found >= 0:
-                runs.append(Run(word.start(), found, len(word[0])))
-                self.position = found + len(word[0])
+            start = self.text.find(word[0], self.position)
+            if start >= 0:
+                runs.append(Run(word.start(), start, len(word[0])))
+                self.position = start + len(word[0])
             else:
                 self._spell(word[0], word.start(), runs)
         if weight != 1.0:
@@ -115,7 +109,7 @@ class _Aligner:
     def _spell(self, word: str, at: int, runs: list[Run]) -> None:
         """Finds the characters of a word one by one: the library has removed escapes within it."""
         for offset, character in enumerate(word):
-            found = self.text.find(character, self.position)
-            if found >= 0:
-                runs.append(Run(at + offset, found, 1))
-                self.position = found + 1
+            start = self.text.find(character, self.position)
+            if start >= 0:
+                runs.append(Run(at + offset, start, 1))
+                self.position = start + 1

@@ -2,15 +2,15 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
 
-from lab.prompt import a1111, comfy, compel
-from lab.prompt.schedule import parse_nodes, slices_at, switches
+from lab.prompt.dialects import DIALECTS, find_dialect, foreign_words
+from lab.prompt.schedule import slices_at, switches
 from lab.prompt.syntax import (
-    Dialect,
-    Part,
+    Blend,
+    Node,
     Prompt,
     Reading,
     Reference,
@@ -26,67 +26,54 @@ _MASK = "\ue000"
 """Stands for each character of a reference while a dialect reads the text: no dialect gives it a meaning."""
 
 
-def _read_plain(text: str) -> Reading:
-    if not text:
-        return Reading(())
-    return Reading((Segment(text, 1.0, (0, len(text)), "text", (Run(0, 0, len(text)),)),))
+def parse(text: str, dialect: str = "a1111", references: Sequence[Reference] = ()) -> Prompt:
+    """Parses a prompt: its composition, and its schedules and alternations where the dialect has them.
 
-
-_READERS: dict[Dialect, Callable[[str], Reading]] = {
-    "a1111": a1111.read,
-    "comfy": comfy.read,
-    "compel": compel.read,
-    "plain": _read_plain,
-}
-
-
-def parse(text: str, dialect: Dialect = "a1111", references: Sequence[Reference] = ()) -> Prompt:
-    """Parses a prompt: its composition, and in the a1111 dialect its schedules and alternations.
-
-    Never raises on any text, and takes time linear in its length.
+    Takes any text, in time linear in its length.
 
     Args:
+        dialect: A name in `DIALECTS`.
         references: The embeddings that it names (`find_references`); whatever their names hold is not syntax.
+
+    Raises:
+        InputError: no dialect of that name.
     """
     masked = _mask(text, references)
-    parts: tuple[Part, ...]
-    if dialect == "a1111":
-        composed = a1111.compose(masked)
-        parts = tuple(Part(weight, parse_nodes(masked, *span)) for weight, span in composed)
-    else:
-        parts = (Part(1.0, (Text((0, len(text))),)),)
+    rules = find_dialect(dialect)
+    composed = rules.compose(masked) if rules.compose else [(1.0, (0, len(text)))]
+    parts = tuple(
+        (weight, rules.schedule(masked, *span) if rules.schedule else (Text(span),))
+        for weight, span in composed
+    )
     return Prompt(text, dialect, parts, tuple(references))
 
 
 def resolve(prompt: Prompt, steps: int) -> tuple[Timeline, ...]:
     """What each part of a prompt says over `steps` denoising steps (at least 1)."""
     masked = _mask(prompt.source, prompt.references)
-    return tuple(Timeline(part.weight, _variants(prompt, part, masked, steps)) for part in prompt.parts)
+    return tuple(Timeline(weight, _variants(prompt, nodes, masked, steps)) for weight, nodes in prompt.parts)
 
 
-def _variants(prompt: Prompt, part: Part, masked: str, steps: int) -> tuple[Variant, ...]:
+def _variants(prompt: Prompt, nodes: Sequence[Node], masked: str, steps: int) -> tuple[Variant, ...]:
+    read = DIALECTS[prompt.dialect].read
     variants: list[Variant] = []
-    for until in switches(part.nodes, steps):
-        slices = slices_at(part.nodes, until - 1, steps)
+    for until in switches(nodes, steps):
+        slices = slices_at(nodes, until - 1, steps)
         text = "".join(prompt.source[start:end] for start, end in slices)
         if variants and variants[-1].text == text:
             variants[-1] = replace(variants[-1], until=until)
             continue
-        reading = _READERS[prompt.dialect]("".join(masked[start:end] for start, end in slices))
-        reading = replace(reading, notes=(*reading.notes, *_foreign(text, prompt.dialect)))
-        variants.append(Variant(until, text, _place(reading, prompt, slices)))
+        reading = read("".join(masked[start:end] for start, end in slices))
+        reading = replace(reading, notes=(*reading.notes, *_notes(text, prompt.dialect)))
+        variants.append(Variant(until, text, _in_source(reading, prompt, slices)))
     return tuple(variants)
 
 
-def _foreign(text: str, dialect: Dialect) -> tuple[str, ...]:
-    """Says so where words that steer the a1111 dialect are text."""
-    if dialect == "a1111":
-        return ()
-    return tuple(
-        f"{word} is a plain word in the {dialect} dialect; in a1111 it is syntax"
-        for word in ("AND", "BREAK")
-        if re.search(rf"\b{word}\b", text)
-    )
+def _notes(text: str, dialect: str) -> Iterator[str]:
+    """Says so where words that steer another dialect are text."""
+    for word, other in foreign_words(dialect).items():
+        if re.search(rf"\b{re.escape(word)}\b", text):
+            yield f"{word} is a plain word in the {dialect} dialect; in {other} it is syntax"
 
 
 def _mask(text: str, references: Sequence[Reference]) -> str:
@@ -98,7 +85,7 @@ def _mask(text: str, references: Sequence[Reference]) -> str:
     return "".join(pieces) + text[done:]
 
 
-def _place(reading: Reading, prompt: Prompt, slices: Sequence[Span]) -> Reading:
+def _in_source(reading: Reading, prompt: Prompt, slices: Sequence[Span]) -> Reading:
     """Moves a reading of a variant's text to where that text stands in the source, and fills in the references."""
     whole = slices == [(0, len(prompt.source))] or not slices
     if whole and not prompt.references:
@@ -106,16 +93,15 @@ def _place(reading: Reading, prompt: Prompt, slices: Sequence[Span]) -> Reading:
     known = {reference.span[0]: reference for reference in prompt.references}
     offsets = list(accumulate((end - start for start, end in slices), initial=0))
 
-    def place(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    def in_source(segments: Sequence[Segment]) -> tuple[Segment, ...]:
         moved = segments if whole else [_move(segment, slices, offsets) for segment in segments]
-        return tuple(piece for segment in moved for piece in _name(segment, known))
+        return tuple(piece for segment in moved for piece in _cut_at_references(segment, known))
 
-    blends = tuple(
-        replace(blend, members=tuple((share, place(segments)) for share, segments in blend.members))
-        for blend in reading.blends
-    )
-    pooled = None if reading.pooled is None else place(reading.pooled)
-    return replace(reading, segments=place(reading.segments), blends=blends, pooled=pooled)
+    def blend(term: Blend) -> Blend:
+        return replace(term, members=tuple((share, in_source(segments)) for share, segments in term.members))
+
+    pooled = None if reading.pooled is None else in_source(reading.pooled)
+    return replace(reading, terms=tuple(map(blend, reading.terms)), pooled=pooled)
 
 
 def _move(segment: Segment, slices: Sequence[Span], offsets: Sequence[int]) -> Segment:
@@ -131,14 +117,14 @@ def _move(segment: Segment, slices: Sequence[Span], offsets: Sequence[int]) -> S
 
 def _source_spans(span: Span, slices: Sequence[Span], offsets: Sequence[int]) -> list[Span]:
     """The parts of the source behind characters `span` of the slices' joined text; slice i begins at offsets[i]."""
-    found = []
+    spans = []
     for index in range(bisect_right(offsets, span[0]) - 1, bisect_left(offsets, span[1])):
         start, shift = slices[index][0], slices[index][0] - offsets[index]
-        found.append((max(span[0] + shift, start), min(span[1] + shift, slices[index][1])))
-    return found
+        spans.append((max(span[0] + shift, start), min(span[1] + shift, slices[index][1])))
+    return spans
 
 
-def _name(segment: Segment, known: dict[int, Reference]) -> list[Segment]:
+def _cut_at_references(segment: Segment, known: dict[int, Reference]) -> list[Segment]:
     """Splits a segment around the references in it."""
     if _MASK not in segment.text:
         return [segment]

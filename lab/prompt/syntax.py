@@ -1,10 +1,10 @@
 """What parsing a prompt gives: plain data, no tensors.
 
-    Prompt -> Part (one a member of an `AND` composition) -> Node (text, schedules, alternations)
+    Prompt (one part a member of an `AND` composition) -> Node (text, schedules, alternations)
 
 and, once the number of steps is known,
 
-    Timeline (one a part) -> Variant (one a stretch of steps) -> Segment
+    Timeline (one a part) -> Variant (one a stretch of steps) -> Reading -> Segment
 
 Every piece of text knows the characters of the source that it came from.
 """
@@ -13,7 +13,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Dialect = Literal["a1111", "comfy", "compel", "plain"]
 Span = tuple[int, int]
 """Characters `span[0]:span[1]` of the source."""
 
@@ -72,20 +71,19 @@ Node = Text | Group | Schedule | Alternation
 
 
 @dataclass(frozen=True)
-class Part:
-    """A member of an `AND` composition: its weight and what it says."""
-
-    weight: float
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """A parsed prompt. Without `AND` it has one part; without schedules that part is text alone."""
+    """A parsed prompt.
+
+    Attributes:
+        source: The prompt as it was given.
+        dialect: Its name in `DIALECTS`.
+        parts: (weight, what it says) of each member of an `AND` composition; one without `AND`.
+        references: The learned embeddings that it names, in order.
+    """
 
     source: str
-    dialect: Dialect
-    parts: tuple[Part, ...]
+    dialect: str
+    parts: tuple[tuple[float, tuple[Node, ...]], ...]
     references: tuple[Reference, ...] = ()
 
 
@@ -131,12 +129,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Blend:
-    """A term of a compel prompt: texts whose encodings are averaged, under one weight.
+    """A text, or the average of several: compel's `("a cat", "a dog").blend(0.7, 0.3)`.
 
     Attributes:
-        weight: In the `.and()` that concatenates the terms; 1.0 for none.
-        members: (weight in the `.blend()`, segments) of each text; a term without `.blend()` has one.
-        normalized: Whether the blend divides by the sum of its weights.
+        weight: In compel's `.and()` that concatenates such terms; 1.0 for none.
+        members: (share, segments) of each text that is averaged; one text without `.blend()`.
+        normalized: Whether the average divides by the sum of the shares.
     """
 
     weight: float
@@ -149,18 +147,26 @@ class Reading:
     """What a text without schedules says in a dialect.
 
     Attributes:
-        segments: In the order of the text.
-        blends: How compel combines the segments; empty where they simply follow each other.
-        pooled: The text whose encoding is pooled for SDXL, if it is another one than the segments' (compel).
+        terms: Texts whose encodings follow each other; one but for compel's `.and()`.
+        pooled: The text whose encoding is pooled for SDXL, if it is another one than the first term's (compel).
         notes: What a person should know about how the text was read, one line each.
         problems: What the text asks for and nobody here can do, one line each.
     """
 
-    segments: tuple[Segment, ...]
-    blends: tuple[Blend, ...] = ()
+    terms: tuple[Blend, ...]
     pooled: tuple[Segment, ...] | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, segments: tuple[Segment, ...], notes: tuple[str, ...] = ()) -> "Reading":
+        """The reading of a text that is neither blended nor a conjunction."""
+        return cls((Blend(1.0, ((1.0, segments),)),), notes=notes)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments of all terms, in the order of the text."""
+        return tuple(segment for term in self.terms for _, segments in term.members for segment in segments)
 
 
 @dataclass(frozen=True)
@@ -189,6 +195,11 @@ class Timeline:
 
     weight: float
     variants: tuple[Variant, ...]
+
+
+def whole_text(text: str) -> tuple[Segment, ...]:
+    """A text as one segment of weight 1; none if it is empty."""
+    return (Segment(text, 1.0, (0, len(text)), "text", (Run(0, 0, len(text)),)),) if text else ()
 
 
 class SegmentBuilder:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from lab.condition.weighting import OWN_WEIGHTING, WEIGHTINGS
+from lab.condition.weighting import WEIGHTINGS
 from lab.models.bundle import Bundle
 from lab.models.schedulers import SCHEDULERS
 from lab.runs.png import save_image
@@ -51,7 +51,7 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
         "dtype": str(bundle.dtype).removeprefix("torch."),
         **job.settings.record(),
         "dialect": options.dialect,
-        "weighting": options.weighting or OWN_WEIGHTING[options.dialect],
+        "weighting": options.weighting_used,
         "clip_skip": options.clip_skip,
         "applied": _applied(job),
         "versions": {name: _version(name) for name in ("torch", "diffusers", "transformers")},

@@ -5,9 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lab.condition.config import Dialect, Pool
-from lab.config import Config, ExistingFile, ExistingFolder
+from lab.condition.config import Pool
+from lab.config import Config, ExistingFile, ExistingFolder, one_of
 from lab.models.config import ModelOptions
+from lab.prompt.dialects import DIALECTS
 from lab.search.sources import check_source
 
 IndexKind = Literal["flat-ip", "flat-l2", "ivf"]
@@ -45,7 +46,7 @@ class SearchOptions(Config):
     clip: ExistingFolder | None = None
     """Folder with a CLIPModel to compare with; by default the model's own encoders."""
 
-    dialect: Dialect = "a1111"
+    dialect: Annotated[str, one_of(DIALECTS, "dialect")] = "a1111"
     """The prompt syntax of texts. Weights play no part."""
 
     top: int = Field(10, ge=1)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
-from lab.condition.config import Dialect, Pool, TextOptions
+from lab.condition.config import Pool, TextOptions
 from lab.condition.encode import PromptEncoder
 from lab.condition.pooling import pool_words
-from lab.condition.towers import encode_chunks, layers_back, run_tower
-from lab.condition.vectors import vectors_for
+from lab.condition.towers import encode_chunks, layers_back, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
 from lab.models.clip import LoadedClip, load_clip
+from lab.models.vocabulary import token_text
 from lab.models.weights import sha256
 from lab.score.clip import Clip
 
@@ -29,8 +29,6 @@ CHUNK_BLOCK = 64
 
 TOKEN_BLOCK = 4096
 """Vocabulary tokens encoded together."""
-
-WORD_END = "</w>"
 
 
 class Features(Protocol):
@@ -63,7 +61,7 @@ class BundleFeatures:
     images (Radford et al. 2103.00020, figure 3). Otherwise vectors are the encoders' states.
     """
 
-    def __init__(self, bundle: Bundle, pooling: Pool = "eos", dialect: Dialect = "a1111"):
+    def __init__(self, bundle: Bundle, pooling: Pool = "eos", dialect: str = "a1111"):
         self._bundle = bundle
         self._dialect = dialect
         complete = pooling == "eos" and bundle.clip_folder is not None and len(bundle.towers) == 1
@@ -119,15 +117,15 @@ class BundleFeatures:
     @torch.no_grad()
     def _encoded(self, chunks: Sequence[Chunk], embeddings: Mapping[str, Embedding]) -> list[Tensor]:
         """For each chunk the states of its start token, its tokens and its end token (2 to context, d)."""
-        names = {piece.embedding for chunk in chunks for piece in chunk if piece.embedding is not None}
+        names = {word.embedding for chunk in chunks for word in chunk if word.embedding is not None}
         vectors = {name: vectors_for(self._bundle, embeddings[name]) for name in names}
-        lengths = [sum(piece.length for piece in chunk) + 2 for chunk in chunks]
+        lengths = [chunk.length + 2 for chunk in chunks]
         order = sorted(range(len(chunks)), key=lengths.__getitem__)
         made: dict[int, Tensor] = {}
         for start in range(0, len(order), CHUNK_BLOCK):
             places = order[start : start + CHUNK_BLOCK]
             some = [chunks[place] for place in places]
-            states = encode_chunks(self._bundle, some, vectors, padded=False).joined.float().cpu()
+            states = encode_chunks(self._bundle, some, vectors, padded=False).states.float().cpu()
             made.update((place, rows[: lengths[place]]) for place, rows in zip(places, states, strict=True))
         return [made[place] for place in range(len(chunks))]
 
@@ -163,7 +161,7 @@ class ClipFeatures:
 
     def tokens(self, tokens: Sequence[str]) -> Tensor:
         """Vectors of vocabulary tokens, as words."""
-        return self.texts([token.removesuffix(WORD_END) for token in tokens], {})
+        return self.texts([token_text(token) for token in tokens], {})
 
     def images(self, paths: Sequence[Path]) -> Tensor:
         """Vectors of images."""

@@ -87,7 +87,7 @@ def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
 
 
 def _embeddings(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
-    from lab.condition.vectors import vectors_for
+    from lab.condition.towers import vectors_for
     from lab.embeddings.library import collect
 
     rows, reason, left_out = [], "", []

@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.embeddings.read import read_one
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
-from lab.models.vocabulary import norm_range, whole_words
+from lab.models.vocabulary import norm_range, token_text, whole_words
 from lab.score.clip import Clip, image_features
 
 TEXTS_AT_ONCE = 1024
@@ -98,9 +98,7 @@ def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path]) -> WordFin
 
 
 def _spelled(tower: TextTower, ids: list[int]) -> str:
-    return " + ".join(
-        token.replace("</w>", " ").strip() or token for token in tower.tokenizer.convert_ids_to_tokens(ids)
-    )
+    return " + ".join(token_text(token) or token for token in tower.tokenizer.convert_ids_to_tokens(ids))
 
 
 def _from_chance(bundle: Bundle, count: int, generator: torch.Generator) -> Initial:

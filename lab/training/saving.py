@@ -92,7 +92,10 @@ class EmbeddingWriter:
     def write_prompt_embeds(self, embedding: Embedding, folder: Path) -> None:
         """Writes a negative embedding as prompt embeddings: a whole negative prompt, the form of 2412.19637."""
         conditioning = encode(
-            self._bundle, placeholder(embedding.name), [embedding], clip_skip=self._config.clip_skip
+            self._bundle,
+            placeholder(embedding.name),
+            embeddings=embedding,
+            clip_skip=self._config.clip_skip,
         )
         about = {"model": without_folders(self._bundle.source), "clip_skip": self._config.clip_skip}
         write_embeds(folder / f"{embedding.name}-embeds.safetensors", conditioning, about)

@@ -129,7 +129,7 @@ def test_words_in_a_row_and_words_that_come_twice(sd1):
 
 def test_rows_of_a_prompt_as_people_write_it(sd1):
     easy = Embedding("easy", {"clip": torch.ones(2, 32)})
-    cond = lab.encode(sd1, "photo of a (red:1.2) apple, <easy>", [easy])
+    cond = lab.encode(sd1, "photo of a (red:1.2) apple, <easy>", embeddings=[easy])
     entry = cond.parts[0].entries[0][1]
     assert find_rows(entry, "red apple") == [4, 5]
     assert find_rows(entry, "<easy>") == find_rows(entry, "easy") == [7, 8]

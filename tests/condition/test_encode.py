@@ -118,7 +118,7 @@ def test_clip_skip_equals_diffusers_on_sdxl(sdxl, diffusers_encode):
 
 def test_schedules_alternations_and_composition(sd1):
     toy = embedding_for(sd1)
-    made = encode(sd1, "a [cat:dog:0.5] AND [red|<toy>]:0.4", [toy], steps=4)
+    made = encode(sd1, "a [cat:dog:0.5] AND [red|<toy>]:0.4", embeddings=[toy], steps=4)
     first, second = made.parts
     assert (first.weight, second.weight) == (1.0, 0.4)
     assert [(until, entry.text) for until, entry in first.entries] == [(2, "a cat"), (4, "a dog")]

@@ -12,7 +12,7 @@ from tests.condition.samples import embedding_for
 
 def test_what_is_written_is_read(tmp_path, sdxl):
     path = tmp_path / "x.safetensors"
-    made = encode(sdxl, "a [cat:<toy>:2] AND (dog:1.2):0.5", [embedding_for(sdxl)], steps=4)
+    made = encode(sdxl, "a [cat:<toy>:2] AND (dog:1.2):0.5", embeddings=[embedding_for(sdxl)], steps=4)
     write_embeds(path, made, {"model": "tiny"})
     back = read_embeds(path, sdxl, 4)
     assert back.prompt == made.prompt and [part.weight for part in back.parts] == [1.0, 0.5]

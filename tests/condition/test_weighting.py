@@ -4,8 +4,9 @@ import pytest
 import torch
 from compel import Compel, ReturnedEmbeddingsType
 
+from lab.condition.chunks import EncodedText
 from lab.condition.encode import encode
-from lab.condition.weighting import WEIGHTINGS, Weighted
+from lab.condition.weighting import WEIGHTINGS
 from tests.condition.samples import close, embedding_for
 
 
@@ -16,11 +17,11 @@ def text():
     w = torch.ones(2, 7)
     w[0, 2:4], w[0, 5] = 1.3, 0.6
     ids = torch.zeros(2, 7, dtype=torch.long)
-    return Weighted(z, e, w, ids, fragments=(), special_ids=(0, 1, 2), encode=lambda ids, mask: z)
+    return EncodedText(z, e, w, ids, fragments=(), special_ids=(0, 1, 2), encode=lambda ids, mask: z)
 
 
 def test_a1111_keeps_each_chunks_mean(text):
-    made = WEIGHTINGS["a1111"](text)
+    made = WEIGHTINGS["a1111"].apply(text)
     scaled = text.z[0] * text.w[0][:, None]
     assert close(made[0], scaled * (text.z[0].mean() / scaled.mean()))
     assert torch.equal(made[1], text.z[1])
@@ -28,11 +29,11 @@ def test_a1111_keeps_each_chunks_mean(text):
 
 
 def test_no_norm_scales(text):
-    assert torch.equal(WEIGHTINGS["a1111-no-norm"](text), text.z * text.w[..., None])
+    assert torch.equal(WEIGHTINGS["a1111-no-norm"].apply(text), text.z * text.w[..., None])
 
 
 def test_comfy_goes_from_the_empty_text(text):
-    made = WEIGHTINGS["comfy"](text)
+    made = WEIGHTINGS["comfy"].apply(text)
     for chunk, row in ((0, 2), (0, 5), (1, 3)):
         w = text.w[chunk, row]
         assert close(made[chunk, row], text.e[row] + w * (text.z[chunk, row] - text.e[row]))
@@ -40,7 +41,7 @@ def test_comfy_goes_from_the_empty_text(text):
 
 
 def test_ignore_ignores(text):
-    assert WEIGHTINGS["ignore"](text) is text.z
+    assert WEIGHTINGS["ignore"].apply(text) is text.z
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -127,5 +128,5 @@ def test_compel_weighs_learned_embeddings(sd1, dialect):
     toy = embedding_for(sd1, vectors=len(ids))
     toy.vectors["clip"][:] = table[ids].detach()
     prompt = "a (<toy>:0.5) (cat:1.2)" if dialect == "a1111" else "a (<toy>)0.5 (cat)1.2"
-    made = encode(sd1, prompt, [toy], dialect=dialect, weighting="compel")
+    made = encode(sd1, prompt, embeddings=[toy], dialect=dialect, weighting="compel")
     assert close(made.embeds, library(sd1, "a (red apple)0.5 (cat)1.2")[0])

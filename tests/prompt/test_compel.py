@@ -20,10 +20,10 @@ def test_operators():
 
 
 def test_blend_and_conjunction():
-    (blend,) = read('("a b", "c").blend(0.7, 0.3)').blends
+    (blend,) = read('("a b", "c").blend(0.7, 0.3)').terms
     assert [share for share, _ in blend.members] == [0.7, 0.3] and blend.normalized
     assert [said(segments) for _, segments in blend.members] == [[("a b", 1.0)], [("c", 1.0)]]
-    first, second = read('("a", "b++").and(1, 0.5)').blends
+    first, second = read('("a", "b++").and(1, 0.5)').terms
     assert (first.weight, second.weight) == (1.0, 0.5)
     assert said(second.members[0][1]) == [("b", pytest.approx(1.21))]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.prompt.dialects import DIALECTS
 from lab.prompt.parse import parse, resolve
 from lab.prompt.syntax import Reference
 
-DIALECTS = ("a1111", "comfy", "plain", "compel")
 SYNTAX = st.lists(
     st.sampled_from(
         ["(", ")", "[", "]", ":", "|", "\\", " ", "a", "cat", "1.3", ":0.5)", "[a:b:3]", "AND", "BREAK", "+", "--",

@@ -147,7 +147,7 @@ def test_texts_without_their_padding_pool_as_with_it(family, pooling, request):
     prompts = ["", "a <toy> on white", "a (red:1.4) apple", "a cat, " * 40, "[a dog:a cat:0.5] AND a hat"]
     found = BundleFeatures(bundle, pooling).texts(prompts, {"toy": toy})
     encodings = [cond.parts[0].entries[0][1] for cond in
-                 lab.encode(bundle, prompts, [toy], weighting="ignore", steps=1)]  # fmt: skip
+                 lab.encode(bundle, prompts, embeddings=toy, weighting="ignore", steps=1)]  # fmt: skip
     expected = torch.stack([pool(encoding, pooling, 77) for encoding in encodings])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -205,7 +205,7 @@ def test_a_run_is_saved_in_both_forms_and_resumes_to_the_bit(sd1, rewarded, tmp_
     resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     assert resumed.kind == "negative" and torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
     file = config.out / "embeds" / "bad-embeds.safetensors"
-    expected = encode(sd1, "<bad>", [resumed])
+    expected = encode(sd1, "<bad>", embeddings=[resumed])
     assert torch.equal(safetensors.torch.load_file(file)["embeds"], expected.embeds)
     settings = {"prompt": "a red apple", "steps": 2, "guidance": 3.0}
     one = lab.generate(sd1, negative_prompt="<bad>", embeddings=[resumed], **settings)[0]

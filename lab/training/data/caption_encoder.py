@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lab.condition.chunks import Chunk, first_chunk
 from lab.condition.tokens import Tokenizer
-from lab.condition.towers import encode_chunks
-from lab.condition.vectors import Vectors, vectors_for
+from lab.condition.towers import Vectors, encode_chunks, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle
@@ -40,10 +39,10 @@ class CaptionEncoder:
         once."""
         distinct = list(dict.fromkeys(captions))
         chunks = [self._chunker(caption) for caption in distinct]
-        hidden = encode_chunks(self._bundle, chunks, self._vectors, self._clip_skip)
+        encoded = encode_chunks(self._bundle, chunks, self._vectors, self._clip_skip)
         index = torch.tensor([distinct.index(caption) for caption in captions], device=self._bundle.device)
-        pooled = None if hidden.pooled is None else hidden.pooled[index]
-        return hidden.joined[index], pooled
+        pooled = None if encoded.pooled is None else encoded.pooled[index]
+        return encoded.states[index], pooled
 
 
 class CaptionChunker:
@@ -52,15 +51,15 @@ class CaptionChunker:
     def __init__(self, bundle: Bundle, counts: Mapping[str, int]):
         """Takes the number of vectors of each embedding that captions may name."""
         self._room = bundle.context_length - 2
-        self._tokenizer = Tokenizer(bundle, counts)
+        self._tokenizer = Tokenizer(bundle, counts.__getitem__)
         self._names_by_placeholder = {placeholder(name): name for name in counts}
         self._chunks: dict[str, Chunk] = {}
 
     def __call__(self, caption: str) -> Chunk:
         """The caption's tokens, with the embeddings in their places."""
         if caption not in self._chunks:
-            pieces = self._tokenizer.pieces(self._segments(caption))
-            self._chunks[caption] = first_chunk(pieces, self._room)
+            (words,) = self._tokenizer.words(self._segments(caption))
+            self._chunks[caption] = first_chunk(words, self._room)
         return self._chunks[caption]
 
     def _segments(self, caption: str) -> list[Segment]:
@@ -124,7 +123,7 @@ def check_placeholders(
     missing: dict[str, str] = {}
     cut = False
     for caption, image in captions:
-        found = {piece.embedding for piece in chunker(caption)}
+        found = {word.embedding for word in chunker(caption)}
         for name in counts:
             if name not in found:
                 missing.setdefault(image, f"{placeholder(name)} in '{caption[:80]}'")

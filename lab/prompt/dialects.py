@@ -1,0 +1,105 @@
+"""The prompt dialects: one table. Parser, chunks, weights, flags, help and records derive from it.
+
+To add a dialect, add an entry; it may be done while the program runs:
+
+    DIALECTS["mine"] = Dialect("my own", read=my_reader, weighting="comfy", emphasis="({text}:{weight:g})")
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lab.errors import InputError, did_you_mean
+from lab.prompt import a1111, comfy, compel
+from lab.prompt.chunk_rules import (
+    JoinRule,
+    SplitRule,
+    back_to_comma,
+    back_to_sentence,
+    join_touching,
+    join_word,
+    move_word,
+)
+from lab.prompt.schedule import parse_nodes
+from lab.prompt.syntax import Node, Reading, Span, whole_text
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one tool reads prompts.
+
+    Attributes:
+        label: What it is, for help texts and pages.
+        read: Reads the attention of a text without schedules. Never fails, whatever the text.
+        weighting: Its own arithmetic for weighted words: a name in `lab.condition.weighting.WEIGHTINGS`.
+        compose: Splits a prompt into parts that guide side by side, each with a weight; None if it has no such syntax.
+        schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
+        join: Whether two touching tokens belong to one word, which chunks keep together where they can.
+        split: Where a chunk ends that is full.
+        words: Words that are syntax in it; other dialects note that to them they are words.
+        emphasis: How it writes a weight, with `{text}` and `{weight:g}`; None if it has no weights.
+    """
+
+    label: str
+    read: Callable[[str], Reading]
+    weighting: str
+    compose: Callable[[str], list[tuple[float, Span]]] | None = None
+    schedule: Callable[[str, int, int], tuple[Node, ...]] | None = None
+    join: JoinRule = join_word
+    split: SplitRule = back_to_comma
+    words: tuple[str, ...] = ()
+    emphasis: str | None = None
+
+
+def _read_plain(text: str) -> Reading:
+    return Reading.of(whole_text(text))
+
+
+DIALECTS: dict[str, Dialect] = {
+    "a1111": Dialect(
+        "the A1111 web UI",
+        read=a1111.read,
+        weighting="a1111",
+        compose=a1111.compose,
+        schedule=parse_nodes,
+        words=("AND", "BREAK"),
+        emphasis="({text}:{weight:g})",
+    ),
+    "comfy": Dialect(
+        "ComfyUI",
+        read=comfy.read,
+        weighting="comfy",
+        join=join_touching,
+        split=move_word,
+        emphasis="({text}:{weight:g})",
+    ),
+    "compel": Dialect(
+        "the compel library",
+        read=compel.read,
+        weighting="compel",
+        split=back_to_sentence,
+        emphasis="({text}){weight:g}",
+    ),
+    "plain": Dialect("no syntax", read=_read_plain, weighting="ignore"),
+}
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name.
+
+    Raises:
+        InputError: there is none of that name, with the nearest ones.
+    """
+    if name not in DIALECTS:
+        raise InputError(f"dialect: there is no '{name}'{did_you_mean(name, DIALECTS)}")
+    return DIALECTS[name]
+
+
+def foreign_words(name: str) -> dict[str, str]:
+    """Words that are syntax in other dialects than the named one, and in which."""
+    own = find_dialect(name).words
+    return {
+        word: other
+        for other, dialect in reversed(DIALECTS.items())
+        for word in dialect.words
+        if word not in own
+    }
