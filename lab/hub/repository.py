@@ -127,11 +127,15 @@ class Repository:
         cache = RepositoryCache(self.name)
         here = total - sum(self.files[name].size for name in missing)
         cache.check_space(total - here)
+        megabytes = math.ceil(total / 1e6)
         for name in missing:
             file = self.files[name]
 
             def heard(size: int, before: int = here) -> None:
-                listener.progress((before + size) / 1e6, math.ceil(total / 1e6), f"MB of {self.name}")
+                done = (
+                    megabytes * (before + size) / max(total, 1)
+                )  # ends at the whole number, as a bar has to
+                listener.progress(done, megabytes, f"MB of {self.name}")
 
             for path in (cache.blob(file), cache.lock(file)):
                 path.parent.mkdir(parents=True, exist_ok=True)
