@@ -65,8 +65,8 @@ def compare(
     from lab.comparing.compare import compare as run
     from lab.models.load import load_options
 
-    bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
     with Bars() as bars:
+        bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}), bars)
         report = run(bundle, settings, listener=bars)
     if is_first():
         _print(report.sentences)

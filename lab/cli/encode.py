@@ -40,8 +40,10 @@ def encode(
     from lab.condition.pooling import pool as pooled
     from lab.embeddings.library import collect
     from lab.models.load import load_options
+    from lab.terminal import Bars
 
-    bundle = load_options(model)
+    with Bars() as bars:
+        bundle = load_options(model, bars)
     library = collect(text.embedding, text.embeddings)
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)

@@ -21,7 +21,7 @@ def generate(
     from lab.models.load import load_options
     from lab.sample.generate import generate_to_disk
 
-    bundle = load_options(settings)
     with Bars() as bars:
+        bundle = load_options(settings, bars)
         results = generate_to_disk(bundle, settings, bars)
     print(f"{len(results)} images in {results.folder}; contact-sheet.png shows them together")

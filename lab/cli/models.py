@@ -14,17 +14,20 @@ def models(source: str | None = None) -> None:
     Parameters
     ----------
     source
-        A bundled model's name, a diffusers folder, `file:x.safetensors` or `hub:org/name`; without one, everything
-        that is bundled.
+        A bundled model's name, a diffusers folder, `file:x.safetensors`, `hub:org/name` or
+        `hub:org/name/x.safetensors`; without one, everything that is bundled.
     """
     from rich.console import Console
 
     from lab.models.describe import describe
     from lab.models.source import bundled
+    from lab.terminal import Bars
 
     console = Console()
     for name in [source] if source else bundled():
-        console.print(_table(describe(name)))
+        with Bars() as bars:
+            description = describe(name, listener=bars)
+        console.print(_table(description))
     if not source:
         console.print("More: lab models FOLDER, file:x.safetensors, or hub:org/name.")
 

@@ -34,9 +34,11 @@ def rerun(
     from lab.models.load import load_options
     from lab.sample.generate import generate
     from lab.sample.record import config_of, save_result
+    from lab.terminal import Bars
 
     config = config_of(record if device is None else record | {"device": device})
-    bundle = load_options(config)
+    with Bars() as bars:
+        bundle = load_options(config, bars)
     (result,) = generate(bundle, config)
     path = out or image.with_stem(f"{image.stem}-again")
     save_result(path, result.image, result.record)

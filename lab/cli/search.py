@@ -27,8 +27,8 @@ def search(
     from lab.search.search import search as run
     from lab.terminal import Bars
 
-    bundle = load_options(settings)
     with Bars() as bars:
+        bundle = load_options(settings, bars)
         result = run(bundle, settings, listener=bars)
     console = Console()
     if settings.index is not None:

@@ -47,7 +47,8 @@ def train(
     from lab.training.prepare import describe_run
     from lab.training.train import train as learn
 
-    bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}))
+    with Bars() as bars:
+        bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}), bars)
     if dry_run:
         print("\n".join(describe_run(bundle, settings)))
         return

@@ -4,6 +4,7 @@ from pathlib import Path
 from threading import Thread
 
 import huggingface_hub
+import pytest
 from huggingface_hub import constants
 
 from tests.hub.fetching import FILES, fetched, refused
@@ -99,6 +100,19 @@ class TestBrokenOff:
         assert fetched(listener=heard) == FILES
         assert [each.range for each in stored.asked("/storage/")] == ["bytes=1000000-"]
         assert heard.bars[0][0] >= 1
+
+    def test_it_goes_on_after_an_interruption(self, stored):
+        class Impatient(Heard):
+            def progress(self, done, total, things="images"):
+                if done > 1:
+                    raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fetched(listener=Impatient())
+        stored.requests.clear()
+        assert fetched() == FILES
+        (request,) = stored.asked("/storage/")
+        assert request.range is not None
 
     def test_a_piece_of_something_else_is_not_kept(self, stored):
         stored.breaks = [1_000_000, 0, 0, 0]
