@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lab.models.config import ModelOptions
 from lab.models.defaults import GenerationDefaults, vae_scale
+from lab.models.facts import ModelFacts
 from lab.models.family import FAMILIES, Family, FamilyTraits
 from lab.models.weights import sha256
 
@@ -88,6 +89,20 @@ class Bundle:
     def context_length(self) -> int:
         """Rows of prompt embeddings that a chunk of tokens takes, start and end included (77 for Stable Diffusion)."""
         return min(tower.context_length for tower in self.towers)
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What the configs of the model say, by which settings are checked."""
+        return ModelFacts(
+            source=self.source,
+            family=self.family,
+            unet=self.unet.config,
+            vae=self.vae.config,
+            text_encoders=tuple(tower.encoder.config.to_dict() for tower in self.towers),
+            scheduler_config=self.scheduler_config,
+            defaults=self.defaults,
+            root=self.root,
+        )
 
     @property
     def prediction_type(self) -> str:

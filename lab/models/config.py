@@ -1,11 +1,43 @@
 """The options that say which model to load, where, and how precisely."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from lab.config import Config
+from lab.config import Config, ExistingFolder
+from lab.errors import InputError, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def split_lora(text: str) -> tuple[Path, float]:
+    """Splits `FILE` or `FILE=scale`; without a scale it is 1.
+
+    Raises:
+        InputError: the scale is not a number.
+    """
+    name, equals, scale = text.rpartition("=")
+    if not equals:
+        return Path(text).expanduser(), 1.0
+    try:
+        return Path(name).expanduser(), float(scale)
+    except ValueError:
+        raise InputError(f"{text}: '{scale}' is not a scale; write FILE or FILE=0.8") from None
+
+
+def _check_lora(text: str) -> str:
+    path, _ = split_lora(text)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return text
+
+
+def _check_device(name: str) -> str:
+    if name.partition(":")[0] not in DEVICES or not re.fullmatch(r"\w+(:\d+)?", name):
+        raise ValueError(f"unknown device '{name}'{did_you_mean(name, DEVICES)}")
+    return name
 
 
 class ModelOptions(Config):
@@ -14,7 +46,7 @@ class ModelOptions(Config):
     model: str = "emoji"
     """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""
 
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
@@ -29,13 +61,13 @@ class ModelOptions(Config):
     vae: str | None = None
     """Another VAE: a diffusers folder, `file:x.safetensors`, `hub:org/name`, or `hub:org/name/x.safetensors`."""
 
-    config_folder: Path | None = None
+    config_folder: ExistingFolder | None = None
     """Configs and tokenizer for a single-file model, as a diffusers folder without weights."""
 
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says that its U-Net predicts."""
 
-    lora: list[str] = Field(default_factory=list)
+    lora: list[Annotated[str, AfterValidator(_check_lora)]] = Field(default_factory=list)
     """A LoRA file, loaded by diffusers: FILE or FILE=scale, repeatable."""
 
     vae_slicing: bool = False

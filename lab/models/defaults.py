@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from lab.config import Config
+from lab.config import Config, one_of
 from lab.files import read_json
 from lab.models.family import FAMILIES, Family
-from lab.models.schedulers import scheduler_name
+from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 
 
 class GenerationDefaults(Config):
@@ -22,7 +22,7 @@ class GenerationDefaults(Config):
     guidance: float = 7.0
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] | None = None
-    scheduler: str = "ddim"
+    scheduler: Annotated[str, one_of(SCHEDULERS, "scheduler")] = USUAL
     width: int = Field(512, ge=1)
     height: int = Field(512, ge=1)
 

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.describe import check_folder, folder_family
+from lab.models.describe import check_folder
 from lab.models.family import FAMILIES, Family
 from lab.models.libraries import refusing
 from lab.models.weights import pick_weights, read_header, uses_variant
@@ -28,12 +28,10 @@ class Parts:
         weights: The files that were read, by part; `checkpoint` holds a single file.
     """
 
-    family: Family
     tokenizers: list[CLIPTokenizer]
     encoders: list[Encoder]
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    scheduler: Mapping[str, Any]
     settings: Mapping[str, Any]
     weights: Mapping[str, tuple[Path, ...]]
 
@@ -43,13 +41,12 @@ def encoder_class(suffix: str) -> type[CLIPTextModel] | type[CLIPTextModelWithPr
     return CLIPTextModelWithProjection if suffix else CLIPTextModel
 
 
-def read_folder(root: Path, variant: str | None, dtype: torch.dtype) -> Parts:
+def read_folder(root: Path, family: Family, variant: str | None, dtype: torch.dtype) -> Parts:
     """Loads every part of a model.
 
     Raises:
-        InputError: a missing part (which), a family that the lab does not load, or damaged files.
+        InputError: a missing part (which), or damaged files.
     """
-    family = folder_family(root)
     files = check_folder(root, family, variant)
     weights = {part: tuple(root / name for name in names) for part, names in files.items()}
     for path in (path for paths in weights.values() for path in paths):
@@ -57,12 +54,10 @@ def read_folder(root: Path, variant: str | None, dtype: torch.dtype) -> Parts:
 
     towers = read_encoders(root, family, variant)
     return Parts(
-        family=family,
         tokenizers=[tokenizer for tokenizer, _ in towers],
         encoders=[encoder for _, encoder in towers],
         unet=_read_part(UNet2DConditionModel, root, "unet", variant, dtype),
         vae=_read_part(AutoencoderKL, root, "vae", variant),
-        scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
         settings=read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {},
         weights=weights,
     )

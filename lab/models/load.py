@@ -8,11 +8,10 @@ import torch
 from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
-from lab.models.defaults import generation_defaults
 from lab.models.device import arrange, check_machine, pick_device, pick_dtype
-from lab.models.family import FAMILIES, check_channels, encoder_keys
+from lab.models.facts import ModelFacts, read_facts
+from lab.models.family import Family, check_channels, encoder_keys
 from lab.models.folder import Parts, read_folder
-from lab.models.source import locate
 from lab.models.unet import add_float32_interface
 from lab.models.vae import read_vae
 
@@ -35,19 +34,25 @@ def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **opt
     return load_options(ModelOptions.build({"model": str(source), **options}, where="load"), listener)
 
 
-def load_options(options: ModelOptions, listener: Listener = Listener()) -> Bundle:
-    """Loads the model that the options describe; see `load`."""
+def load_options(
+    options: ModelOptions, listener: Listener = Listener(), facts: ModelFacts | None = None
+) -> Bundle:
+    """Loads the model that the options describe; see `load`.
+
+    Args:
+        facts: What `read_facts` told of it, where that was asked before.
+    """
     device = pick_device(options.device)
     check_machine(options, device)
     dtype = pick_dtype(options.dtype, device)
-    root = locate(options.model, options.revision, options.variant, listener)
-    if root.is_dir():
-        parts = read_folder(root, options.variant, dtype)
+    facts = facts or read_facts(options, listener)
+    if facts.root.is_dir():
+        parts = read_folder(facts.root, facts.family, options.variant, dtype)
     else:
         from lab.models.single_file import read_file  # brings conversion code that folders never need
 
-        parts = read_file(root, options.config_folder, options.prediction_type, dtype)
-    bundle = _bundle(parts, root, options, device, dtype, listener)
+        parts = read_file(facts.root, facts, options.config_folder, dtype)
+    bundle = _bundle(parts, facts, options, device, dtype)
     if options.lora:
         from lab.models.lora import fuse_all  # brings peft
 
@@ -60,43 +65,40 @@ def load_options(options: ModelOptions, listener: Listener = Listener()) -> Bund
 
 def _bundle(
     parts: Parts,
-    root: Path,
+    facts: ModelFacts,
     options: ModelOptions,
     device: torch.device,
     dtype: torch.dtype,
-    listener: Listener,
 ) -> Bundle:
     vae, weights = parts.vae, dict(parts.weights)
-    if options.vae:
-        vae, weights["vae"] = read_vae(options.vae, parts.vae, listener)
+    if facts.vae_root is not None:
+        vae, weights["vae"] = read_vae(facts.vae_root, parts.vae)
     check_channels(parts.unet.config.in_channels, vae.config.latent_channels, options.model)
-    override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
-    scheduler = {**parts.scheduler, **override}
     for module in (*parts.encoders, parts.unet, vae):
         module.requires_grad_(False)
         if not options.cpu_offload:
             module.to(device)
     return Bundle(
         source=options.model,
-        root=root,
-        family=parts.family,
-        towers=_towers(parts),
+        root=facts.root,
+        family=facts.family,
+        towers=_towers(parts, facts.family),
         unet=parts.unet,
         vae=vae,
-        scheduler_config=scheduler,
+        scheduler_config=facts.scheduler_config,
         device=device,
         dtype=dtype,
         options=options,
         weights=tuple(path for paths in weights.values() for path in paths),
-        defaults=generation_defaults(parts.family, parts.unet.config, vae.config, scheduler, root),
-        clip_folder=root / "clip" if (root / "clip" / "config.json").is_file() else None,
-        force_zeros_for_empty_prompt=FAMILIES[parts.family].zeros_without_negative
+        defaults=facts.defaults,
+        clip_folder=facts.root / "clip" if (facts.root / "clip" / "config.json").is_file() else None,
+        force_zeros_for_empty_prompt=facts.traits.zeros_without_negative
         and bool(parts.settings.get("force_zeros_for_empty_prompt", True)),
     )
 
 
-def _towers(parts: Parts) -> tuple[TextTower, ...]:
-    keys = encoder_keys(parts.family, [encoder.config.hidden_size for encoder in parts.encoders])
+def _towers(parts: Parts, family: Family) -> tuple[TextTower, ...]:
+    keys = encoder_keys(family, [encoder.config.hidden_size for encoder in parts.encoders])
     return tuple(
         TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)
         for key, tokenizer, encoder in zip(keys, parts.tokenizers, parts.encoders, strict=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.config import split_lora
 from lab.models.libraries import refusing
 from lab.models.pipeline import build_pipeline
 from lab.models.weights import read_header
@@ -19,25 +20,10 @@ def fuse_all(bundle: Bundle) -> Bundle:
     Raises:
         InputError: an unreadable file, or one that fits no part of the model.
     """
-    files = [parse_lora(text) for text in bundle.options.lora]
+    files = [split_lora(text) for text in bundle.options.lora]
     for path, scale in files:
         _fuse(bundle, path, scale)
     return replace(bundle, weights=(*bundle.weights, *(path for path, _ in files)))
-
-
-def parse_lora(text: str) -> tuple[Path, float]:
-    """Splits `FILE` or `FILE=scale`; without a scale it is 1.
-
-    Raises:
-        InputError: the scale is not a number.
-    """
-    name, equals, scale = text.rpartition("=")
-    if not equals:
-        return Path(text).expanduser(), 1.0
-    try:
-        return Path(name).expanduser(), float(scale)
-    except ValueError:
-        raise InputError(f"--lora {text}: '{scale}' is not a scale; write FILE or FILE=0.8") from None
 
 
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:

@@ -15,50 +15,42 @@ import torch
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.describe import CONFIGS, VOCABULARIES, file_family, file_marks
+from lab.models.describe import CONFIGS, VOCABULARIES
+from lab.models.facts import ModelFacts
 from lab.models.family import FAMILIES, Family
 from lab.models.folder import Parts, read_tokenizer
 from lab.models.libraries import quiet, refusing
-from lab.models.weights import read_header
 
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 """Whose tokenizer every Stable Diffusion model uses."""
 
 
-def read_file(
-    path: Path, config_folder: Path | None, prediction_type: str | None, dtype: torch.dtype
-) -> Parts:
+def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: torch.dtype) -> Parts:
     """Loads every part of a model from one file.
 
     Args:
+        facts: What `read_facts` tells of the file.
         config_folder: A diffusers folder, without weights, whose configs and tokenizers come before the lab's own;
             or just a folder with CLIP's vocabulary.
-        prediction_type: Overrides what the configs, or marks in the file, say. SD 2.x's tensors do not tell
-            whether the U-Net predicts noise (the 512 px models) or v (the 768 px ones): without an override it is v.
 
     Raises:
-        InputError: damaged, not a whole checkpoint, of no known family, or not fitting the configs.
+        InputError: damaged, or not fitting the configs.
     """
-    header = read_header(path)
-    family = file_family(header, path)
+    family = facts.family
     with tempfile.TemporaryDirectory() as folder:
         configs = Path(folder)
         gather_configs(configs, family, config_folder)
-        scheduler = read_json(configs / "scheduler" / "scheduler_config.json") | file_marks(header)
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
         modules = _convert(path, configs, family, tokenizers)
         with quiet():
             modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
-    if family == "sd2" and prediction_type == "epsilon" and config_folder is None:
-        modules["unet"].register_to_config(sample_size=64)  # the noise-predicting models are the 512 px ones
+    modules["unet"].register_to_config(sample_size=facts.unet.get("sample_size"))
     return Parts(
-        family=family,
         tokenizers=tokenizers,
         encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
         unet=modules["unet"].eval(),
         vae=modules["vae"].float().eval(),
-        scheduler=scheduler,
         settings=settings,
         weights={"checkpoint": (path,)},
     )
@@ -68,8 +60,6 @@ def gather_configs(into: Path, family: Family, given: Path | None) -> None:
     """Lays the given configs over the lab's own, and a vocabulary beside each tokenizer's config."""
     shutil.copytree(CONFIGS / family, into, dirs_exist_ok=True)
     if given is not None:
-        if not given.is_dir():
-            raise InputError(f"--config-folder {given}: no such folder")
         weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.msgpack", "*.onnx*", ".git")
         shutil.copytree(given, into, dirs_exist_ok=True, ignore=weights)
     for suffix in FAMILIES[family].suffixes:

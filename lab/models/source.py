@@ -49,6 +49,19 @@ def locate(
     raise InputError(f"unknown model '{source}': neither bundled nor a folder{hint}")
 
 
+def locate_vae(source: str, listener: Listener = Listener()) -> Path:
+    """The folder or the single file with a VAE that a source stands for; of a hub model the VAE alone is fetched.
+
+    Raises:
+        InputError: as `locate`.
+    """
+    if source.startswith(HUB):
+        from lab.models.download import download_vae
+
+        return download_vae(source, listener)
+    return locate(source)
+
+
 def _single_file(path: Path) -> Path:
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{path}: {HOW_TO_CONVERT}")

@@ -7,24 +7,17 @@ import torch
 from diffusers import AutoencoderKL
 
 from lab.errors import InputError
-from lab.hub.repository import HUB
-from lab.listening import Listener
-from lab.models.download import download_vae
 from lab.models.folder import read_module
 from lab.models.libraries import refusing
-from lab.models.source import locate
 from lab.models.weights import pick_weights, read_header
 
 
-def read_vae(
-    source: str, like: AutoencoderKL, listener: Listener = Listener()
-) -> tuple[AutoencoderKL, tuple[Path, ...]]:
+def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path, ...]]:
     """Loads a VAE in float32.
 
     Args:
-        source: A VAE's diffusers folder, a model's folder with `vae/` in it, `file:x.safetensors` in the layout
-            of the original code, with or without the prefix that it has in whole checkpoints, or one of these on
-            the hub: `hub:org/name`, `hub:org/name/x.safetensors`.
+        root: A VAE's diffusers folder, a model's folder with `vae/` in it, or a safetensors file in the layout of the
+            original code, with or without the prefix that it has in whole checkpoints.
         like: The VAE whose config a single file is read by.
 
     Returns:
@@ -33,7 +26,6 @@ def read_vae(
     Raises:
         InputError: no such VAE, damaged files, or weights that do not fit.
     """
-    root = download_vae(source, listener) if source.startswith(HUB) else locate(source)
     if root.is_file():
         read_header(root)
         return _read_file(root, like), (root,)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lab.condition.config import TextOptions
-from lab.config import Config
+from lab.config import Config, ExistingFile, one_of
 from lab.errors import InputError
 from lab.models.config import ModelOptions
+from lab.models.schedulers import SCHEDULERS
 from lab.text import read_lines
 
 MAX_SEED = 2**64 - 1
@@ -82,8 +83,8 @@ class SamplingOptions(Config):
     guidance_interval: tuple[float, float] | None = None
     """Guides only at noise levels sigma from LOW to HIGH (Kynkäänniemi et al. 2404.07724), which is faster."""
 
-    scheduler: str | None = None
-    """ddim, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc or lcm."""
+    scheduler: Annotated[str, one_of(SCHEDULERS, "scheduler")] | None = None
+    """How denoising steps are made of predictions."""
 
     karras: bool = False
     """Spaces the noise levels as Karras et al. (2206.00364) do."""
@@ -106,7 +107,7 @@ class SamplingOptions(Config):
     crop_top: int | None = Field(None, ge=0)
     """SDXL crop conditioning: pixels cut off at the top (by default 0)."""
 
-    init_image: Path | None = None
+    init_image: ExistingFile | None = None
     """Starts from this image instead of from noise alone."""
 
     strength: float = Field(0.8, gt=0, le=1)
@@ -122,7 +123,7 @@ class PromptOptions(Config):
     prompt: Prompts = Field(default_factory=list)
     """What the images show; repeatable."""
 
-    prompt_file: Path | None = None
+    prompt_file: ExistingFile | None = None
     """A text file with one prompt a line; empty lines and lines that begin with # are left out."""
 
     negative_prompt: str | None = None
@@ -131,10 +132,10 @@ class PromptOptions(Config):
     seeds: Seeds = "1"
     """Seeds of the noise, such as 1-4,9; every prompt is drawn with each."""
 
-    embeds: Path | None = None
+    embeds: ExistingFile | None = None
     """Prompt embeddings that `lab encode --out` wrote, in place of prompts."""
 
-    negative_embeds: Path | None = None
+    negative_embeds: ExistingFile | None = None
     """Prompt embeddings in place of a negative prompt: of `lab encode --out`, or learned by a reward."""
 
     out: Path | None = None

@@ -5,6 +5,7 @@ from typing import Any
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.facts import ModelFacts
 from lab.models.schedulers import check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
 
@@ -53,29 +54,29 @@ class Settings:
         )
 
 
-def resolve(bundle: Bundle, options: SamplingOptions) -> Settings:
-    """Completes the options with the bundle's defaults.
+def resolve(model: Bundle | ModelFacts, options: SamplingOptions) -> Settings:
+    """Completes the options with the defaults of a model, which need not be loaded yet.
 
     Raises:
         InputError: a size that the model cannot make, a scheduler that cannot work with it, a guidance interval
             that is empty, or an option that the model or the other options give no meaning.
     """
-    defaults = bundle.defaults
+    facts = model.facts if isinstance(model, Bundle) else model
 
     def chosen(name: str) -> Any:
         given = getattr(options, name)
-        return getattr(defaults, name) if given is None else given
+        return getattr(facts.defaults, name) if given is None else given
 
     settings = Settings(
         **{name: chosen(name) for name in ("steps", "guidance", "guidance_rescale", "scheduler")},
         **{name: chosen(name) for name in ("guidance_interval", "width", "height")},
-        **_size_conditioning(bundle, options, chosen("width"), chosen("height")),
+        **_size_conditioning(facts, options, chosen("width"), chosen("height")),
         karras=options.karras,
         strength=_strength(options),
     )
-    check_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config)
-    make_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, "cpu")
-    _check_size(bundle, settings)
+    check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
+    make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps, "cpu")
+    _check_size(facts, settings)
     if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
         low, high = settings.guidance_interval
         raise InputError(f"guidance_interval: from {low:g} to {high:g} is empty; give LOW before HIGH")
@@ -86,15 +87,14 @@ def resolve(bundle: Bundle, options: SamplingOptions) -> Settings:
     return settings
 
 
-def _check_size(bundle: Bundle, settings: Settings) -> None:
-    halvings = len(bundle.unet.config.block_out_channels) - 1
-    multiple = bundle.vae_scale * 2**halvings
+def _check_size(facts: ModelFacts, settings: Settings) -> None:
+    multiple = facts.size_multiple
     for side in ("width", "height"):
         pixels = getattr(settings, side)
         if pixels % multiple:
             below = max(pixels // multiple, 1) * multiple
             raise InputError(
-                f"{side}: {pixels} is not a multiple of {multiple}, which {bundle.source} needs; "
+                f"{side}: {pixels} is not a multiple of {multiple}, which {facts.source} needs; "
                 f"use {below} or {below + multiple}"
             )
 
@@ -105,12 +105,14 @@ def _strength(options: SamplingOptions) -> float | None:
     return None if options.init_image is None else options.strength
 
 
-def _size_conditioning(bundle: Bundle, options: SamplingOptions, width: int, height: int) -> dict[str, Any]:
+def _size_conditioning(
+    facts: ModelFacts, options: SamplingOptions, width: int, height: int
+) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in SIZE_CONDITIONING}
-    if bundle.traits.size_conditioning:
+    if facts.traits.size_conditioning:
         own = dict(zip(SIZE_CONDITIONING, (width, height, 0, 0), strict=True))
         return {name: own[name] if value is None else value for name, value in given.items()}
     for name, value in given.items():
         if value is not None:
-            raise InputError(f"{name}: {bundle.source} has no size conditioning, only SDXL has; leave it out")
+            raise InputError(f"{name}: {facts.source} has no size conditioning, only SDXL has; leave it out")
     return given

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from lab.errors import InputError
 from lab.models.describe import describe
 from lab.models.load import load
+from lab.models.source import locate_vae
 from lab.models.vae import read_vae
 from tests.embeddings.files import TOKEN, torch_file, vectors
 from tests.hub_server import Heard
@@ -159,9 +160,9 @@ def test_a_vae(stored, sd1, tmp_path):
     stored.put("org/vae", files)
     weights = load_file(sd1.root / "vae" / "diffusion_pytorch_model.safetensors")
     for source in ("hub:org/vae", "hub:org/name"):
-        vae, _ = read_vae(source, sd1.vae)
+        vae, _ = read_vae(locate_vae(source), sd1.vae)
         assert torch.equal(vae.state_dict()["encoder.conv_in.weight"], weights["encoder.conv_in.weight"])
     assert not stored.asked("/unet/")
     with pytest.raises(InputError, match="no VAE in safetensors there; the lab loads"):
         stored.put("org/no", {"README.md": b"nothing"})
-        read_vae("hub:org/no", sd1.vae)
+        locate_vae("hub:org/no")

@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import save_file
 
 from lab.errors import InputError
+from lab.models.config import split_lora
 from lab.models.load import load
-from lab.models.lora import parse_lora
 
 UNET_LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q"
 TEXT_LAYER = "encoder.layers.0.self_attn.out_proj"
@@ -111,8 +111,8 @@ def test_a_lora_file_that_is_not_there_is_named(sd1):
 
 
 def test_scales_are_read_behind_the_last_equals_sign():
-    path, scale = parse_lora("a=b.safetensors=-0.25")
+    path, scale = split_lora("a=b.safetensors=-0.25")
     assert (str(path), scale) == ("a=b.safetensors", -0.25)
-    assert parse_lora("x.safetensors")[1] == 1
+    assert split_lora("x.safetensors")[1] == 1
     with pytest.raises(InputError, match="'strong' is not a scale"):
-        parse_lora("x.safetensors=strong")
+        split_lora("x.safetensors=strong")

@@ -1,0 +1,177 @@
+"""What a model's configs say before its weights are read, and what can be refused by them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lab.errors import InputError
+from lab.files import read_json
+from lab.listening import Listener
+from lab.models.config import ModelOptions, split_lora
+from lab.models.defaults import GenerationDefaults, generation_defaults, vae_scale
+from lab.models.describe import CONFIGS, check_folder, file_family, file_marks, folder_family
+from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
+from lab.models.source import locate, locate_vae
+from lab.models.weights import read_header
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as its configs describe it.
+
+    Attributes:
+        source: What was asked for, for messages.
+        root, vae_root: The folder or file of the model, and of another VAE if one was asked for.
+        unet, vae, scheduler_config: The parts' configs; of the scheduler, with an overridden prediction type.
+        text_encoders: Their configs, in the U-Net's order.
+    """
+
+    source: str
+    family: Family
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoders: tuple[Mapping[str, Any], ...]
+    scheduler_config: Mapping[str, Any]
+    defaults: GenerationDefaults
+    root: Path
+    vae_root: Path | None = None
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """What the model's family is like."""
+        return FAMILIES[self.family]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each text encoder, by the name under which embeddings address it."""
+        widths = [config["hidden_size"] for config in self.text_encoders]
+        return dict(zip(encoder_keys(self.family, widths), widths, strict=True))
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels of which an image's sides must be a multiple: the VAE's scale, once more halved by the U-Net."""
+        return vae_scale(self.vae) * 2 ** (len(self.unet["block_out_channels"]) - 1)
+
+
+def read_facts(options: ModelOptions, listener: Listener = Listener()) -> ModelFacts:
+    """Finds a model and reads its configs; a hub model is fetched. Torch is not imported.
+
+    Raises:
+        InputError: no such model, VAE or LoRA, a missing part, a family that the lab does not load, or a LoRA for
+            another family.
+    """
+    root = locate(options.model, options.revision, options.variant, listener)
+    facts = _folder_facts(root, options) if root.is_dir() else _file_facts(root, options)
+    if options.vae:
+        vae_root = locate_vae(options.vae, listener)
+        facts = replace(facts, vae=_vae_config(vae_root) or facts.vae, vae_root=vae_root)
+    for text in options.lora:
+        check_lora(split_lora(text)[0], facts)
+    return facts
+
+
+def check_lora(path: Path, facts: ModelFacts) -> None:
+    """Refuses a LoRA whose U-Net layers read prompt embeddings of another width than the model's.
+
+    Raises:
+        InputError: as said, or the file is damaged.
+    """
+    width = facts.unet.get("cross_attention_dim")
+    for name, info in read_header(path).items():
+        reads_text = "attn2" in name and ("to_k" in name or "to_v" in name)
+        if reads_text and ("lora_down" in name or "lora_A" in name) and info.shape[-1] != width:
+            raise InputError(
+                f"{path}: this LoRA is for a U-Net that reads prompt embeddings {info.shape[-1]} wide, and "
+                f"{facts.source}'s are {width} wide; use one made for {facts.traits.short_label}"
+            )
+
+
+def check_widths(name: str, widths: Mapping[str, int], facts: ModelFacts) -> None:
+    """Refuses a learned embedding that was made for other text encoders than the model's.
+
+    Args:
+        widths: The embedding's, by encoder.
+
+    Raises:
+        InputError: with both widths and their families.
+    """
+    given, needed = sorted(widths.values()), sorted(facts.widths.values())
+    if given != needed:
+        raise InputError(
+            f"embedding {name} is {_described(given)}, the model {facts.source} takes {_described(needed)}; "
+            "use one made for this model's family"
+        )
+
+
+def check_clip_skip(clip_skip: int, facts: ModelFacts) -> None:
+    """Refuses to leave out more layers than a text encoder has.
+
+    Raises:
+        InputError: with the number of layers.
+    """
+    for config in facts.text_encoders:
+        layers, least = config["num_hidden_layers"], facts.traits.hidden_layer
+        if clip_skip + least > layers:
+            raise InputError(
+                f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {layers - least}"
+            )
+
+
+def _vae_config(root: Path) -> dict[str, Any] | None:
+    """The config of a VAE's or a model's folder; None of a single file, which is read by the model's own."""
+    paths = (root / "vae" / "config.json", root / "config.json")
+    path = next((path for path in paths if path.is_file()), None)
+    return read_json(path) if path else None
+
+
+def _described(widths: list[int]) -> str:
+    traits = family_with_widths(widths)
+    return f"{' + '.join(map(str, widths))} wide ({traits.short_label if traits else 'no known family'})"
+
+
+def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:
+    family = folder_family(root)
+    check_folder(root, family, options.variant)
+    return _facts(root, family, [root], options)
+
+
+def _file_facts(path: Path, options: ModelOptions) -> ModelFacts:
+    header = read_header(path)
+    family = file_family(header, path)
+    given = [options.config_folder] if options.config_folder else []
+    # SD 2.x's tensors do not tell whether the U-Net predicts noise or v: without an override it is v.
+    published_size: dict[str, Any] = {}
+    if family == "sd2" and options.prediction_type == "epsilon" and not given:
+        published_size["sample_size"] = 64  # the noise-predicting models are the 512 px ones
+    return _facts(path, family, [*given, CONFIGS / family], options, published_size, file_marks(header))
+
+
+def _facts(
+    root: Path,
+    family: Family,
+    folders: list[Path],
+    options: ModelOptions,
+    unet_changes: Mapping[str, Any] = MappingProxyType({}),
+    scheduler_changes: Mapping[str, Any] = MappingProxyType({}),
+) -> ModelFacts:
+    """Facts from the first of the folders that has each config."""
+
+    def config(part: str, name: str = "config.json") -> dict[str, Any]:
+        paths = [folder / part / name for folder in folders]
+        return read_json(next((path for path in paths if path.is_file()), paths[-1]))
+
+    override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
+    unet, vae = {**config("unet"), **unet_changes}, config("vae")
+    scheduler = {**config("scheduler", "scheduler_config.json"), **scheduler_changes, **override}
+    return ModelFacts(
+        source=options.model,
+        family=family,
+        unet=unet,
+        vae=vae,
+        text_encoders=tuple(config(f"text_encoder{suffix}") for suffix in FAMILIES[family].suffixes),
+        scheduler_config=scheduler,
+        defaults=generation_defaults(family, unet, vae, scheduler, root),
+        root=root,
+    )

@@ -1,0 +1,61 @@
+"""What is known of a model before its weights are read, and what is refused by it."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lab.errors import InputError
+from lab.models.config import ModelOptions
+from lab.models.facts import check_clip_skip, check_widths, read_facts
+from lab.models.load import load
+from tests.paths import REPOSITORY
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "emoji"])
+def test_facts_are_the_loaded_models(family, request):
+    bundle = request.getfixturevalue(family)
+    facts, loaded = read_facts(ModelOptions(model=bundle.source)), bundle.facts
+    for name in ("source", "family", "root", "widths", "size_multiple", "defaults"):
+        assert getattr(facts, name) == getattr(loaded, name)
+    assert facts.scheduler_config == dict(loaded.scheduler_config)
+
+
+def test_facts_need_no_torch(sd1_folder):
+    script = (
+        "import sys; from lab.models.facts import read_facts; from lab.models.config import ModelOptions; "
+        f"read_facts(ModelOptions(model={str(sd1_folder)!r})); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_another_vae_decides_over_sizes(sd1, sd2):
+    assert read_facts(ModelOptions(model=sd1.source)).size_multiple == 8
+    assert read_facts(ModelOptions(model=sd1.source, vae=sd2.source)).size_multiple == 4
+
+
+def test_a_lora_for_other_prompt_embeddings_is_refused_by_its_header(sd1_folder, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"lora_unet_down_blocks_1_attn2_to_k.lora_down.weight": torch.zeros(2, 1024)}, path)
+    with pytest.raises(InputError, match=r"1024 wide, and .* 32 wide; use one made for SD 1\.x"):
+        load(sd1_folder, device="cpu", lora=[str(path)])
+
+
+def test_embeddings_and_clip_skips_that_do_not_fit_are_refused(sdxl, sd1):
+    with pytest.raises(InputError, match=r"toy is 768 wide \(SD 1.x\), the model .* takes 32 \+ 64 wide"):
+        check_widths("toy", {"clip_l": 768}, sdxl.facts)
+    check_widths("toy", {"clip_l": 32, "clip_g": 64}, sdxl.facts)
+    with pytest.raises(InputError, match="clip skip 3: the text encoder has 3 layers; use 0 to 2"):
+        check_clip_skip(3, sd1.facts)
+
+
+def test_an_unknown_scheduler_of_a_model_folder_is_refused(sd1_folder, tmp_path):
+    folder = shutil.copytree(sd1_folder, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"scheduler": "eulr"}))
+    with pytest.raises(InputError, match="scheduler: unknown scheduler 'eulr'; nearest: euler"):
+        read_facts(ModelOptions(model=str(folder)))
