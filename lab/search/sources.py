@@ -65,18 +65,9 @@ def read_source(over: str, bundle: "Bundle", listener: Listener = Listener()) ->
 
 
 def _prompts(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot read prompts: {getattr(error, 'strerror', None) or 'not UTF-8 text'}"
-        ) from None
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    return [
-        IndexRow("prompt", line, f"{path}:{number}", line)
-        for number, line in numbered
-        if line and not line.startswith("#")
-    ]
+    from lab.text import read_numbered_lines
+
+    return [IndexRow("prompt", line, f"{path}:{number}", line) for number, line in read_numbered_lines(path)]
 
 
 def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
