@@ -69,7 +69,7 @@ def download_vae(source: str, listener: Listener) -> Path:
 def _instead(repository: Repository) -> str:
     """What a repository is, if it is no model as a diffusers folder, and how that is used."""
     if repository.is_embedding:
-        return f"this looks like an embedding: give it by --embeddings {HUB}{repository.name}"
+        return f"this looks like an embedding: give it by --embedding {HUB}{repository.name}"
     if LORA in repository.files:
         return "this is a LoRA: fetch its file, and give it by --lora beside a model"
     root = [name for name in sorted(repository.files) if "/" not in name]

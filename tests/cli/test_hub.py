@@ -1,5 +1,6 @@
 import pytest
 
+from tests.embeddings.files import TOKEN, torch_file, vectors
 from tests.hub_server import Hub
 
 
@@ -16,3 +17,9 @@ def test_a_hub_out_of_reach_is_one_line(hub, cut_off, cli, command):
     code, out, err = cli(*command, "hub:org/name")
     assert (code, out) == (2, "") and err.startswith("lab: hub:org/name: the hub is out of reach")
     assert len(err.splitlines()) == 1
+
+
+def test_an_embedding_on_the_hub_is_given_by_its_flag(hub, cli, sd1_folder):
+    hub.put("someone/cat-toy", {"learned_embeds.bin": torch_file({TOKEN: vectors(1, 32)})})
+    code, out, _ = cli("encode", "a <cat-toy>", "--model", sd1_folder, "--embedding", "hub:someone/cat-toy")
+    assert code == 0 and "cat-toy" in out

@@ -6,6 +6,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 import lab
+from lab.embeddings.library import collect
 from lab.embeddings.read import read_one
 from tests.embeddings.files import TOKEN, a1111, torch_file, vectors
 
@@ -94,3 +95,9 @@ def test_out_of_reach(hub, cut_off, monkeypatch):
 @pytest.mark.parametrize("source", ["hub:", "hub:someone", "hub:/x", "hub:someone/", "hub:some one/--x"])
 def test_not_a_repository(source):
     assert "is not the name of a repository; write hub:org/name or hub:org/name/file" in refused(source)
+
+
+def test_prompts_may_name_one(hub):
+    hub.put("someone/cat-toy", PICKLE)
+    assert list(collect(["hub:someone/cat-toy"])) == ["cat-toy"]
+    assert list(collect(["hub:someone/cat-toy=x"])) == ["x"]

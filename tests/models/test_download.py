@@ -137,7 +137,7 @@ class TestNoModel:
 
     def test_an_embedding(self, stored):
         stored.put("org/cat", {"learned_embeds.bin": torch_file({TOKEN: vectors(1)})})
-        assert "this looks like an embedding: give it by --embeddings hub:org/cat" in refused("hub:org/cat")
+        assert "this looks like an embedding: give it by --embedding hub:org/cat" in refused("hub:org/cat")
 
     def test_single_files(self, stored):
         large = b"x" * 2_000_000
