@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
-from lab.embeddings.config import Layout
+from lab.cli.flags import LayoutFlag
 
 
-def convert(source: str, out: Path, /, *, layout: Layout | None = None) -> None:
+def convert(
+    source: str,
+    out: Path,
+    /,
+    *,
+    layout: LayoutFlag = None,
+) -> None:
     """Write an embedding in another file layout, typically a pickle as safetensors.
 
     Args:
         source: The embedding: a file of any layout, a folder that holds one, or hub:org/name.
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
-        layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
     """
     from lab.embeddings.read import read_one
 

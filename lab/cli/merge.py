@@ -5,15 +5,20 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.embeddings.config import Layout, Method
+from lab.cli.flags import LayoutFlag, choice_from
+from lab.embeddings.merge import METHODS
+from lab.embeddings.merge import merge as mix
 
 
 def merge(
     *files: str,
     out: Path,
     weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
-    method: Method = "average",
-    layout: Layout | None = None,
+    method: Annotated[
+        str,
+        choice_from(METHODS, "method", "How to mix; average is for files with equal numbers of vectors."),
+    ] = "average",
+    layout: LayoutFlag = None,
 ) -> None:
     """Mix embeddings into one: average their vectors, or put them one after another.
 
@@ -21,10 +26,7 @@ def merge(
         files: Two or more embeddings: files of any layout, or hub:org/name.
         out: The file to write: .safetensors, .pt or .bin.
         weights: One number for each file; for an average they are divided by their sum.
-        method: average, for files with equal numbers of vectors, or concat.
-        layout: The layout of the new file; by default diffusers, or sdxl for two encoders.
     """
-    from lab.embeddings.merge import merge as mix
     from lab.embeddings.read import read_one
 
     merged = mix([read_one(file) for file in files], weights, method, name=out.stem)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding
 from lab.embeddings.library import collect
-from lab.embeddings.read import NEGATIVE_SUFFIX, PARTNER
 from lab.errors import InputError, did_you_mean
 from lab.prompt.dialects import find_dialect
 from lab.prompt.references import find_references

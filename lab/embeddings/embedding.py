@@ -1,17 +1,24 @@
-"""A learned textual-inversion embedding as a value."""
+"""A learned textual-inversion embedding as a value, and what its vectors have to be. Imports no torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from lab.errors import InputError
+from lab.models.family import encoder_key, family_with_keys
 
-from lab.embeddings.config import Layout
-from lab.embeddings.vectors import vectors_sha256
-from lab.models.family import family_with_keys
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["concept", "style", "negative", "unknown"]
+
+NEGATIVE_SUFFIX = "-neg"
+"""DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
+
+PARTNER = "lab.partner"
+"""The key of a file's metadata that says that it is half of a pair, and what the other half is called."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Embedding:
     """
 
     name: str
-    vectors: dict[str, Tensor]
+    vectors: "dict[str, Tensor]"
     kind: Kind = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -92,7 +99,7 @@ class Embedding:
         return f"{checksum & 0xFFFF:04x}"
 
     def save(
-        self, path: str | Path, layout: Layout | None = None, metadata: Mapping[str, str] | None = None
+        self, path: str | Path, layout: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
         """Writes the embedding to a file; see `lab.embeddings.write.save`."""
         from lab.embeddings.write import save
@@ -104,3 +111,63 @@ def family(embedding: Embedding) -> str:
     """The model family that has these text encoders, as far as their widths tell."""
     traits = family_with_keys(embedding.vectors)
     return traits.short_label if traits else "unknown"
+
+
+MAX_VALUES = 16 * 1024**2
+"""The most values an embedding may hold: 8,192 vectors for SDXL. More is a mistake or an attack."""
+
+
+def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
+    """Vectors (n, width) or (width,) by the name of the encoder that has their width.
+
+    Raises:
+        InputError: another shape.
+    """
+    if tensor.ndim not in (1, 2):
+        raise InputError(f"vectors have the shape {tuple(tensor.shape)}; expected (n, width) or (width,)")
+    return {encoder_key(tensor.shape[-1]): tensor}
+
+
+def check_vectors(vectors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Returns the vectors as (n, width) float32 on the CPU, their own storage, without gradients.
+
+    Raises:
+        InputError: a shape other than (n, width) or (width,), no floating point, no vectors or too many,
+            NaN or infinite values, all zero, or another n for one encoder than for another.
+    """
+    rows = {key: _check_rows(tensor, key) for key, tensor in vectors.items()}
+    if len({tensor.shape[0] for tensor in rows.values()}) > 1:
+        counts = ", ".join(f"{tensor.shape[0]} for {key}" for key, tensor in rows.items())
+        raise InputError(f"the encoders have different numbers of vectors: {counts}")
+    return rows
+
+
+def vectors_sha256(vectors: "Mapping[str, Tensor]") -> str:
+    """The sha256 of the vectors' bytes, encoder by encoder in alphabetical order."""
+    digest = hashlib.sha256()
+    for key in sorted(vectors):
+        digest.update(vectors[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_rows(tensor: "Tensor", key: str) -> "Tensor":
+    import torch
+
+    shape = tuple(tensor.shape)
+    if tensor.ndim not in (1, 2):
+        raise InputError(f"vectors for {key} have the shape {shape}; expected (n, width) or (width,)")
+    if tensor.numel() == 0:
+        raise InputError(f"there are no vectors in it (shape {shape})")
+    if tensor.numel() > MAX_VALUES:  # before any copy: an expanded view may claim any size
+        raise InputError(f"vectors of the shape {shape} are too many for an embedding")
+    if tensor.layout != torch.strided or not tensor.dtype.is_floating_point:
+        raise InputError(f"vectors are {str(tensor.dtype).removeprefix('torch.')}; expected floating point")
+    rows = tensor.detach().to("cpu", torch.float32, copy=True).reshape(-1, shape[-1]).contiguous()
+    if not rows.isfinite().all():
+        broken = int((~rows.isfinite()).any(dim=1).sum())
+        raise InputError(
+            f"{broken} of {len(rows)} vectors for {key} hold NaN or infinity; its training failed"
+        )
+    if not rows.any():
+        raise InputError(f"all vectors for {key} are zero: it was never trained")
+    return rows

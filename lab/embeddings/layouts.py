@@ -1,26 +1,26 @@
-"""What the tensors in an embedding file mean: one reader a layout, and the table of them.
+"""File layouts of embeddings: what the tensors in a file mean. One table of readers and writers. Imports no torch.
 
-A reader takes a file's contents and returns None if they are not in its layout.
+To add a layout, add an entry to `LAYOUTS`; one with a writer is offered by `--layout` at once.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from lab.embeddings.contents import Contents
-from lab.embeddings.vectors import by_width
+from lab.embeddings.containers import FileContents
+from lab.embeddings.embedding import Embedding, key_by_width
 from lab.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Draft:
     """What a file says, before its vectors are checked."""
 
-    vectors: dict[str, Tensor]
+    vectors: "dict[str, Tensor]"
     internal_name: str | None = None
     step: int | None = None
     base_model: str | None = None
@@ -28,17 +28,36 @@ class Draft:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay an embedding out in a file.
+
+    Attributes:
+        label: Whose it is, for help texts and pages.
+        read: From a file's contents to what they say, or None if they are not in this layout. Raises `InputError`
+            for one that is and cannot be used.
+        write: From an embedding with checked vectors to the dictionary that its file holds; None for a layout that
+            is read only. Raises `InputError` for an embedding that has no place in it.
+        suffixes: Of the files that it can be written to. Only safetensors files have room for metadata.
+    """
+
+    label: str
+    read: Callable[[FileContents], Draft | None]
+    write: "Callable[[Embedding, dict[str, Tensor]], dict[str, Any]] | None" = None
+    suffixes: tuple[str, ...] = (".safetensors", ".pt", ".bin")
+
+
 SD_CHECKPOINT = "sd_checkpoint"
 """A1111's key for the base model's hash."""
 
-Reader = Callable[[Contents], Draft | None]
 
-
-def read_a1111(contents: Contents) -> Draft | None:
+def _read_a1111(contents: FileContents) -> Draft | None:
     """A1111 and DreamArtist, new (a dictionary) and old (a `ParameterDict`); also in images."""
     data = contents.data
     if not isinstance(data, Mapping) or "string_to_param" not in data:
         return None
+    from torch import nn
+
     terms = data["string_to_param"]
     if isinstance(terms, nn.ParameterDict):
         terms = vars(terms).get("_parameters")
@@ -48,7 +67,7 @@ def read_a1111(contents: Contents) -> Draft | None:
     ((token, tensor),) = tensors.items()
     checkpoint = _text(data.get(SD_CHECKPOINT))
     return Draft(
-        by_width(tensor),
+        key_by_width(tensor),
         internal_name=_text(data.get("name")) or (None if token == "*" else token),
         step=_whole(data.get("step")),
         base_model=_text(data.get("sd_checkpoint_name")),
@@ -56,7 +75,7 @@ def read_a1111(contents: Contents) -> Draft | None:
     )
 
 
-def read_sdxl(contents: Contents) -> Draft | None:
+def _read_sdxl(contents: FileContents) -> Draft | None:
     """Files that name their encoders: SDXL's two by kohya, OneTrainer and this project."""
     tensors = _tensors(contents.data)
     if tensors is None or not tensors.keys() <= {"clip_l", "clip_g", "clip_l_out", "clip_g_out"}:
@@ -65,24 +84,24 @@ def read_sdxl(contents: Contents) -> Draft | None:
     return Draft(inputs, notes=notes)
 
 
-def read_kohya(contents: Contents) -> Draft | None:
+def _read_kohya(contents: FileContents) -> Draft | None:
     """kohya sd-scripts, and EasyNegative: `emb_params`."""
     tensors = _tensors(contents.data)
     if tensors is None or tensors.keys() != {"emb_params"}:
         return None
-    return Draft(by_width(tensors["emb_params"]))
+    return Draft(key_by_width(tensors["emb_params"]))
 
 
-def read_onetrainer(contents: Contents) -> Draft | None:
+def _read_onetrainer(contents: FileContents) -> Draft | None:
     """OneTrainer for SD 1.x and 2.x: `emp_params`, its own spelling."""
     tensors = _tensors(contents.data)
     if tensors is None or not tensors.keys() <= {"emp_params", "emp_params_out"}:
         return None
     inputs, notes = _without_outputs(tensors, "emp_params")
-    return Draft(by_width(inputs["emp_params"]), notes=notes)
+    return Draft(key_by_width(inputs["emp_params"]), notes=notes)
 
 
-def refuse_xti(contents: Contents) -> Draft | None:
+def _refuse_xti(contents: FileContents) -> Draft | None:
     """kohya's extended textual inversion: vectors for every layer of the U-Net."""
     tensors = _tensors(contents.data)
     if tensors is None or not all(re.fullmatch(r"(IN|OUT)\d\d|MID", key) for key in tensors):
@@ -93,10 +112,12 @@ def refuse_xti(contents: Contents) -> Draft | None:
     )
 
 
-def read_list(contents: Contents) -> Draft | None:
+def _read_list(contents: FileContents) -> Draft | None:
     """Old diffusers and ComfyUI exports: a list of dictionaries whose vectors follow one another."""
     if not isinstance(contents.data, (list, tuple)):
         return None
+    import torch
+
     rows: dict[str, list[Tensor]] = {}
     names = []
     for item in contents.data:
@@ -104,7 +125,7 @@ def read_list(contents: Contents) -> Draft | None:
         if tensors is None:
             raise InputError("a list with something else than dictionaries of tensors in it")
         for token, tensor in tensors.items():
-            ((key, vectors),) = by_width(tensor).items()
+            ((key, vectors),) = key_by_width(tensor).items()
             rows.setdefault(key, []).append(vectors.reshape(-1, vectors.shape[-1]))
             names.append(token)
     if not rows:
@@ -112,36 +133,82 @@ def read_list(contents: Contents) -> Draft | None:
     return Draft({key: torch.cat(parts) for key, parts in rows.items()}, internal_name=names[0])
 
 
-def read_diffusers(contents: Contents) -> Draft | None:
+def _read_diffusers(contents: FileContents) -> Draft | None:
     """diffusers' script: the placeholder token and its vectors."""
     tensors = _tensors(contents.data)
     if tensors is None or len(tensors) != 1:
         return None
     ((token, tensor),) = tensors.items()
-    return Draft(by_width(tensor), internal_name=token)
+    return Draft(key_by_width(tensor), internal_name=token)
 
 
-LAYOUTS: dict[str, Reader] = {
-    "a1111": read_a1111,
-    "sdxl": read_sdxl,
-    "kohya": read_kohya,
-    "onetrainer": read_onetrainer,
-    "xti": refuse_xti,
-    "list": read_list,
-    "diffusers": read_diffusers,  # the last, since any name may be a token
+def _write_diffusers(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    return {embedding.provenance.internal_name or f"<{embedding.name}>": _only(vectors, "diffusers")}
+
+
+def _write_kohya(_embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    return {"emb_params": _only(vectors, "kohya")}
+
+
+def _write_a1111(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    provenance = embedding.provenance
+    return {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": _only(vectors, "a1111")},
+        "name": provenance.internal_name or embedding.name,
+        "step": provenance.step,
+        "sd_checkpoint": provenance.metadata.get(SD_CHECKPOINT),
+        "sd_checkpoint_name": provenance.base_model,
+    }
+
+
+def _write_sdxl(_embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    if vectors.keys() != {"clip_l", "clip_g"}:
+        raise InputError(f"the sdxl layout is for clip_l and clip_g, not {_list(vectors)}; take diffusers")
+    return dict(vectors)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "a1111": Layout("the A1111 web UI and DreamArtist", _read_a1111, _write_a1111, (".pt",)),
+    "sdxl": Layout("SDXL, by kohya and OneTrainer", _read_sdxl, _write_sdxl),
+    "kohya": Layout("kohya sd-scripts", _read_kohya, _write_kohya),
+    "onetrainer": Layout("OneTrainer", _read_onetrainer),
+    "xti": Layout("kohya's extended textual inversion, which is refused", _refuse_xti),
+    "list": Layout("old diffusers and ComfyUI exports", _read_list),
+    "diffusers": Layout("diffusers", _read_diffusers, _write_diffusers),
 }
+"""In the order in which readers are asked, but for diffusers', which is the last."""
 
 
-def recognise(contents: Contents) -> tuple[str, Draft]:
+class _Writable(Mapping[str, Layout]):
+    """The layouts of the table that have a writer, as the table is when asked."""
+
+    def __getitem__(self, name: str) -> Layout:
+        if LAYOUTS[name].write is None:
+            raise KeyError(name)
+        return LAYOUTS[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, layout in LAYOUTS.items() if layout.write is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+WRITABLE: Mapping[str, Layout] = _Writable()
+"""What `--layout` offers."""
+
+
+def recognise(contents: FileContents) -> tuple[str, Draft]:
     """Returns the name of the layout and what its reader found.
 
     Raises:
         InputError: no layout fits; the message says what the file looks like instead.
     """
-    for layout, reader in LAYOUTS.items():
-        draft = reader(contents)
+    for name in sorted(LAYOUTS, key="diffusers".__eq__):  # any name may be one of its tokens
+        draft = LAYOUTS[name].read(contents)
         if draft is not None:
-            return layout, draft
+            return name, draft
     tensors = _tensors(contents.data)
     if tensors is None:
         raise InputError("there are no vectors in it")
@@ -151,8 +218,10 @@ def recognise(contents: Contents) -> tuple[str, Draft]:
     raise InputError(f"{len(tensors)} tensors ('{first}', ...) in no layout of an embedding; is it a model?")
 
 
-def _tensors(data: Any) -> dict[str, Tensor] | None:
+def _tensors(data: Any) -> "dict[str, Tensor] | None":
     """The data as a dictionary of at least one tensor by name, or None if it is anything else."""
+    from torch import Tensor
+
     if not isinstance(data, Mapping) or not data:
         return None
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()):
@@ -160,7 +229,9 @@ def _tensors(data: Any) -> dict[str, Tensor] | None:
     return dict(data)
 
 
-def _without_outputs(tensors: dict[str, Tensor], *names: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _without_outputs(
+    tensors: "dict[str, Tensor]", *names: str
+) -> "tuple[dict[str, Tensor], tuple[str, ...]]":
     """Parts the vectors from OneTrainer's output embeddings, which go behind the text encoder instead.
 
     OneTrainer stores zeros, or nothing, in the place of vectors where it trained an output embedding.
@@ -183,3 +254,13 @@ def _text(value: Any) -> str | None:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _only(vectors: "dict[str, Tensor]", layout: str) -> "Tensor":
+    if len(vectors) > 1:
+        raise InputError(f"the {layout} layout holds one encoder's vectors, not {_list(vectors)}; take sdxl")
+    return next(iter(vectors.values()))
+
+
+def _list(vectors: "dict[str, Tensor]") -> str:
+    return " and ".join(vectors)

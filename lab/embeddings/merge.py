@@ -1,21 +1,19 @@
 """One embedding out of several."""
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lab.embeddings.config import Method
-from lab.embeddings.embedding import Embedding, Provenance
-from lab.embeddings.vectors import checked, vectors_sha256
+from lab.embeddings.embedding import Embedding, Provenance, check_vectors, vectors_sha256
 from lab.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge(
     embeddings: Sequence[Embedding],
     weights: Sequence[float] | None = None,
-    method: Method = "average",
+    method: str = "average",
     name: str = "merged",
 ) -> Embedding:
     """Mixes embeddings into one.
@@ -29,16 +27,15 @@ def merge(
         InputError: fewer than two embeddings, another number of weights, weights that sum to 0, embeddings
             for different encoders, or different numbers of vectors to average.
     """
-    if method not in get_args(Method):
-        raise InputError(f"no method '{method}' to merge by{did_you_mean(method, get_args(Method))}")
+    if method not in METHODS:
+        raise InputError(f"no method '{method}' to merge by{did_you_mean(method, METHODS)}")
     weights = [1.0] * len(embeddings) if weights is None else list(weights)
     _check(embeddings, weights)
-    combine = _average if method == "average" else _concatenate
     vectors = {
-        key: combine([embedding.vectors[key] for embedding in embeddings], weights)
+        key: METHODS[method]([embedding.vectors[key] for embedding in embeddings], weights)
         for key in embeddings[0].vectors
     }
-    vectors = checked(vectors)
+    vectors = check_vectors(vectors)
     kinds = {embedding.kind for embedding in embeddings}
     models = {embedding.provenance.base_model for embedding in embeddings}
     recipe = ", ".join(f"{one.name} * {weight:g}" for one, weight in zip(embeddings, weights, strict=True))
@@ -64,7 +61,9 @@ def _check(embeddings: Sequence[Embedding], weights: Sequence[float]) -> None:
             )
 
 
-def _average(tensors: list[Tensor], weights: Sequence[float]) -> Tensor:
+def _average(tensors: "list[Tensor]", weights: Sequence[float]) -> "Tensor":
+    import torch
+
     counts = [len(tensor) for tensor in tensors]
     if len(set(counts)) > 1:
         raise InputError(
@@ -77,8 +76,17 @@ def _average(tensors: list[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.stack(terms).sum(dim=0)
 
 
-def _concatenate(tensors: list[Tensor], weights: Sequence[float]) -> Tensor:
+def _concatenate(tensors: "list[Tensor]", weights: Sequence[float]) -> "Tensor":
+    import torch
+
     return torch.cat([tensor * weight for tensor, weight in zip(tensors, weights, strict=True)])
+
+
+METHODS: "dict[str, Callable[[list[Tensor], Sequence[float]], Tensor]]" = {
+    "average": _average,
+    "concat": _concatenate,
+}
+"""Ways to make one embedding of several, by name."""
 
 
 def _describe(embedding: Embedding) -> str:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lab.embeddings.vectors import MAX_NUMBERS
+from lab.embeddings.embedding import MAX_VALUES
 from lab.errors import InputError
 
 MAX_PICKLE_BYTES = 1024**2
@@ -83,7 +83,7 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
             _check_global(".".join(words))
         elif opcode.name in _INTEGERS:
             number = int(argument or 0)
-            if limited and abs(number) > MAX_NUMBERS:
+            if limited and abs(number) > MAX_VALUES:
                 raise InputError(f"refused: it declares a size of {number}, too large for an embedding")
         elif opcode.name == "BINPERSID":  # behind ("storage", type, key, location, number of values)
             stored += number

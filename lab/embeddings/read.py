@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from lab.embeddings.contents import MAX_FILE_BYTES, Contents, decode, read_bytes
-from lab.embeddings.embedding import Embedding, Kind, Provenance
+from lab.embeddings.containers import MAX_FILE_BYTES, FileContents, decode, read_bytes
+from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, Provenance, check_vectors
 from lab.embeddings.layouts import Draft, recognise
-from lab.embeddings.vectors import checked
 from lab.errors import InputError
 from lab.hub.repository import HUB, Repository, open_repository, split
 
@@ -19,12 +18,6 @@ SUFFIXES = (*PACKED, ".png", ".webp")
 
 LEARNED = "learned_embeds"
 """The stem of diffusers' files; of SDXL's second encoder it is followed by `_2`."""
-
-NEGATIVE_SUFFIX = "-neg"
-"""DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
-
-PARTNER = "lab.partner"
-"""The key of a file's metadata that says that it is half of a pair, and what the other half is called."""
 
 
 def read_embedding(path: str | Path, name: str | None = None) -> Embedding | list[Embedding]:
@@ -167,7 +160,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         if second is not None and layout == "diffusers":
             data += (more := read_bytes(second))
             draft = _paired(draft, recognise(decode(more))[1], second)
-        vectors = checked(draft.vectors)
+        vectors = check_vectors(draft.vectors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Embedding(
@@ -243,7 +236,7 @@ def _paired(first: Draft, second: Draft, path: Path) -> Draft:
     return Draft({"clip_l": clip_l, "clip_g": clip_g}, internal_name=first.internal_name)
 
 
-def _kind(contents: Contents, path: Path, layout: str) -> Kind:
+def _kind(contents: FileContents, path: Path, layout: str) -> Kind:
     said = contents.metadata.get("lab.kind")
     if said in get_args(Kind):
         return said  # type: ignore[return-value]  # mypy does not narrow by get_args
@@ -253,7 +246,7 @@ def _kind(contents: Contents, path: Path, layout: str) -> Kind:
     return "unknown"
 
 
-def _provenance(path: Path, layout: str, draft: Draft, contents: Contents, sha256: str) -> Provenance:
+def _provenance(path: Path, layout: str, draft: Draft, contents: FileContents, sha256: str) -> Provenance:
     """Fills what the layout has no place for from safetensors metadata: ModelSpec's and kohya's keys."""
     metadata = contents.metadata
     step = metadata.get("ss_steps", "")

@@ -1,20 +1,17 @@
 """Writing embeddings in the layouts that other tools read."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from lab.embeddings.config import Layout
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.layouts import SD_CHECKPOINT
-from lab.embeddings.read import read_file
-from lab.embeddings.vectors import checked
+from lab.embeddings.embedding import Embedding, check_vectors
+from lab.embeddings.layouts import LAYOUTS, WRITABLE
+from lab.embeddings.read import PACKED, read_file
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.family import family_with_keys
@@ -23,7 +20,7 @@ from lab.models.family import family_with_keys
 def save(
     embedding: Embedding,
     path: Path,
-    layout: Layout | None = None,
+    layout: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes an embedding, reads it back and compares it before the file has its name.
@@ -39,10 +36,12 @@ def save(
         InputError: a layout or suffix that cannot hold the embedding, unusable vectors, or a file that cannot
             be written; nothing is left behind.
     """
-    vectors = checked(embedding.vectors)
+    vectors = check_vectors(embedding.vectors)
     layout = layout or ("sdxl" if len(vectors) > 1 else "diffusers")
     _check_target(path, layout, metadata)
-    content = WRITERS[layout](embedding, vectors)
+    write = LAYOUTS[layout].write
+    assert write is not None, "_check_target has looked"
+    content = write(embedding, vectors)
     if path.suffix.lower() == ".safetensors":
         data = _safetensors(content, describe(embedding) | dict(metadata or {}))
     else:
@@ -71,14 +70,17 @@ def describe(embedding: Embedding) -> dict[str, str]:
     return {**provenance.metadata, **{key: value for key, value in known.items() if value is not None}}
 
 
-def _check_target(path: Path, layout: Layout, metadata: Mapping[str, str] | None) -> None:
-    if layout not in WRITERS:
-        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITERS)}")
-    suffix = path.suffix.lower()
-    if suffix not in (".safetensors", ".pt", ".bin"):
+def _check_target(path: Path, layout: str, metadata: Mapping[str, str] | None) -> None:
+    if layout not in WRITABLE:
+        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITABLE)}")
+    suffix, suffixes = path.suffix.lower(), LAYOUTS[layout].suffixes
+    if suffix not in PACKED:
         raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
-    if layout == "a1111" and suffix != ".pt":
-        raise InputError(f"{path}: the a1111 layout is a .pt file; for {suffix} take diffusers or kohya")
+    if suffix not in suffixes:
+        others = " or ".join(name for name in ("diffusers", "kohya") if name != layout)
+        raise InputError(
+            f"{path}: the {layout} layout is a {' or '.join(suffixes)} file; for {suffix} take {others}"
+        )
     if metadata and suffix != ".safetensors":
         raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
 
@@ -89,50 +91,6 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return data[:8] + header.encode().ljust(start - 8) + data[start:]
-
-
-def _diffusers(embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
-    return {embedding.provenance.internal_name or f"<{embedding.name}>": _only(vectors, "diffusers")}
-
-
-def _kohya(_embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
-    return {"emb_params": _only(vectors, "kohya")}
-
-
-def _a1111(embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
-    provenance = embedding.provenance
-    return {
-        "string_to_token": {"*": 265},
-        "string_to_param": {"*": _only(vectors, "a1111")},
-        "name": provenance.internal_name or embedding.name,
-        "step": provenance.step,
-        "sd_checkpoint": provenance.metadata.get(SD_CHECKPOINT),
-        "sd_checkpoint_name": provenance.base_model,
-    }
-
-
-def _sdxl(_embedding: Embedding, vectors: dict[str, Tensor]) -> dict[str, Any]:
-    if vectors.keys() != {"clip_l", "clip_g"}:
-        raise InputError(f"the sdxl layout is for clip_l and clip_g, not {_list(vectors)}; take diffusers")
-    return dict(vectors)
-
-
-WRITERS: dict[str, Callable[[Embedding, dict[str, Tensor]], dict[str, Any]]] = {
-    "diffusers": _diffusers,
-    "kohya": _kohya,
-    "a1111": _a1111,
-    "sdxl": _sdxl,
-}
-
-
-def _only(vectors: dict[str, Tensor], layout: str) -> Tensor:
-    if len(vectors) > 1:
-        raise InputError(f"the {layout} layout holds one encoder's vectors, not {_list(vectors)}; take sdxl")
-    return next(iter(vectors.values()))
-
-
-def _list(vectors: dict[str, Tensor]) -> str:
-    return " and ".join(vectors)
 
 
 def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from lab.config import Config, ExistingFolder, ExistingPath, one_of
-from lab.embeddings.embedding import Layout
+from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
 from lab.training.objectives.options import MAX_VECTORS, Init, Lines, ObjectiveOptions, Rate
@@ -212,7 +212,7 @@ class RunOptions(Config):
     save_every: int = Field(50, ge=1)
     """Steps between checkpoints; no more than these are ever lost."""
 
-    layout: Layout | None = None
+    layout: Annotated[str, one_of(WRITABLE, "layout")] | None = None
     """File layout of the embedding; by default diffusers', or the one for SDXL."""
 
     latents: Path | None = None

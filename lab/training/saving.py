@@ -8,8 +8,7 @@ from typing import Any
 
 from lab.condition.encode import encode
 from lab.condition.files import write_embeds
-from lab.embeddings.embedding import Embedding, Provenance
-from lab.embeddings.read import PARTNER
+from lab.embeddings.embedding import PARTNER, Embedding, Provenance
 from lab.models.bundle import Bundle
 from lab.training.config import RunOptions, TrainConfig
 from lab.training.data.captions import placeholder

@@ -6,8 +6,7 @@ import torch
 import lab
 from lab.comparing.axes import AXES, option_axis
 from lab.comparing.experiment import Experiment
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.read import PARTNER
+from lab.embeddings.embedding import PARTNER, Embedding
 
 
 def embedding(name, kind="concept"):

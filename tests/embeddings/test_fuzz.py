@@ -6,11 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab.embeddings.contents import decode
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.containers import decode
+from lab.embeddings.embedding import Embedding, check_vectors
 from lab.embeddings.layouts import recognise
 from lab.embeddings.read import read_file
-from lab.embeddings.vectors import checked
 from lab.errors import InputError
 from tests.embeddings.files import LAYOUTS, vectors
 
@@ -22,7 +21,7 @@ def read(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a stranger's file should not make a library talk to the user
         try:
-            checked(recognise(decode(data))[1].vectors)
+            check_vectors(recognise(decode(data))[1].vectors)
         except InputError as error:
             assert "\n" not in str(error)
 

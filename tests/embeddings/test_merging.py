@@ -2,9 +2,8 @@ import pytest
 import torch
 
 import lab
-from lab.embeddings.embedding import Embedding, Provenance
+from lab.embeddings.embedding import Embedding, Provenance, vectors_sha256
 from lab.embeddings.merge import merge
-from lab.embeddings.vectors import vectors_sha256
 from tests.embeddings.files import vectors
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 import lab
-from lab.embeddings.contents import MAX_FILE_BYTES
+from lab.embeddings.containers import MAX_FILE_BYTES
 from tests.embeddings.files import (
     TOKEN,
     a1111,

@@ -1,5 +1,7 @@
 import errno
 import hashlib
+import subprocess
+import sys
 
 import pytest
 import safetensors
@@ -8,9 +10,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 import lab
+from lab.cli.main import main
 from lab.embeddings import write
-from lab.embeddings.embedding import Embedding, Provenance
-from lab.embeddings.vectors import vectors_sha256
+from lab.embeddings.embedding import Embedding, Provenance, vectors_sha256
+from lab.embeddings.layouts import LAYOUTS, WRITABLE, Draft, Layout
 from tests.embeddings.files import vectors
 
 TOLD = Provenance(
@@ -206,3 +209,30 @@ def test_the_hash_of_vectors_is_of_their_bytes():
     clip_l, clip_g = vectors(2, 768), vectors(2, 1280)
     expected = hashlib.sha256(clip_g.numpy().tobytes() + clip_l.numpy().tobytes()).hexdigest()
     assert vectors_sha256({"clip_l": clip_l, "clip_g": clip_g}) == expected
+
+
+def test_a_layout_added_while_the_program_runs_is_written_read_and_offered(tmp_path, monkeypatch, capsys):
+    def read(contents):
+        data = contents.data
+        if not isinstance(data, dict) or data.keys() != {"mine"}:
+            return None
+        return Draft({"clip_l": data["mine"]}, internal_name="my own")
+
+    layout = Layout("mine", read, lambda _, vectors: {"mine": vectors["clip_l"]}, (".safetensors",))
+    monkeypatch.setitem(LAYOUTS, "mine", layout)
+    path = tmp_path / "x.safetensors"
+    ONE.save(path)
+    assert main(["convert", str(path), str(tmp_path / "y.safetensors"), "--layout", "mine"]) == 0
+    found = lab.read_embedding(tmp_path / "y.safetensors")
+    assert same_vectors(found, ONE) and found.provenance.layout == "mine"
+    assert "mine" in WRITABLE and "xti" not in WRITABLE and len(WRITABLE) == 5
+    with pytest.raises(lab.InputError, match=r"the mine layout is a \.safetensors file"):
+        ONE.save(tmp_path / "y.pt", layout="mine")
+    assert main(["convert", str(path), str(tmp_path / "z.pt"), "--layout", "khoya"]) == 2
+    assert "unknown layout 'khoya'; nearest: kohya" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["lab.embeddings.layouts", "lab.embeddings.library", "lab.cli.merge"])
+def test_the_tables_are_read_without_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

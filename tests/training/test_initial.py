@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.read import PARTNER
+from lab.embeddings.embedding import PARTNER, Embedding
 from lab.errors import InputError
 from lab.models.vocabulary import norm_range, whole_words
 from lab.training.initial import Initial, initial_from_text, initial_vectors, nearest_words

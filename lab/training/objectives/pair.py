@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.read import NEGATIVE_SUFFIX
+from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.guidance import guide

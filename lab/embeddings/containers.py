@@ -10,11 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
-from lab.embeddings.images import read_image
-from lab.embeddings.pickles import load_tensors
 from lab.errors import InputError
 
 MAX_FILE_BYTES = 128 * 1024**2
@@ -27,7 +22,7 @@ _NOT_EMBEDDINGS = {
 
 
 @dataclass(frozen=True)
-class Contents:
+class FileContents:
     """What a file holds: tensors in dictionaries or lists, and the text beside them."""
 
     data: Any
@@ -56,7 +51,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Contents:
+def decode(data: bytes) -> FileContents:
     """Unwraps a safetensors, `torch.save`, PNG or WebP file, told apart by their first bytes.
 
     Raises:
@@ -74,13 +69,18 @@ def decode(data: bytes) -> Contents:
         raise InputError(f"damaged or incomplete, download or save it again ({_reason(error)})") from None
 
 
-def _unwrap(data: bytes) -> Contents:
+def _unwrap(data: bytes) -> FileContents:
+    import safetensors.torch
+
+    from lab.embeddings.image_embedding import read_image
+    from lab.embeddings.pickles import load_tensors
+
     if data.startswith(b"\x89PNG") or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
-        return Contents(read_image(data))
+        return FileContents(read_image(data))
     if data[8:9] == b"{":  # before pickles: the length in front may begin like one
-        return Contents(safetensors.torch.load(data), _safetensors_metadata(data))
+        return FileContents(safetensors.torch.load(data), _safetensors_metadata(data))
     if data.startswith((b"PK", b"\x80")):
-        return Contents(load_tensors(data))
+        return FileContents(load_tensors(data))
     raise InputError("not a safetensors, .pt, .bin, PNG or WebP file")
 
 
@@ -90,6 +90,8 @@ def _safetensors_metadata(data: bytes) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
+    from safetensors import SafetensorError
+
     known = (SafetensorError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
     if not isinstance(error, known):
         return type(error).__name__
