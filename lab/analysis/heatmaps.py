@@ -19,8 +19,9 @@ from lab.files import atomic
 from lab.models.bundle import Bundle
 from lab.models.patches import AttentionRecorder, attention_recorded
 from lab.sample.denoise import Step, denoise
+from lab.sample.engine import batches
 from lab.sample.pixels import decode
-from lab.sample.plan import Job, batches
+from lab.sample.plan import Job
 
 Side = Literal["positive", "negative"]
 

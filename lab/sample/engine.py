@@ -1,7 +1,7 @@
 """Runs any number of jobs through the denoising loop and the VAE, as fast as memory allows."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +15,7 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.sample.denoise import Observer, Step, denoise
 from lab.sample.pixels import decode
-from lab.sample.plan import Job, batches
-
-Progress = Callable[[float, int], None]
-"""Called with the images done (a fraction while a batch is under way) and the number of images."""
-
-Note = Callable[[str], None]
-"""Called with a line that the person at the keyboard should read."""
+from lab.sample.plan import Job
 
 AUTOMATIC_BATCH = {"cpu": 32 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
 """Latent pixels that an automatic batch begins with, by device; on a CPU larger batches gain nothing."""
@@ -65,6 +59,14 @@ def run_jobs(
         yield from samples
         done += len(batch)
         listener.progress(done, len(jobs))
+
+
+def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
+    """Groups jobs into batches of at most `size`, each in the order given."""
+    groups: dict[Hashable, list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[job.batch_key].append(job)
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
 
 def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) -> list[Sample]:

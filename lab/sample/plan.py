@@ -1,4 +1,4 @@
-"""What is to be made: requests in, jobs out, one an image, and which jobs can share a batch."""
+"""What is to be made: requests in, jobs out, one an image."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -152,14 +152,6 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
                 for variant in timeline.variants:
                     encoder.chunks(variant)
     return settings
-
-
-def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
-    """Groups jobs into batches of at most `size`, each in the order given."""
-    groups: dict[Hashable, list[Job]] = defaultdict(list)
-    for job in jobs:
-        groups[job.batch_key].append(job)
-    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
 
 def _encode(
