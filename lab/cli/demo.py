@@ -17,8 +17,8 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
     began = time.perf_counter()
     with console.status("Loading the bundled model"):
         from lab.demo import comparison, learning, pictures
+        from lab.demo.page import write_demo_page
         from lab.models.load import load
-        from lab.runs.pages import write_gallery
 
         bundle = load("emoji", device=device)
     parts = (
@@ -33,5 +33,5 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
         "nothing was downloaded."
     )
     page = out / "index.html"
-    write_gallery(page, "What the lab does", intro, sections)
+    write_demo_page(page, "What the lab does", intro, sections)
     print(f"Done in {seconds:.0f} s. Open {page.resolve().as_uri()}")

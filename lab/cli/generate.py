@@ -24,4 +24,4 @@ def generate(
     with Bars() as bars:
         bundle = load_options(settings, bars)
         results = generate_to_disk(bundle, settings, bars)
-    print(f"{len(results)} images in {results.folder}; contact-sheet.png shows them together")
+    print(f"{len(results)} images in {results.folder}; index.html shows them")

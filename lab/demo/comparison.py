@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from lab.comparing.compare import compare
+from lab.demo.page import Figure, Section
 from lab.demo.pictures import NEGATIVE, fresh
 from lab.models.bundle import Bundle
-from lab.runs.pages import Figure, Section
 from lab.runs.run import RunFolder
 from lab.terminal import Bars
 

@@ -4,13 +4,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+from lab.demo.page import Figure, Section
 from lab.demo.pictures import fresh, make
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.files import writing
 from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
-from lab.runs.pages import Figure, Section
 from lab.score.clip import image_features, open_clip
 from lab.terminal import Bars
 from lab.training.config import TrainConfig

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lab.demo.page import Figure, Section
 from lab.models.bundle import Bundle
-from lab.runs.pages import Figure, Section
 from lab.sample.generate import generate
 from lab.terminal import Bars
 

@@ -9,8 +9,8 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
+from lab.runs.overview import write_overview
 from lab.runs.run import RunFolder, run_digest
-from lab.runs.sheet import Row, write_sheets
 from lab.sample.config import GenerateConfig
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan, requests
@@ -102,18 +102,10 @@ def _generate_to_disk(
     with RunFolder(out).locked():
         folder = RunFolder.open(out, _stored(config), contents(bundle, jobs), BY_CONTENT)
         files = make_images(bundle, jobs, folder, listener)
-        write_sheets(out / "contact-sheet.png", _rows(jobs, files))
+        write_overview(folder, files)
     return Results((Result(job.index, path=files[job.index]) for job in jobs), out)
 
 
 def _stored(config: GenerateConfig) -> str:
     """The config as the run's folder keeps it: without what changes no image."""
     return config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
-
-
-def _rows(jobs: Sequence[Job], files: dict[int, Path]) -> list[Row]:
-    """The contact sheet's rows: one a prompt, its seeds side by side."""
-    cells: dict[str, list[tuple[Path, str]]] = {}
-    for job in jobs:
-        cells.setdefault(job.positive.prompt, []).append((files[job.index], f"seed {job.seed}"))
-    return [Row(prompt, images) for prompt, images in cells.items()]

@@ -97,14 +97,8 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def model_contents(bundle: Bundle) -> dict[str, str]:
-    """Digests of a model's weights, and of its configs that decide how it samples."""
-    return {
-        "model": bundle.hash,
-        "generation_config.json": text_digest(bundle.defaults.model_dump_json()),
-        "scheduler_config.json": text_digest(
-            json.dumps(dict(bundle.scheduler_config), sort_keys=True, default=str)
-        ),
-    }
+    """See `Bundle.contents`."""
+    return bundle.contents()
 
 
 def parameters_text(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from PIL import Image
 
 import lab
 from lab.runs.run import RunFolder
-from lab.runs.sheet import MAX_HEIGHT, Row, write_sheets
 from tests.runs.test_images import RECORD
 
 CONFIG = "steps: 20\nprompt: [a]\n"
@@ -115,21 +114,3 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(lab.InputError, match="disk is full"):
         save(folder, 0)
     assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
-
-
-def test_contact_sheets_show_every_image_and_are_paged(tmp_path):
-    colours = ["red", "lime", "blue"]
-    paths = []
-    for number, colour in enumerate(colours):
-        paths.append(tmp_path / f"{number}.png")
-        picture(colour).save(paths[-1])
-    rows = [Row(f"prompt {n}", [(path, "seed") for path in paths]) for n in range(200)]
-    sheets = write_sheets(tmp_path / "sheet.png", rows, columns=2)
-    assert [sheet.name for sheet in sheets] == ["sheet.png", "sheet-2.png", "sheet-3.png", "sheet-4.png"]
-    shown = 0
-    for sheet in sheets:
-        image = Image.open(sheet)
-        assert image.height <= MAX_HEIGHT
-        counts = {pixel: count for count, pixel in image.getcolors(1 << 24)}
-        shown += sum(counts[pixel] for pixel in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
-    assert shown == 200 * 3 * 64 * 96

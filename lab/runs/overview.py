@@ -1,0 +1,113 @@
+"""A run of images at a glance: its contact sheet and its index.html, from the records beside the images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.runs.pages import write_page
+from lab.runs.run import RunFolder
+from lab.runs.sheet import Group, write_sheets
+
+Record = Mapping[str, Any]
+
+ALT = 200
+"""Characters of a prompt in an image's alternative text."""
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Images under a heading, by their places, and what tells one from the other in a few words."""
+
+    heading: str
+    members: list[tuple[int, str]]
+
+
+def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
+    """Writes contact-sheet.png (and -2, -3, ...) and index.html.
+
+    Args:
+        images: By their index, the files that the run has written in its folder, with their records beside them.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    files = [images[index] for index in sorted(images)]
+    records = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+    shared = shared_values(records)
+    sections = _sections(records, shared)
+    about = describe(shared)
+    groups = [
+        Group(section.heading, [(files[place], label) for place, label in section.members])
+        for section in sections
+    ]
+    write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(about))
+    labels = {place: label for section in sections for place, label in section.members}
+    write_page(
+        folder.path / "index.html",
+        "images.html",
+        title=folder.path.name or str(folder.path),
+        about=about,
+        images=[_shown(*each, labels[place]) for place, each in enumerate(zip(files, records, strict=True))],
+        groups=[(section.heading, [place for place, _ in section.members]) for section in sections],
+        viewed={
+            "shared": shared,
+            "images": [_own(*each, shared) for each in zip(files, records, strict=True)],
+        },
+        commands=[
+            f"lab generate --config {folder.config} --out {folder.path}-again",
+            f"lab rerun {files[0]}",
+        ],
+        config=folder.config.read_text(encoding="utf-8"),
+    )
+
+
+def shared_values(records: Sequence[Record]) -> dict[str, Any]:
+    """What is the same in all records."""
+    first, *others = records
+    return {key: value for key, value in first.items() if all(key in r and r[key] == value for r in others)}
+
+
+def describe(record: Record) -> list[str]:
+    """Lines for people: prompt, negative prompt and the settings that matter, as far as the record has them."""
+    lines = [record["prompt"]] if record.get("prompt") else []
+    if record.get("negative_prompt"):
+        lines.append(f"Negative prompt: {record['negative_prompt']}")
+    forms = {
+        "seed": "seed {seed}",
+        "steps": "{steps} steps",
+        "guidance": "guidance {guidance:g}",
+        "scheduler": "{scheduler}",
+        "strength": "strength {strength:g}",
+        "width": "{width} x {height} pixels",
+        "model": "model {model}",
+    }
+    lines.append(
+        ", ".join(form.format(**record) for key, form in forms.items() if record.get(key) is not None)
+    )
+    return [line for line in lines if line]
+
+
+def _sections(records: Sequence[Record], shared: Record) -> list[_Section]:
+    """The seeds of a prompt under it; where all images have one prompt or one seed, one section without a heading."""
+    if "prompt" in shared:
+        return [_Section("", [(place, f"seed {record['seed']}") for place, record in enumerate(records)])]
+    if "seed" in shared:
+        return [_Section("", [(place, record["prompt"]) for place, record in enumerate(records)])]
+    by_prompt: dict[str, list[tuple[int, str]]] = {}
+    for place, record in enumerate(records):
+        by_prompt.setdefault(record["prompt"], []).append((place, f"seed {record['seed']}"))
+    return [_Section(prompt, members) for prompt, members in by_prompt.items()]
+
+
+def _shown(file: Path, record: Record, caption: str) -> dict[str, Any]:
+    """What the page shows of an image before anyone clicks on it."""
+    prompt = record["prompt"] if len(record["prompt"]) <= ALT else f"{record['prompt'][:ALT]}…"
+    size = record["width"], record["height"]
+    return {"file": file.name, "alt": f"{prompt}, seed {record['seed']}", "caption": caption, "size": size}
+
+
+def _own(file: Path, record: Record, shared: Record) -> dict[str, Any]:
+    """An image's file, and what of its record others do not share."""
+    return {"file": file.name, "own": {key: value for key, value in record.items() if key not in shared}}
