@@ -1,14 +1,16 @@
 """`lab encode`: what a prompt becomes."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from lab.cli.flags import ModelFlags, TextFlags
-from lab.condition.config import TextOptions
+from lab.condition.config import Pool, TextOptions
+from lab.condition.embeds_file import check_embeds_file, write_embeds
 from lab.errors import InputError
+from lab.files import check_writable
 from lab.models.config import ModelOptions
 
 
@@ -18,7 +20,7 @@ def encode(
     model: ModelFlags = ModelOptions(),
     steps: Annotated[int, Parameter(group="Text")] = 20,
     out: Path | None = None,
-    pool: Literal["eos", "mean", "first"] = "eos",
+    pool: Pool = "eos",
 ) -> None:
     """Show what prompts become: chunks, tokens, weights, embeddings, schedule, layer.
 
@@ -34,9 +36,11 @@ def encode(
         raise InputError("lab encode: give at least one prompt")
     if steps < 1:
         raise InputError(f"--steps {steps}: at least 1")
+    if out is not None:
+        check_embeds_file(out)
+        check_writable(out.parent)
     from lab.cli.prompt_table import show_prompt, show_similarities, show_vector
     from lab.condition.encode import PromptEncoder
-    from lab.condition.files import write_embeds
     from lab.condition.pooling import pool as pooled
     from lab.embeddings.library import collect
     from lab.models.load import load_options

@@ -1,12 +1,12 @@
 """The options that say how prompt text becomes prompt embeddings."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lab.condition.weighting import WEIGHTINGS
-from lab.config import Config, one_of
+from lab.config import Config, ExistingPath, one_of
+from lab.embeddings.library import check_source
 from lab.prompt.dialects import DIALECTS, find_dialect
 
 Pool = Literal["eos", "mean", "first"]
@@ -25,10 +25,10 @@ class TextOptions(Config):
     clip_skip: int = Field(0, ge=0, le=11)
     """Leaves out this many of the text encoder's last layers (as in diffusers; A1111 shows one more)."""
 
-    embedding: list[str] = Field(default_factory=list)
+    embedding: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)
     """A learned embedding: FILE or FILE=name, repeatable."""
 
-    embeddings: list[Path] = Field(default_factory=list)
+    embeddings: list[ExistingPath] = Field(default_factory=list)
     """A file or folder of learned embeddings that prompts may name, repeatable."""
 
     bare_names: bool = False

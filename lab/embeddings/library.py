@@ -66,9 +66,8 @@ class Library(Mapping[str, Embedding]):
             place, name = _split_name(str(source))
             if name is None and Path(place).is_dir():
                 folders.append(Path(place))
-            elif not place.startswith(HUB) and not Path(place).suffix and not Path(place).exists():
-                raise InputError(f"{place}: no such file, and no such folder of embeddings")
             else:
+                check_source(str(source))
                 files += read_all(place, name)
         for embedding in (*values, *files):
             self._add(embedding)
@@ -130,6 +129,18 @@ def _split_name(text: str) -> tuple[str, str | None]:
     if not source or not name:
         raise InputError(f"--embedding {text}: expected FILE or FILE=name")
     return source, name
+
+
+def check_source(text: str) -> str:
+    """Returns `FILE`, `FILE=name`, a folder or `hub:org/name` as it is; no file is opened.
+
+    Raises:
+        InputError: a file or folder that is not there, or half of `FILE=name`.
+    """
+    place, _ = _split_name(text)
+    if not place.startswith(HUB) and not Path(place).exists():
+        raise InputError(f"{place}: no such file, and no such folder of embeddings")
+    return text
 
 
 def _search(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -38,8 +38,8 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
         InputError: nothing there, not an embedding, damaged, unusable vectors, half of a pair without the other, or a
             file that would run code.
     """
-    found = read_all(path, name)
-    return found[0] if len(found) == 1 else found
+    embeddings = read_all(path, name)
+    return embeddings[0] if len(embeddings) == 1 else embeddings
 
 
 def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
@@ -139,10 +139,10 @@ def read_one(source: str | Path, name: str | None = None) -> Embedding:
         return read_file(*_download(str(source), name))
     if not Path(source).is_dir():
         return read_file(source, name)
-    found = read_all(source, name)
-    if len(found) > 1:
-        raise InputError(f"{source}: {len(found)} embeddings in this folder; name one of its files")
-    return found[0]
+    embeddings = read_all(source, name)
+    if len(embeddings) > 1:
+        raise InputError(f"{source}: {len(embeddings)} embeddings in this folder; name one of its files")
+    return embeddings[0]
 
 
 def read_file(path: str | Path, name: str | None = None) -> Embedding:
@@ -222,10 +222,10 @@ def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
         raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
     if name is not None and len(files) > 1:
         raise InputError(f"{folder}: cannot call {len(files)} embeddings '{name}'; name one of its files")
-    found = [read_file(path, name) for path in files]
-    for embedding in found:
+    embeddings = [read_file(path, name) for path in files]
+    for embedding in embeddings:
         check_half(embedding)
-    return found
+    return embeddings
 
 
 def _paired(first: Draft, second: Draft, path: Path) -> Draft:

@@ -93,9 +93,10 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return data[:8] + header.encode().ljust(start - 8) + data[start:]
 
 
-def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    same = len(wanted) == len(found) and all(
-        torch.equal(tensor, found.get(key, next(iter(found.values())))) for key, tensor in wanted.items()
+def _compare(written: dict[str, Tensor], read_back: dict[str, Tensor], path: Path) -> None:
+    same = len(written) == len(read_back) and all(
+        torch.equal(tensor, read_back.get(key, next(iter(read_back.values()))))
+        for key, tensor in written.items()
     )
     if not same:
         raise InputError(f"{path}: what was written does not read back the same; the disk may be failing")

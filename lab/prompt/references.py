@@ -33,14 +33,14 @@ def find_references(text: str, names: Iterable[str]) -> tuple[Reference, ...]:
     if "<" not in text and "embedding:" not in text:
         return ()
     book = _Names(names)
-    found: list[Reference] = []
+    references: list[Reference] = []
     for mention in _MENTION.finditer(text):
-        if found and mention.start() < found[-1].span[1]:
+        if references and mention.start() < references[-1].span[1]:
             continue
         name, end = book.bracketed(mention[1], mention) if mention[1] else book.prefixed(text, mention.end())
         if name is not None:
-            found.append(Reference(name, (mention.start(), end)))
-    return tuple(found)
+            references.append(Reference(name, (mention.start(), end)))
+    return tuple(references)
 
 
 def find_bare_names(text: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def parse_nodes(text: str, start: int, end: int) -> tuple[Node, ...]:
     scanner = _Scanner(text, start)
     try:
         for match in _SPECIAL.finditer(text, start, end):
-            scanner.take(match[0], match.start())
+            scanner.read_sign(match[0], match.start())
         return scanner.finish(end)
     except _PlainError:
         return (Text((start, end)),)
@@ -61,8 +61,8 @@ class _Scanner:
         self.nodes: list[Node] = []
         self.stack: list[_Open] = []
 
-    def take(self, sign: str, at: int) -> None:
-        """Takes the special character at `at`, with what it escapes if it is a backslash."""
+    def read_sign(self, sign: str, at: int) -> None:
+        """Reads the special character at `at`, with what it escapes if it is a backslash."""
         if sign[0] == "\\":
             if len(sign) == 1:
                 raise _PlainError
@@ -85,7 +85,7 @@ class _Scanner:
 
     def finish(self, end: int) -> tuple[Node, ...]:
         self._text_until(end)
-        self._spill()
+        self._reopen_as_text()
         return tuple(self.nodes)
 
     def _close(self, sign: str, at: int) -> None:
@@ -94,13 +94,13 @@ class _Scanner:
             close = _round if sign == ")" else _square
             node = close(self.text, self.stack[-1], at)
         if node is None:
-            self._spill()
+            self._reopen_as_text()
             self.nodes.append(Text((at, at + 1)))
         else:
             self.stack.pop()
             self._target().append(node)
 
-    def _spill(self) -> None:
+    def _reopen_as_text(self) -> None:
         """Open brackets turn out to be text, and what stands in them stands outside."""
         for frame in self.stack:
             if "|" in frame.signs:
@@ -145,20 +145,20 @@ def _group(frame: _Open, at: int) -> Group:
 
 def switches(nodes: Sequence[Node], steps: int) -> list[int]:
     """The steps, counted from 0, before which the text may change, and `steps` itself; in order."""
-    found = {steps}
+    steps_of_change = {steps}
     rest = list(nodes)
     while rest:
         node = rest.pop()
         if isinstance(node, Alternation):
-            found.update(range(1, steps + 1))
+            steps_of_change.update(range(1, steps + 1))
             for option in node.options:
                 rest.extend(option)
         elif isinstance(node, Schedule):
-            found.add(node.switch(steps))
+            steps_of_change.add(node.switch(steps))
             rest.extend((*node.before, *node.after))
         elif isinstance(node, Group):
             rest.extend(node.nodes)
-    return sorted(step for step in found if step >= 1)
+    return sorted(step for step in steps_of_change if step >= 1)
 
 
 def slices_at(nodes: Sequence[Node], step: int, steps: int) -> list[Span]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
+from lab.condition.embeds_file import read_embeds
 from lab.condition.encode import PromptEncoder, encode_pairs
-from lab.condition.files import read_embeds
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError

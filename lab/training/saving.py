@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from lab.condition.embeds_file import write_embeds
 from lab.condition.encode import encode
-from lab.condition.files import write_embeds
 from lab.embeddings.embedding import PARTNER, Embedding, Provenance
 from lab.models.bundle import Bundle
 from lab.training.config import RunOptions, TrainConfig

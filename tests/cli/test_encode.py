@@ -1,6 +1,8 @@
 """`lab encode` on the bundled model."""
 
-from lab.condition.files import read_embeds
+import pytest
+
+from lab.condition.embeds_file import read_embeds
 
 
 def test_a_prompt_is_shown_and_written(cli, tmp_path, emoji):
@@ -17,6 +19,19 @@ def test_prompts_are_compared_and_numbered(cli, tmp_path):
     code, shown, _ = cli("encode", "a cat", "a dog", "--pool", "mean", "--out", tmp_path / "x.safetensors")
     assert code == 0 and "Cosines" in shown and "Dot products" in shown
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.safetensors", "x-2.safetensors"]
+
+
+def test_what_cannot_work_is_told_before_the_model_is_read(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.models.load.load_options", lambda *_: pytest.fail("the model was read"))
+    for arguments, says in (
+        (["--out", tmp_path / "x.pt"], "go into a .safetensors file"),
+        (["--embeddings", tmp_path / "absent"], "no such file or folder"),
+        (["--embedding", tmp_path / "absent.pt"], "no such file"),
+        (["--embedding", "=x"], "expected FILE or FILE=name"),
+        (["--weighting", "comfi"], "nearest: comfy"),
+    ):
+        code, _, err = cli("encode", "a cat", *arguments)
+        assert code == 2 and says in err and err.count("\n") == 1
 
 
 def test_bad_input_is_one_line(cli):

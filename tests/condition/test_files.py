@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lab.condition.embeds_file import read_embeds, write_embeds
 from lab.condition.encode import encode
-from lab.condition.files import read_embeds, write_embeds
 from lab.errors import InputError
 from tests.condition.samples import embedding_for
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import lab
-from lab.condition.files import write_embeds
+from lab.condition.embeds_file import write_embeds
 from lab.embeddings.embedding import Embedding
 from lab.listening import Listener
 

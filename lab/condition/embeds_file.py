@@ -8,17 +8,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lab.condition.conditioning import AppliedEmbedding, Conditioning, Encoding, Part, TokenSpan
 from lab.errors import InputError
 from lab.files import atomic
-from lab.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lab.models.bundle import Bundle
 
 _KEY = "lab"
 
@@ -27,7 +26,7 @@ def write_embeds(
     path: Path,
     conditioning: Conditioning,
     about: Mapping[str, Any],
-    extra: Mapping[str, Tensor] | None = None,
+    extra: "Mapping[str, Tensor] | None" = None,
 ) -> None:
     """Writes a conditioning, whole or not at all.
 
@@ -38,15 +37,15 @@ def write_embeds(
     Raises:
         InputError: the file cannot be written, or is no .safetensors file by its name.
     """
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: prompt embeddings go into a .safetensors file")
-    entries = list(dict.fromkeys(entry for part in conditioning.parts for _, entry in part.entries))
+    from safetensors.torch import save_file
+
+    check_embeds_file(path)
+    numbers = {entry: number for number, entry in enumerate(dict.fromkeys(conditioning.entries))}
     tensors = dict(extra or {})
-    for number, entry in enumerate(entries):
+    for entry, number in numbers.items():
         tensors[_name("embeds", number)] = entry.embeds.contiguous().clone()
         if entry.pooled is not None:
             tensors[_name("pooled", number)] = entry.pooled.contiguous().clone()
-    numbers = {entry: number for number, entry in enumerate(entries)}
     content = {
         "prompt": conditioning.prompt,
         "parts": [
@@ -60,13 +59,25 @@ def write_embeds(
         save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
 
 
-def read_embeds(path: Path, bundle: Bundle, steps: int) -> Conditioning:
+def check_embeds_file(path: Path) -> None:
+    """Refuses a file that prompt embeddings cannot be written to, by its name.
+
+    Raises:
+        InputError: it is no .safetensors file.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: prompt embeddings go into a .safetensors file")
+
+
+def read_embeds(path: Path, bundle: "Bundle", steps: int) -> Conditioning:
     """Reads a conditioning for a model and a number of denoising steps.
 
     Raises:
         InputError: not a file that `write_embeds` made, embeddings of another width than the model's, or a schedule
             over another number of steps.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {})[_KEY])
@@ -80,7 +91,7 @@ def read_embeds(path: Path, bundle: Bundle, steps: int) -> Conditioning:
     return conditioning
 
 
-def _check(path: Path, conditioning: Conditioning, bundle: Bundle, steps: int) -> None:
+def _check(path: Path, conditioning: Conditioning, bundle: "Bundle", steps: int) -> None:
     width = sum(tower.width for tower in bundle.towers)
     context = bundle.context_length
     for entry in conditioning.entries:
@@ -111,7 +122,7 @@ def _account(entry: Encoding) -> dict[str, Any]:
     }
 
 
-def _conditioning(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conditioning:
+def _conditioning(content: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> Conditioning:
     entries = [
         Encoding(
             text["text"],
@@ -133,7 +144,7 @@ def _conditioning(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     return Conditioning(content["prompt"], tuple(parts))
 
 
-def _matrix(tensor: Tensor) -> Tensor:
-    if tensor.ndim != 2 or not torch.isfinite(tensor).all():
+def _matrix(tensor: "Tensor") -> "Tensor":
+    if tensor.ndim != 2 or not tensor.isfinite().all():
         raise ValueError("no matrix of finite numbers")
     return tensor.float()
