@@ -1,0 +1,78 @@
+"""How fast the lab compares on the bundled model, against a plain loop over diffusers' own pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+import lab
+from lab.models.bundle import Bundle
+from scripts.gpu.stand import Found, Stand
+
+PROMPTS = [
+    f"a noto emoji of a {thing} on a white background"
+    for thing in ("red apple", "rocket", "cactus", "guitar")
+]
+NEGATIVES, SCALES, SEEDS = ("", "blurry, pixelated, noisy"), (2.0, 4.0, 7.0, 10.0), (1, 2, 3, 4)
+
+
+def compare(stand: Stand, found: Found) -> None:
+    """8 variants x 4 prompts x 4 seeds: images, metrics, tables and report, against images alone by a plain loop."""
+    few = stand.pick(4, 2)
+    prompts, seeds, scales = PROMPTS[:few], SEEDS[:few], SCALES[: stand.pick(4, 1)]
+    steps = stand.pick(12, 2)
+    bundle = stand.emoji(dtype="bfloat16")
+    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=bundle.dtype).to(bundle.device)
+    pipeline.set_progress_bar_config(disable=True)
+    axes = {"negative_prompt": list(NEGATIVES), "guidance": list(scales)}
+
+    def ours() -> Any:
+        config = lab.CompareConfig(
+            prompts=prompts, seeds=list(seeds), axes=axes, steps=steps, out=stand.out("compare")
+        )
+        return lab.compare(bundle, config)
+
+    def theirs() -> None:
+        for negative in NEGATIVES:
+            for scale in scales:
+                for prompt in prompts:
+                    _plain_call(pipeline, bundle, prompt, negative, scale, seeds, steps)
+
+    took = stand.take_turns({"lab": ours, "plain loop": theirs}, stand.pick(2, 1))
+    images = len(NEGATIVES) * len(scales) * len(prompts) * len(seeds)
+    report = took["lab"].result
+    made = list(Path(report.folder, "cells").glob("*.png"))
+    found.must("images on disk", len(made), least=images, most=images)
+    found.must("rows of effects", len(report.effects), least=1)
+    for name, each in took.items():
+        found.note(f"{name}, s", each.seconds)
+    found.note("lab, images alone, s", _span(report.folder, made))
+    found.aim("the lab's speed by the loop's", took["plain loop"].seconds / took["lab"].seconds, least=2.0)
+
+
+def _plain_call(
+    pipeline: DiffusionPipeline,
+    bundle: Bundle,
+    prompt: str,
+    negative: str,
+    scale: float,
+    seeds: tuple[int, ...],
+    steps: int,
+) -> None:
+    pipeline(
+        prompt,
+        negative_prompt=negative,
+        guidance_scale=scale,
+        guidance_rescale=bundle.defaults.guidance_rescale,
+        num_inference_steps=steps,
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        width=bundle.defaults.width,
+        height=bundle.defaults.height,
+    )
+
+
+def _span(folder: Path, images: list[Path]) -> float:
+    """Seconds from the run's beginning, when its config was written, to the last image."""
+    return max(image.stat().st_mtime for image in images) - (folder / "config.yaml").stat().st_mtime
