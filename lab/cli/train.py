@@ -6,10 +6,11 @@ from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
 from lab.models.config import ModelOptions
+from lab.models.facts import read_facts
 from lab.terminal import Bars, is_first, own_device
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
 from lab.training.objectives.options import MakingOptions, PairOptions, RewardOptions, WorstOptions
-from lab.training.run_folder import run_config
+from lab.training.run_folder import check_model, run_config
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
 LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
@@ -43,16 +44,18 @@ def train(
     """
     typed = given(data, learning, making, worst, reward, pair, stop, run, model)
     settings = run_config(TrainConfig.read(config, typed))
-    from lab.models.load import load_options
-    from lab.training.prepare import describe_run
-    from lab.training.train import train as learn
+    with Bars() as bars:
+        facts = read_facts(settings, bars)
+        check_model(settings, facts)  # what is wrong is told before the engine is imported
+        from lab.models.load import load_options
+        from lab.training.prepare import describe_run
+        from lab.training.train import train as learn
 
-    with Bars() as bars:
-        bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}), bars)
-    if dry_run:
-        print("\n".join(describe_run(bundle, settings)))
-        return
-    with Bars() as bars:
+        device = own_device(settings.device)
+        bundle = load_options(settings.model_copy(update={"device": device}), bars, facts)
+        if dry_run:
+            print("\n".join(describe_run(bundle, settings)))
+            return
         learned = learn(bundle, settings, listener=bars)
     if is_first():
         for embedding in learned if isinstance(learned, list) else [learned]:

@@ -17,7 +17,7 @@ FORMAT = "lab-training-2"
 
 
 def save_checkpoint(path: Path, loop: Loop) -> None:
-    """Writes vectors, best vectors, optimizer, and how far the run has come.
+    """Writes a loop's vectors, best vectors, optimizer and state to a safetensors file.
 
     Raises:
         InputError: the disk is full or the folder cannot be written.
@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, loop: Loop) -> None:
 
 
 def load_checkpoint(path: Path, loop: Loop) -> None:
-    """Puts a loop where it was when the file was written.
+    """Sets a loop's vectors, optimizer and state to those in a file.
 
     Raises:
         InputError: no such file, damaged, or of a run that learns other vectors.

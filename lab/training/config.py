@@ -262,9 +262,17 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
 
 
+def config_class(objective: str) -> type[TrainConfig]:
+    """The class of a run's config: `TrainConfig`, with the options of an objective that was added at run time."""
+    options = getattr(OBJECTIVES.get(objective), "options", None)
+    if options is None or issubclass(TrainConfig, options):
+        return TrainConfig
+    return type("TrainConfig", (options, TrainConfig), {"__doc__": TrainConfig.__doc__})
+
+
 FREE_TO_CHANGE = {
     *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
-    *("images", "prompt_file", "model", "device", "clip"),
+    *("images", "prompt_file", "embeddings", "model", "device", "clip"),
     *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
 }
-"""Settings that a resumed run may have otherwise: images, prompts and model are compared by content instead."""
+"""Settings that a resumed run may have otherwise; images, prompts, embeddings and model are compared by content."""

@@ -21,13 +21,14 @@ from lab.training.shampoo import Shampoo
 
 @dataclass(frozen=True)
 class Stopping:
-    """DVAR (2302.04841, section 4): stop when var(last window) / var(all) falls below a ratio.
+    """DVAR (2302.04841, section 4): stop when var(last evaluations) / var(all evaluations) falls below a ratio.
 
-    The loss of each step depends on its timesteps and noise more than on what was learned. On the same images,
-    noise, timesteps and captions every time, the objective shows convergence.
+    The loss of each step depends on its timesteps and noise more than on what was learned. The loss on the same images,
+    noise, timesteps and captions every time shows convergence.
 
     Attributes:
-        window: Evaluations in the window.
+        window: How many evaluations are the last ones.
+        ratio: Between 0 and 1.
     """
 
     window: int
@@ -41,7 +42,12 @@ class Stopping:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
-    """The rate at a step counted from 0: a linear rise over `warmup` steps, then constant, or a cosine to 0."""
+    """The learning rate of a step: a linear rise over `warmup` steps, then `peak`, or a cosine from there to 0.
+
+    Args:
+        step: Counted from 0, of `steps`.
+        schedule: `constant` or `cosine`.
+    """
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     if schedule == "constant":
@@ -160,8 +166,8 @@ class Loop:
         """The means over the fixed examples of all processes: `loss`, and what the objective watches."""
         names = ("loss", *self._objective.watched)
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device="cpu")
-        for position, group in enumerate(self._objective.fixed()):
-            if position % self._accelerator.num_processes == self._accelerator.process_index:
+        with self._accelerator.split_between_processes(list(self._objective.fixed())) as groups:
+            for group in groups:
                 sums = self._objective.watch(group).double().sum(dim=0).cpu()
                 total += torch.cat([sums, torch.tensor([len(group)])])
         total = self._accelerator.reduce(total.float().to(self._accelerator.device), reduction="sum")
@@ -170,13 +176,13 @@ class Loop:
     def _gradients(self, stop: bool) -> tuple[float, float, bool]:
         """Fills the parameters' gradients; returns the step's loss, their norm, and whether any process is to stop."""
         examples = self._objective.batch(self.state.step)
-        mine = examples[self._accelerator.process_index :: self._accelerator.num_processes]
         self.optimizer.zero_grad(set_to_none=False)
         loss = torch.zeros((), device=self._parameters[0].device)
-        for some in split_evenly(mine, self._config.accumulation):
-            part = self._objective.losses(some).sum() / len(examples)
-            (part * GRADIENT_SCALE).backward()
-            loss += part.detach()
+        with self._accelerator.split_between_processes(list(examples)) as share:
+            for some in split_evenly(share, self._config.accumulation):
+                part = self._objective.losses(some).sum() / len(examples)
+                (part * GRADIENT_SCALE).backward()
+                loss += part.detach()
         flat = torch.cat([self._gradient(rows).flatten() for rows in self._parameters] + [loss[None]])
         if self._accelerator.num_processes > 1:
             flat = torch.cat([flat, torch.tensor([float(stop)], device=flat.device)])

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.layouts import WRITABLE
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
@@ -19,7 +20,7 @@ from lab.training.estimate import check_memory, gigabytes, peak_memory, seconds_
 from lab.training.initial import initial_vectors, nearest_words
 from lab.training.learned import Beginning, Learned
 from lab.training.objectives.objective import Objective, find_objective
-from lab.training.run_folder import TrainingFolder, run_config
+from lab.training.run_folder import TrainingFolder, check_model, run_config
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def prepare(
     subjects = all_subjects(config)
     library = collect(config.embeddings, embeddings)
     check_trackers(config.track)
-    check_layout(bundle, config)
+    check_model(config, bundle.facts)
     check_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
     if config.worst_of is not None:
         config = make_worst(bundle, config, library, listener)
@@ -87,8 +88,10 @@ def prepare(
         beginnings.append(
             Beginning(subject.name, kind.kind, initial, rates[subject.name], partners.get(subject.name))
         )
+    learned = Learned(bundle, beginnings)
+    check_layout(config, learned)
     check_memory(bundle, config)
-    return Run(bundle, config, objective, Learned(bundle, beginnings), clip, library)
+    return Run(bundle, config, objective, learned, clip, library)
 
 
 def all_subjects(config: TrainConfig) -> list[Subject]:
@@ -153,21 +156,21 @@ def check_trackers(names: Sequence[str]) -> None:
             raise InputError(f"track: '{name}' is not installed; pip install {name}")
 
 
-def check_layout(bundle: Bundle, config: TrainConfig) -> None:
-    """Checks that the file layout has room for one vector set a text encoder.
+def check_layout(config: TrainConfig, learned: Learned) -> None:
+    """Checks that the file layout has room for the vectors, by asking its writer.
 
     Raises:
         InputError: it has not.
     """
-    keys = {tower.key for tower in bundle.towers}
-    if config.layout == "sdxl" and keys != {"clip_l", "clip_g"}:
-        raise InputError(
-            f"layout: sdxl is for SDXL's two text encoders; {bundle.source} has one, so take diffusers"
-        )
-    if config.layout not in (None, "sdxl") and len(keys) > 1:
-        raise InputError(
-            f"layout: {config.layout} holds one encoder's vectors; {bundle.source} has two, so take sdxl"
-        )
+    if config.layout is None:
+        return
+    write = WRITABLE[config.layout].write
+    assert write is not None, "all in this table have one"
+    for embedding in learned.embeddings():
+        try:
+            write(embedding, embedding.vectors)
+        except InputError as error:
+            raise InputError(f"layout: {error}") from None
 
 
 def learning_rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The folder of a training run: settings, progress, checkpoints, previews; and which run in which folder is meant."""
+"""The folder of a training run, and the config of the run that begins or goes on in it."""
 
 import json
 import re
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lab.errors import InputError
 from lab.files import atomic, check_writable, writing
+from lab.models.facts import ModelFacts, check_clip_skip
+from lab.models.family import FAMILIES
 from lab.runs.run import RunFolder
-from lab.training.config import FREE_TO_CHANGE, TrainConfig
+from lab.training.config import FREE_TO_CHANGE, TrainConfig, config_class
 
 
 class TrainingFolder(RunFolder):
@@ -67,7 +71,21 @@ class TrainingFolder(RunFolder):
             raise InputError(
                 f"{self.path}: holds a run already; go on with it by --resume {self.path}, or choose another --out"
             )
-        self.begin(config.to_yaml(), contents)
+        made_here = {"images": None} if config.worst_of is not None else {}
+        self.begin(config.model_copy(update=made_here).to_yaml(), contents)
+
+    def read_config(self, changes: Mapping[str, Any] | None = None) -> TrainConfig:
+        """The config that the run began with, with other settings on top.
+
+        Raises:
+            InputError: it cannot be read, or names what is not there any more.
+        """
+        try:
+            settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            objective = str(settings["objective"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            objective = ""  # `read` says what is wrong
+        return config_class(objective).read(self.config, changes)
 
     def check_contents(self, contents: Mapping[str, str]) -> None:
         """Compares images, captions and model with those that the run began with.
@@ -107,6 +125,25 @@ def run_config(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"out": out})
 
 
+def check_model(config: TrainConfig, facts: ModelFacts) -> None:
+    """Refuses settings that do not fit a model, which need not be loaded yet.
+
+    Raises:
+        InputError: a file layout without room for one set of vectors a text encoder, or a clip skip that leaves no
+            layer.
+    """
+    check_clip_skip(config.clip_skip, facts)
+    keys = set(facts.widths)
+    if config.layout == "sdxl" and keys != set(FAMILIES["sdxl"].encoder_keys):
+        raise InputError(
+            f"layout: sdxl is for SDXL's two text encoders; {facts.source} has one, so take diffusers"
+        )
+    if config.layout not in (None, "sdxl") and len(keys) > 1:
+        raise InputError(
+            f"layout: {config.layout} holds one encoder's vectors; {facts.source} has two, so take sdxl"
+        )
+
+
 def _resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
     """The config of the run in a folder, with those of the given settings on top that may change."""
     stored = TrainingFolder(folder)
@@ -114,7 +151,7 @@ def _resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         raise InputError(f"{folder}: no training run to resume there; it has no config.yaml")
     given = config.given()
     free = {name: value for name, value in given.items() if name in FREE_TO_CHANGE}
-    before = TrainConfig.read(stored.config, free | {"out": folder, "resume": folder})
+    before = stored.read_config(free | {"out": folder, "resume": folder})
     for name, value in given.items():
         if name not in free and value != getattr(before, name):
             raise InputError(

@@ -9,6 +9,7 @@ from typing import Any
 from lab.condition.embeds_file import write_embeds
 from lab.condition.encode import encode
 from lab.embeddings.embedding import PARTNER, Embedding, Provenance
+from lab.embeddings.layouts import WRITABLE
 from lab.models.bundle import Bundle
 from lab.training.config import RunOptions, TrainConfig
 from lab.training.data.captions import placeholder
@@ -54,7 +55,8 @@ class EmbeddingWriter:
 
     def path(self, stem: Path) -> Path:
         """A file with the suffix of the run's layout."""
-        return stem.with_name(stem.name + (".pt" if self._config.layout == "a1111" else ".safetensors"))
+        layout = self._config.layout
+        return stem.with_name(stem.name + (WRITABLE[layout].suffixes[0] if layout else ".safetensors"))
 
     def write(self, embedding: Embedding, stem: Path, step: int, final: bool = False) -> None:
         """Writes an embedding; what it was learned from joins it where the layout has room.
@@ -67,13 +69,13 @@ class EmbeddingWriter:
         Raises:
             InputError: the disk is full or the folder cannot be written.
         """
-        layout, partner = self._config.layout, self._beginnings[embedding.name].partner
+        path, partner = self.path(stem), self._beginnings[embedding.name].partner
         metadata = self._metadata(embedding.name)
         if final and partner:
             metadata[PARTNER] = partner
         provenance = Provenance(step=step, base_model=without_folders(self._bundle.source))
         embedding = replace(embedding, provenance=provenance)
-        embedding.save(self.path(stem), layout, None if layout == "a1111" else metadata)
+        embedding.save(path, self._config.layout, metadata if path.suffix == ".safetensors" else None)
 
     def _metadata(self, name: str) -> dict[str, str]:
         """What an embedding was learned from and how; `lab.data_hash` is that of all images, masks and captions, or

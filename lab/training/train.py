@@ -20,7 +20,7 @@ from lab.models.patches import frozen
 from lab.runs.run import text_digest
 from lab.sample.record import model_contents
 from lab.training.checkpoint import load_checkpoint
-from lab.training.config import TrainConfig
+from lab.training.config import TrainConfig, config_class
 from lab.training.estimate import what_would_fit
 from lab.training.journal import Journal
 from lab.training.loop import Ending, Loop
@@ -66,7 +66,10 @@ def train(
     chosen = (config.given() if config else {}) | settings
     if "resume" not in chosen:  # what the run's config says of the model is what was loaded
         chosen = bundle.options.model_dump(include={*ModelOptions.model_fields} - {"device"}) | chosen
-    return learn(prepare(bundle, TrainConfig.build(chosen), embeddings, listener), listener)
+    return learn(
+        prepare(bundle, config_class(str(chosen.get("objective"))).build(chosen), embeddings, listener),
+        listener,
+    )
 
 
 def learn(run: Run, listener: Listener = Listener()) -> Embedding | list[Embedding]:

@@ -7,20 +7,29 @@ import pytest
 import torch
 
 import lab
+from lab.config import Config
 from lab.errors import InputError
 from lab.training.objectives.objective import Objective, find_objective
 from lab.training.objectives.table import OBJECTIVES
 
 
+class FlatOptions(Config):
+    """What all values are pulled to."""
+
+    level: float = 0.0
+
+
 class Flat(Objective):
-    """Pulls all values of the vectors to 0.01."""
+    """Pulls all values of the vectors to one level."""
+
+    options = FlatOptions
 
     kind = "style"
-    word = "flat"
+    word = "apple"
     watched = ("distance",)
 
     def fingerprint(self):
-        return {"target": "0.01"}
+        return {"level": str(self.config.level)}
 
     def describe(self):
         yield "no data"
@@ -35,7 +44,7 @@ class Flat(Objective):
         return [[0.0]]
 
     def losses(self, examples):
-        return sum((rows - 0.01).square().sum() for rows in self.rows).expand(len(examples))
+        return sum((rows - self.config.level).square().sum() for rows in self.rows).expand(len(examples))
 
     def watch(self, examples):
         losses = self.losses(examples)
@@ -49,12 +58,13 @@ def flat(monkeypatch):
 
 def test_one_that_is_added_at_run_time_can_be_trained(sd1, flat, tmp_path, heard):
     settings = {"steps": 200, "learning_rate": 0.001, "preview_every": 0, "warmup": 0, "stop": "never"}
+    settings |= {"level": 0.01}
     learned = lab.train(
         sd1, objective="flat", name="my-flat", vectors=3, out=tmp_path / "run", listener=heard, **settings
     )
     torch.testing.assert_close(learned.vectors["clip"], torch.full((3, 32), 0.01), atol=1e-3, rtol=0)
     assert (learned.name, learned.kind) == ("my-flat", "style")
-    assert heard.notes[:2] == ["<my-flat> begins at:", "  vector 1: flat"]
+    assert heard.notes[:2] == ["<my-flat> begins at:", "  vector 1: apple"]
     assert heard.steps[-1].evaluation["distance"] < 0.01
     resumed = lab.train(sd1, resume=tmp_path / "run", steps=201)
     assert resumed.provenance.step in (200, 201)
@@ -63,6 +73,8 @@ def test_one_that_is_added_at_run_time_can_be_trained(sd1, flat, tmp_path, heard
 def test_an_unknown_one_is_refused_with_the_nearest(sd1, flat, config):
     with pytest.raises(InputError, match="unknown objective 'flet'; nearest: flat"):
         lab.train(sd1, config, objective="flet")
+    with pytest.raises(InputError, match="unknown option 'level'"):
+        lab.train(sd1, config, level=0.01)
     with pytest.raises(InputError, match="unknown objective 'flet'; nearest: flat"):
         lab.train(sd1, config, more=[{"name": "other", "objective": "flet"}])
 
@@ -71,6 +83,7 @@ def test_an_unknown_one_is_refused_with_the_nearest(sd1, flat, config):
 def test_every_entry_is_an_objective_that_says_what_it_is(name):
     objective = find_objective(name)
     assert issubclass(objective, Objective) and objective.__doc__
+    assert objective.options is None or issubclass(lab.TrainConfig, objective.options)
     assert objective.kind in ("concept", "style", "negative") and objective.word
 
 

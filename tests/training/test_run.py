@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import lab
+from lab.cli.main import main
 from lab.errors import InputError
 from lab.training.prepare import prepare
 from lab.training.run_folder import run_config
@@ -200,6 +201,8 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
         ({"templates": ["a photo"]}, "templates"),
         ({"track": ["wandb_of_no_one"]}, "no tracker"),
         ({"captions": "sidecar"}, "toy-0.txt"),
+        ({"layout": "sdxl"}, "layout: sdxl is for SDXL"),
+        ({"clip_skip": 9}, "clip skip 9"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(sd1, changed, settings, words):
@@ -239,3 +242,14 @@ def test_the_default_rate_is_in_units_of_the_vocabulary(sd1, config):
         0.3 * float(table.square().mean().sqrt()),
         rel_tol=1e-4,
     )
+
+
+def test_a_layout_that_holds_one_encoder_is_refused_for_two_before_weights_are_read(
+    sdxl_folder, config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("lab.models.load.load_options", None)
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text(config.model_copy(update={"model": str(sdxl_folder), "layout": "kohya"}).to_yaml())
+    assert main(["train", "--config", str(yaml)]) == 2
+    assert "layout: kohya holds one encoder's vectors" in capsys.readouterr().err
+    assert not config.out.exists()

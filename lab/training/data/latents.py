@@ -1,4 +1,4 @@
-"""Latents: each view is encoded once, as the posterior's mean and standard deviation, so that sampling stays."""
+"""Encoded images: each view once, as mean and standard deviation of the VAE's posterior, from which steps sample."""
 
 import hashlib
 from collections.abc import Sequence
@@ -30,7 +30,6 @@ class Latents:
         self._bundle = bundle
         self._config = config
         self._views = [(pictures[view.picture], view) for view in views]
-        self._weighted = config.alpha == "weight"
         self._memory: dict[int, dict[str, Tensor]] = {}
         self._vae_hash = _weights_hash(bundle.vae) if config.latents else ""
 
@@ -50,7 +49,12 @@ class Latents:
             listener.progress(index + 1, len(self._views), "images encoded")
 
     def get(self, index: int) -> dict[str, Tensor]:
-        """`mean` and `std` (c, h, w) in the U-Net's scale, and `weight` (h, w) where the loss is weighted."""
+        """What a view was encoded to.
+
+        Returns:
+            `mean` and `std` of the posterior, (c, h, w) float32 in the U-Net's scale on the bundle's device, and
+            `weight` (h, w) in 0..1 where the loss is weighted by a mask or by transparency.
+        """
         if index in self._memory:
             return self._memory[index]
         entry = self._read(index)
@@ -90,7 +94,7 @@ class Latents:
 
 
 def _weights_hash(module: torch.nn.Module) -> str:
-    """Of a module's weights, so that another VAE's latents are never taken for this one's."""
+    """The SHA-256 of a module's weights, by which another VAE's latents are told from this one's."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())

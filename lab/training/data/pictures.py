@@ -1,4 +1,4 @@
-"""The images that are learned from: read upright, checked, cut to their bucket, with masks and captions."""
+"""Image files to learn from: read upright, checked, assigned to a bucket, cut, with masks and captions."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ MAX_ASPECT = 2.0
 
 @dataclass(frozen=True)
 class Bucket:
-    """A size in pixels that images are learned at."""
+    """A size in pixels that images are cut to, so that those of one bucket fit into one batch."""
 
     width: int
     height: int
@@ -36,7 +36,8 @@ def size_multiple(bundle: Bundle) -> int:
 
 
 def make_buckets(resolution: int, multiple: int, many: bool) -> list[Bucket]:
-    """The square bucket, and with `many` all others of no larger area up to an aspect ratio of 2 either way.
+    """The sizes that images are cut to: a square, and with `many` all others of no larger area up to an aspect ratio of
+    2 either way.
 
     As NovelAI's aspect-ratio bucketing does: for each width, the greatest height that the area leaves.
     """
@@ -53,7 +54,7 @@ def make_buckets(resolution: int, multiple: int, many: bool) -> list[Bucket]:
 
 
 def nearest_bucket(width: int, height: int, buckets: list[Bucket]) -> Bucket:
-    """The bucket nearest in aspect ratio; of equally near ones the largest."""
+    """The bucket nearest to an image of width x height in aspect ratio; of equally near ones the largest."""
     aspect = math.log(width / height)
     return min(
         buckets,
@@ -76,7 +77,7 @@ class Picture:
         size: (width, height) upright, in pixels.
         sha256: Of the file's bytes.
         mask: Its mask file, if there is one, and `mask_sha256`.
-        captions: Alternatives, of which each example takes one.
+        captions: Of which each example takes one.
     """
 
     path: Path

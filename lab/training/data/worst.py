@@ -62,7 +62,8 @@ def make_worst(
             f"Making {len(jobs)} images in {made.path}, to learn from the {config.worst} worst of them."
         )
     processes.wait_for_everyone()  # all look before any writes
-    make_images(bundle, jobs[processes.process_index :: processes.num_processes], made, listener)
+    with processes.split_between_processes(jobs) as share:
+        make_images(bundle, share, made, listener)
     processes.wait_for_everyone()
     worst = config.out / "worst"
     if processes.is_main_process:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+from lab.config import Config
 from lab.embeddings.embedding import Embedding, Kind
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
@@ -56,6 +57,10 @@ class Objective(ABC, Generic[E]):
 
     rate: ClassVar[float] = 0.3
     """The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
+
+    options: ClassVar[type[Config] | None] = None
+    """The options that this objective has to itself. Those of the table's own are bases of `TrainConfig`; those of one
+    that is added at run time join it in `lab.train` when the objective is asked for."""
 
     watched: ClassVar[Sequence[str]] = ()
     """What is measured on the fixed examples beside the loss."""

@@ -19,6 +19,7 @@ from lab.training.data.captions import fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch
 from lab.training.objectives.denoising import Denoising
 from lab.training.objectives.objective import Cost
+from lab.training.objectives.options import PairOptions
 
 USUAL_GUIDANCE = 5.0
 """DreamArtist's, where the config says nothing; the models' own scales are for whole prompts."""
@@ -26,6 +27,8 @@ USUAL_GUIDANCE = 5.0
 
 class Pair(Denoising):
     """A thing and its negative: denoising with the composed prediction of a caption and a negative caption."""
+
+    options = PairOptions
 
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         if config.more:
