@@ -80,6 +80,8 @@ class Bars(Listener):
                 self._bars.update(task.id, visible=not task.finished)
             self._tasks[things] = self._bars.add_task("", total=total, things=things.partition(" ")[0])
         self._bars.start()
+        if done < self._bars.tasks[self._tasks[things]].completed:  # another run has begun
+            self._bars.reset(self._tasks[things])
         self._bars.update(
             self._tasks[things], completed=done, total=total, description=f"{self._label}{shown}"
         )

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from lab.terminal import console
+from lab.terminal import Bars, console
 
 
 def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
@@ -16,22 +16,10 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
     """
     began = time.perf_counter()
     with console.status("Loading the bundled model"):
-        from lab.demo import comparison, learning, pictures
-        from lab.demo.page import write_demo_page
+        from lab.demo.demo import write_demo
         from lab.models.load import load
 
         bundle = load("emoji", device=device)
-    parts = (
-        *(pictures.styles, pictures.backgrounds, pictures.negatives, pictures.scales),
-        *(learning.learning, comparison.comparison),
-    )
-    sections = [part(bundle, out) for part in parts]
-    seconds = time.perf_counter() - began
-    intro = (
-        f"Everything here took {seconds:.0f} seconds on {bundle.device.type}, loading and training included. "
-        "A CLIP text encoder, a U-Net and a VAE that came with the package made the pictures from the prompts; "
-        "nothing was downloaded."
-    )
-    page = out / "index.html"
-    write_demo_page(page, "What the lab does", intro, sections)
+    with Bars() as bars:
+        page, seconds = write_demo(bundle, out, bars, began)
     print(f"Done in {seconds:.0f} s. Open {page.resolve().as_uri()}")

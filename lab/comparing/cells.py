@@ -14,7 +14,7 @@ from lab.models.load import load_options
 from lab.runs.run import RunFolder, file_digest, text_digest
 from lab.sample.generate import make_images
 from lab.sample.plan import Job, Request, check_requests, plan
-from lab.sample.record import FILES, model_contents
+from lab.sample.record import FILES
 
 SLAB = 256
 """Images whose prompts are encoded together; more would only take memory."""
@@ -39,7 +39,7 @@ def check_cells(bundle: Bundle, experiment: Experiment) -> tuple[dict[int, tuple
             for cell, settings in zip(of_library, checked, strict=True):
                 sizes[cell.variant.index] = settings.width, settings.height
         of = "" if model is bundle else f" of {model.source}"
-        contents |= {f"{what}{of}": digest for what, digest in model_contents(model).items()}
+        contents |= {f"{what}{of}": digest for what, digest in model.contents().items()}
     return sizes, contents | _file_digests(experiment)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from lab.comparing.compare import compare
 from lab.demo.page import Figure, Section
 from lab.demo.pictures import NEGATIVE, fresh
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
-from lab.terminal import Bars
 
 PROMPTS = [
     "a noto emoji of a red apple",
@@ -19,18 +19,17 @@ PROMPTS = [
 METRICS = ["clip_text", "degraded", "sharpness"]
 
 
-def comparison(bundle: Bundle, out: Path) -> Section:
+def comparison(bundle: Bundle, out: Path, listener: Listener) -> Section:
     """Asks what the negative prompt changes, over pairs of images with the same noise."""
-    with Bars("comparison") as bars:
-        report = compare(
-            bundle,
-            prompts=PROMPTS,
-            seeds="1-4",
-            axes={"negative_prompt": ["", NEGATIVE]},
-            metrics=METRICS,
-            out=fresh(out / "demo-comparison"),
-            listener=bars,
-        )
+    report = compare(
+        bundle,
+        prompts=PROMPTS,
+        seeds="1-4",
+        axes={"negative_prompt": ["", NEGATIVE]},
+        metrics=METRICS,
+        out=fresh(out / "demo-comparison"),
+        listener=listener,
+    )
     figures = [_figure(path) for path in RunFolder(report.folder / "cells").finished().values()]
     rows = {
         label: [figure for figure in figures if figure.record["negative_prompt"] == negative][:5]

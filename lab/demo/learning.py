@@ -9,10 +9,10 @@ from lab.demo.pictures import fresh, make
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.files import writing
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
 from lab.score.clip import image_features, open_clip
-from lab.terminal import Bars
 from lab.training.config import TrainConfig
 from lab.training.data.captions import fill_template
 from lab.training.prepare import prepare
@@ -25,17 +25,17 @@ RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5, "stop_windo
 """As configs/train/emoji-object.yaml, which is not installed."""
 
 
-def learning(bundle: Bundle, out: Path) -> Section:
+def learning(bundle: Bundle, out: Path, listener: Listener) -> Section:
     """Trains on five pictures of a thing that the model has never seen, and draws the same five anew."""
     shown, apart = (
         _drawings(ASSETS / folder / THING, out / folder) for folder in ("samples", "samples_test")
     )
-    before, after = _learn(bundle, fresh(out / "demo-training"))
+    before, after = _learn(bundle, fresh(out / "demo-training"), listener)
     prompts = [figure.record["prompt"] for figure in shown]
     rows = {
         "learned from": shown,
-        "before": make(bundle, out / "untrained", prompt=prompts, seeds=SEED, embeddings=[before]),
-        "after": make(bundle, out / "learned", prompt=prompts, seeds=SEED, embeddings=[after]),
+        "before": make(bundle, out / "untrained", listener, prompt=prompts, seeds=SEED, embeddings=[before]),
+        "after": make(bundle, out / "learned", listener, prompt=prompts, seeds=SEED, embeddings=[after]),
         "kept apart": apart,
     }
     text = (
@@ -53,13 +53,12 @@ def learning(bundle: Bundle, out: Path) -> Section:
     return Section("A thing learned from five pictures", text, command, list(rows.items()), link)
 
 
-def _learn(bundle: Bundle, folder: Path) -> tuple[Embedding, Embedding]:
+def _learn(bundle: Bundle, folder: Path, listener: Listener) -> tuple[Embedding, Embedding]:
     """The embedding at its first vectors and as it was learned."""
     images = ASSETS / "samples" / THING
     config = TrainConfig(images=images, name=NAME, out=folder, **RECIPE | {"preview_every": 0})
-    with Bars() as bars:
-        run = prepare(bundle, config, listener=bars)
-        after = learn(run, bars)
+    run = prepare(bundle, config, listener=listener)
+    after = learn(run, listener)
     assert isinstance(after, Embedding)
     return run.learned.beginnings[NAME].embedding(), after
 

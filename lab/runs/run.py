@@ -58,6 +58,11 @@ class RunFolder:
                 )
             if folder.config.read_text(encoding="utf-8") == config:
                 return folder
+        elif folder.finished():
+            raise InputError(
+                f"{path}: holds images of a run without its config.yaml, so of which cannot be told; "
+                "choose another --out"
+            )
         folder.begin(config, contents)
         return folder
 

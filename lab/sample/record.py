@@ -83,7 +83,7 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
 
     The prompts are numbered in their order, by the images with the first job's seed.
     """
-    things = model_contents(bundle)
+    things = bundle.contents()
     prompts = [job.positive.prompt for job in jobs if job.seed == jobs[0].seed]
     things |= {f"prompt {number}": text_digest(prompt) for number, prompt in enumerate(prompts, start=1)}
     for job in jobs:
@@ -94,11 +94,6 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
             if path is not None:
                 things[what] = file_digest(path)
     return things
-
-
-def model_contents(bundle: Bundle) -> dict[str, str]:
-    """See `Bundle.contents`."""
-    return bundle.contents()
 
 
 def parameters_text(record: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
 from lab.models.patches import frozen
 from lab.runs.run import text_digest
-from lab.sample.record import model_contents
 from lab.training.checkpoint import load_checkpoint
 from lab.training.config import TrainConfig, config_class
 from lab.training.estimate import what_would_fit
@@ -111,7 +110,7 @@ def _open_folder(run: Run, loop: Loop, listener: Listener, first: bool) -> None:
     """Begins the run's folder, or goes on from its checkpoint."""
     folder = run.folder
     contents = {name: text_digest(text) for name, text in run.objective.fingerprint().items()}
-    contents |= model_contents(run.bundle)
+    contents |= run.bundle.contents()
     if run.config.resume is None:
         if first:
             folder.begin_run(run.config, contents)

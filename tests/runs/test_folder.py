@@ -73,6 +73,13 @@ def test_a_run_that_does_not_say_what_it_is_made_of_is_not_gone_on_with(tmp_path
         begun(tmp_path)
 
 
+def test_images_of_an_unknown_run_are_not_taken_for_this_ones(tmp_path):
+    save(begun(tmp_path), 0)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(lab.InputError, match=r"without its config\.yaml"):
+        begun(tmp_path)
+
+
 def test_only_what_the_run_itself_writes_counts(tmp_path):
     folder = begun(tmp_path)
     path = save(folder, 0, prompt="a cat")

@@ -65,6 +65,7 @@ def test_the_filter_keeps_the_prompts_that_have_all_words(page, tmp_path):
 
 
 def test_by_keyboard_alone_an_image_is_found_opened_and_left(page, tmp_path):
+    page.set_viewport_size({"width": 500, "height": 800})  # one prompt below the other
     page.goto(run(tmp_path, THINGS, [3, 7]))
     page.keyboard.press("/")
     page.keyboard.press("Enter")
@@ -78,6 +79,12 @@ def test_by_keyboard_alone_an_image_is_found_opened_and_left(page, tmp_path):
     assert page.locator("#viewer-title").inner_text() == f"{THINGS[1]}, seed 3"
     page.keyboard.press("Escape")
     page.wait_for_function("document.activeElement.dataset.image === '2'")
+
+
+def test_prompts_with_few_seeds_stand_side_by_side(page, tmp_path):
+    page.goto(run(tmp_path, THINGS, [3, 7]))
+    tops = {page.locator("section").nth(number).bounding_box()["y"] for number in range(2)}
+    assert len(tops) == 1
 
 
 def test_in_the_filtered_page_the_viewer_turns_within_what_is_shown(page, tmp_path):
