@@ -16,6 +16,8 @@ USUAL = ["--prompt", "a cat", "--axis", "guidance=1,5"]
         ([*USUAL, "--metrics", "sharpnes"], "unknown metric 'sharpnes'; nearest: sharpness"),
         ([*USUAL, "--metrics", "cmmd"], "give a folder with --references"),
         ([*USUAL, "--references", "nowhere"], "nowhere: no such folder"),
+        ([*USUAL, "--init-image", "nowhere.png"], "nowhere.png: no such file"),
+        (["--prompt", "a cat", "--axis", "scheduler=ddim,eulr"], "nearest: euler"),
         (["--prompt", "a cat", "--axis", "guidence=1,5"], "unknown axis 'guidence'; nearest: guidance"),
         (["--prompt", "a cat", "--axis", "guidance=1,x"], "'x' is no number"),
         ([*USUAL, "--baseline", "guidance=7"], "guidance has no value '7'"),
