@@ -51,7 +51,8 @@ class CompareConfig(ExperimentOptions, ScoreOptions, SamplingOptions, TextOption
     """What the images show. `{embedding}` stands for the embeddings of an axis; without it they go to the end."""
 
     axes: dict[str, Any] = Field(default_factory=dict)
-    """What varies: a list of values for each axis, or text such as `1-10 [5]` and `0.2-1.2 (+0.2)`."""
+    """What varies: a list of values for each axis, of which null leaves an option out, or text such as `1-10 [5]` and
+    `0.2-1.2 (+0.2)`."""
 
     baseline: dict[str, Any] = Field(default_factory=dict)
     """The axis values that the others are compared with; the first of each where nothing is said."""

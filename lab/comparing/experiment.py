@@ -15,7 +15,8 @@ from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_bare_names, find_references
 from lab.sample.config import GenerateConfig, parse_seeds
 
-_NOT_OF_ONE_IMAGE = {"seeds", "out"}
+_NOT_OF_ONE_IMAGE = {"seeds", "out", "model"}
+"""Options that cells do not have of themselves: the bundle makes them, unless an axis names another model."""
 
 DEFAULT_STEPS = 20
 """Over which schedules are resolved to read a prompt's words; the words do not depend on it."""

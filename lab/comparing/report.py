@@ -89,7 +89,13 @@ CLEAR, UNCLEAR = "#2f7fd6", "#8a8f98"
 
 
 def effect_plot(metric: str, effects: Sequence[VariantEffect]) -> str:
-    """An SVG element: one line a variant, its point filled if the interval leaves out zero."""
+    """An SVG element with a line for each variant: its difference from the baseline, filled if the interval leaves out
+    zero, and the interval.
+
+    Args:
+        metric: Whose effects they are; it names the unit.
+        effects: One a variant; of more than 40, those with the largest differences are drawn.
+    """
     shown = list(effects)
     if len(shown) > MOST:
         strongest = sorted(shown, key=lambda effect: -abs(effect.difference))[:MOST]
@@ -139,6 +145,9 @@ def write_report(
     """Writes report.html, and report-2.html and so on if the images do not fit in one page.
 
     Args:
+        folder: Of the run.
+        scores, effects: What was measured, and what variants change.
+        files: The images, by the index of their cell.
         left_out: Metrics that were not measured, and why.
         panels: What else to show.
 

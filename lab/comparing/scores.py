@@ -106,6 +106,8 @@ def score_cells(
 
     Args:
         files: The images, by the index of their cell.
+        metrics: Names of those to compute.
+        listener: Hears of pairs scored.
     """
     scorer = _Scorer(experiment, files, metrics, tools)
     pairs = [

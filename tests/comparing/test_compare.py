@@ -185,7 +185,9 @@ def test_what_cannot_work_is_refused_before_anything_is_made(sd1, config, denois
 
 
 def test_keywords_on_top_of_a_config(sd1, config):
-    report = lab.compare(sd1, config(metrics=["sharpness"]), seeds="1-2", prompts=["a (cat:1.2)"])
+    given = config(metrics=["sharpness"], model="emoji")
+    report = lab.compare(sd1, given, seeds="1-2", prompts=["a (cat:1.2)"])
+    assert {row["model"] for row in read(report.folder / "results.csv")} == {sd1.source}
     assert [(row["metric"], row["n"]) for row in report.effects] == [("sharpness", 2)]
     shown = report._repr_html_()
     assert "<code>negative_prompt=blurry</code>" in shown and report.page.as_uri() in shown
