@@ -18,6 +18,7 @@ from lab.comparing.panels import ReportPanel
 from lab.comparing.scores import Scores
 from lab.files import atomic
 from lab.runs.pages import template
+from lab.runs.png import record_beside
 from lab.score.metrics import METRICS
 
 PAGE_BYTES = 24 * 2**20
@@ -204,10 +205,6 @@ def _page_name(page: int) -> str:
     return "report.html" if page == 1 else f"report-{page}.html"
 
 
-def _read_record(file: Path) -> dict[str, Any]:
-    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-
-
 def _groups(effects: Sequence[VariantEffect]) -> list[dict[str, Any]]:
     """For each metric its sentences and its plot."""
     groups = []
@@ -263,7 +260,7 @@ def _cell_data(
     """What the page's script knows of its cells, as JSON that cannot end the script element."""
     told = {}
     for cell in cells:
-        record = _read_record(files[cell.picture])
+        record = record_beside(files[cell.picture])
         settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
         uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
         place = (cell.variant.index, *cell.pair)
@@ -290,7 +287,7 @@ def _chosen_settings(experiment: Experiment) -> str:
 def _origins(files: Iterable[Path]) -> list[tuple[str, str]]:
     """What made the images: models, embeddings and versions with their hashes."""
     facts: dict[tuple[str, str], None] = {}
-    for record in map(_read_record, files):
+    for record in map(record_beside, files):
         used = [("embedding", f"<{use['name']}>, SHA-256 {use['sha256']}") for use in record["applied"]]
         model = "model", f"{record['model']}, SHA-256 {record['model_hash']}"
         device = "computed on", f"{record['device']}, {record['dtype']}"

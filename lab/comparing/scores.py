@@ -19,6 +19,7 @@ from lab.errors import InputError
 from lab.files import atomic
 from lab.images import read_pixels
 from lab.listening import Listener
+from lab.runs.png import record_beside
 from lab.score.batch import Batch
 from lab.score.metrics import METRICS, choose_metrics
 from lab.score.tools import Tools
@@ -198,7 +199,7 @@ def image_rows(experiment: Experiment, scores: Scores, files: Mapping[int, Path]
     """One row an image: where it stands in the experiment, every setting that made it, every metric."""
     for cell in experiment.cells:
         file = files[cell.picture]
-        record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        record = record_beside(file)
         place = (cell.variant.index, *cell.pair)
         yield {
             "variant": cell.variant.name,

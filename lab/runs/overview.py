@@ -1,12 +1,12 @@
 """A run of images at a glance: its contact sheet and its index.html, from the records beside the images."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.runs.pages import write_page
+from lab.runs.png import record_beside
 from lab.runs.run import RunFolder
 from lab.runs.sheet import Group, write_sheets
 
@@ -34,7 +34,7 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
         InputError: the folder cannot be written.
     """
     files = [images[index] for index in sorted(images)]
-    records = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+    records = [record_beside(file) for file in files]
     shared = shared_values(records)
     sections = _sections(records, shared)
     about = describe(shared)

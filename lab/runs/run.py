@@ -17,7 +17,7 @@ from PIL import Image
 
 from lab.errors import InputError
 from lab.files import atomic, writing
-from lab.runs.png import save_image
+from lab.runs.png import record_beside, save_image
 
 _NAME = re.compile(r"(\d{5,})-seed(\d+)(-[a-z0-9-]+)?\.png")
 
@@ -199,7 +199,7 @@ def _file_digest(path: Path, modified: int, size: int) -> str:
 def _prompt_beside(image: Path) -> str:
     """The prompt in the record beside an image; "" if there is no record."""
     try:
-        return json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))["prompt"]
+        return record_beside(image)["prompt"]
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 

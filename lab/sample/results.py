@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab.images import open_image
+from lab.runs.png import record_beside
 
 SHOWN = 48
 """Images of a list that a notebook shows."""
@@ -57,7 +57,7 @@ class Result:
         """Everything that made the image, as plain JSON values."""
         if self._record is None:
             assert self.path is not None
-            self._record = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
+            self._record = record_beside(self.path)
         return self._record
 
     def __repr__(self) -> str:
