@@ -1,11 +1,13 @@
-"""The effects of variants, in numbers and in words: one row and one sentence a metric and variant."""
+"""The effects of variants: in numbers, in words and drawn; one row and one sentence a metric and variant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
+from lab.analysis.figures import INK, as_svg, drawing
 from lab.comparing.experiment import Experiment
 from lab.comparing.scores import Scores
 from lab.comparing.statistics import holm, measure
@@ -219,3 +221,46 @@ def number(value: float, signed: bool = True) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+MOST_DRAWN = 40
+"""Variants in a plot: of more, those with the largest differences."""
+
+CLEAR, UNCLEAR = "#2f7fd6", "#8a8f98"
+"""Colours that can be seen on white and on black."""
+
+
+def effect_plot(metric: str, effects: Sequence[VariantEffect]) -> str:
+    """An SVG element with a line for each variant: its difference from the baseline, filled if the interval leaves out
+    zero, and the interval.
+
+    Args:
+        metric: Whose effects they are; it names the unit.
+        effects: One a variant; of more than 40, those with the largest differences are drawn.
+    """
+    shown = list(effects)
+    if len(shown) > MOST_DRAWN:
+        strongest = sorted(shown, key=lambda effect: -abs(effect.difference))[:MOST_DRAWN]
+        shown = [effect for effect in shown if effect in strongest]
+    with drawing(6.6, 0.9 + 0.26 * len(shown)) as figure:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        for place, effect in enumerate(shown):
+            colour = CLEAR if effect.excludes_zero else UNCLEAR
+            if effect.low is not None and effect.high is not None:
+                axes.plot([effect.low, effect.high], [place, place], color=colour, linewidth=2.2)
+            filled = colour if effect.excludes_zero else "none"
+            axes.plot(effect.difference, place, "o", color=colour, markerfacecolor=filled, markersize=6)
+        axes.set_yticks(range(len(shown)), [_shortened(effect.variant) for effect in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlabel(f"difference ({METRICS[metric].unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return as_svg(figure)
+
+
+def _shortened(text: str, most: int = 44) -> str:
+    """Leaves out the middle: names of variants differ at their ends."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"

@@ -9,10 +9,15 @@ from typing import Any
 
 import yaml
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
-from lab.analysis.figures import INK, as_svg, drawing
-from lab.comparing.effects import VariantEffect, caveats, effect_sentences, number, question
+from lab.comparing.effects import (
+    VariantEffect,
+    caveats,
+    effect_plot,
+    effect_sentences,
+    number,
+    question,
+)
 from lab.comparing.experiment import Cell, Experiment
 from lab.comparing.panels import ReportPanel
 from lab.comparing.scores import Scores
@@ -82,49 +87,6 @@ def pairs_by_prompt(pairs: Sequence[CellPair]) -> list[tuple[int, list[int]]]:
     return list(rows.items())
 
 
-MOST = 40
-"""Variants in a plot: of more, those with the largest differences."""
-
-CLEAR, UNCLEAR = "#2f7fd6", "#8a8f98"
-"""Colours that can be seen on white and on black."""
-
-
-def effect_plot(metric: str, effects: Sequence[VariantEffect]) -> str:
-    """An SVG element with a line for each variant: its difference from the baseline, filled if the interval leaves out
-    zero, and the interval.
-
-    Args:
-        metric: Whose effects they are; it names the unit.
-        effects: One a variant; of more than 40, those with the largest differences are drawn.
-    """
-    shown = list(effects)
-    if len(shown) > MOST:
-        strongest = sorted(shown, key=lambda effect: -abs(effect.difference))[:MOST]
-        shown = [effect for effect in shown if effect in strongest]
-    with drawing(6.6, 0.9 + 0.26 * len(shown)) as figure:
-        axes = figure.add_subplot()
-        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
-        for place, effect in enumerate(shown):
-            colour = CLEAR if effect.excludes_zero else UNCLEAR
-            if effect.low is not None and effect.high is not None:
-                axes.plot([effect.low, effect.high], [place, place], color=colour, linewidth=2.2)
-            filled = colour if effect.excludes_zero else "none"
-            axes.plot(effect.difference, place, "o", color=colour, markerfacecolor=filled, markersize=6)
-        axes.set_yticks(range(len(shown)), [_shortened(effect.variant) for effect in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel(f"difference ({METRICS[metric].unit})")
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    return as_svg(figure)
-
-
-def _shortened(text: str, most: int = 44) -> str:
-    """Leaves out the middle: names of variants differ at their ends."""
-    half = most // 2
-    return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"
-
-
 PAIRS_SHOWN = 3
 """Pairs with the largest change that are shown of each metric, in each direction."""
 
@@ -163,18 +125,7 @@ def write_report(
     shown = [cell for changes in largest.values() for cell, _ in changes]
     shown += [experiment.counterpart(cell) for cell in shown]
     pages = divided_pairs(experiment, files, shown)
-    asked = question(experiment)
-    everywhere = {
-        "title": asked.replace("`", ""),
-        "question": asked,
-        "caveats": caveats(experiment),
-        "experiment": experiment,
-        "config": _chosen_settings(experiment),
-        "made": _origins(files.values()),
-        "names": [_page_name(page) for page in range(1, len(pages) + 1)],
-        "number": number,
-        "pairs_by_prompt": pairs_by_prompt,
-    }
+    everywhere = _on_every_page(experiment, files, len(pages))
     on_the_first = {
         "groups": _groups(effects),
         "effects": effects,
@@ -199,6 +150,21 @@ def write_report(
         if not (folder / _page_name(page)).exists():
             break
         (folder / _page_name(page)).unlink()
+
+
+def _on_every_page(experiment: Experiment, files: Mapping[int, Path], pages: int) -> dict[str, Any]:
+    asked = question(experiment)
+    return {
+        "title": asked.replace("`", ""),
+        "question": asked,
+        "caveats": caveats(experiment),
+        "experiment": experiment,
+        "config": _chosen_settings(experiment),
+        "made": _origins(files.values()),
+        "names": [_page_name(page) for page in range(1, pages + 1)],
+        "number": number,
+        "pairs_by_prompt": pairs_by_prompt,
+    }
 
 
 def _page_name(page: int) -> str:
