@@ -4,13 +4,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError
 from lab.files import atomic
+
+if TYPE_CHECKING:  # a wrong file name is told before matplotlib is imported
+    from matplotlib.figure import Figure
 
 INK = "#010203"
 """The colour of text and axes; in a page it becomes the text's own colour."""
@@ -28,14 +28,19 @@ _STYLE: Any = {  # matplotlib's own type lists every parameter by name
 
 
 @contextmanager
-def drawing(width: float, height: float) -> Iterator[Figure]:
+def drawing(width: float, height: float) -> Iterator["Figure"]:
     """Yields an empty figure (inches) to draw in; the lab's style is in force inside the block."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def as_svg(figure: Figure) -> str:
+def as_svg(figure: "Figure") -> str:
     """An SVG element without background that takes the colour of the text around it."""
+    import matplotlib
+
     stream = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -43,12 +48,14 @@ def as_svg(figure: Figure) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a figure as the suffix says: .png or .svg.
 
     Raises:
         InputError: another suffix, or the file cannot be written.
     """
+    import matplotlib
+
     form = check_suffix(path)
     metadata = {"Date": None} if form == "svg" else None
     with matplotlib.rc_context(_STYLE), atomic(path) as temporary:

@@ -1,6 +1,7 @@
 """`lab compare`: what variants change, how much, and how sure that is."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -10,7 +11,9 @@ from lab.comparing.axes import AXES
 from lab.comparing.config import CompareConfig, ExperimentOptions, read_axes
 from lab.condition.config import TextOptions
 from lab.errors import InputError
+from lab.files import check_writable
 from lab.models.config import ModelOptions
+from lab.models.facts import read_facts
 from lab.sample.config import SamplingOptions
 from lab.score.config import ScoreOptions
 from lab.terminal import Bars, is_first, own_device
@@ -61,12 +64,18 @@ def compare(
     over |= {"axes": _assigned("axis", axis)} if axis else {}
     over |= {"baseline": _assigned("baseline", baseline)} if baseline else {}
     settings = CompareConfig.read(config, over)
-    read_axes(settings)  # what is wrong with them is told before the engine is imported
-    from lab.comparing.compare import compare as run
-    from lab.models.load import load_options
-
+    read_axes(settings)  # what is wrong is told before the engine is imported
+    check_writable(settings.out or Path("outputs"))
     with Bars() as bars:
-        bundle = load_options(settings.model_copy(update={"device": own_device(settings.device)}), bars)
+        facts = read_facts(settings, bars)
+        from lab.comparing.cells import check_cells_by_configs
+        from lab.comparing.compare import compare as run
+        from lab.comparing.experiment import Experiment
+        from lab.models.load import load_options
+
+        check_cells_by_configs(facts, Experiment(settings), bars)
+        here = settings.model_copy(update={"device": own_device(settings.device)})
+        bundle = load_options(here, bars, facts)
         report = run(bundle, settings, listener=bars)
     if is_first():
         _print(report.sentences)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lab.cli.flags import LayoutFlag
+from lab.cli.flags import LayoutFlag, check_embeddings
+from lab.files import check_writable
 
 
 def convert(
@@ -18,6 +19,8 @@ def convert(
         source: The embedding: a file of any layout, a folder that holds one, or hub:org/name.
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
     """
+    check_embeddings([source])
+    check_writable(out.parent)
     from lab.embeddings.read import read_one
 
     embedding = read_one(source, name=out.stem)

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from lab.files import check_writable
+from lab.models.config import ModelOptions
 from lab.terminal import Bars, console
 
 
@@ -15,6 +17,8 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
     device: `auto`, `cpu`, `cuda` or `mps`.
     """
     began = time.perf_counter()
+    ModelOptions.build({"device": device})
+    check_writable(out)
     with console.status("Loading the bundled model"):
         from lab.demo.demo import write_demo
         from lab.models.load import load

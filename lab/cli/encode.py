@@ -12,6 +12,9 @@ from lab.condition.embeds_file import check_embeds_file, write_embeds
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
+from lab.models.facts import check_clip_skip, check_widths, read_facts
+from lab.prompt.references import find_references
+from lab.terminal import Bars
 
 
 def encode(
@@ -39,16 +42,19 @@ def encode(
     if out is not None:
         check_embeds_file(out)
         check_writable(out.parent)
+    with Bars() as bars:
+        facts = read_facts(model, bars)
+    check_clip_skip(text.clip_skip, facts)
     from lab.cli.prompt_table import show_prompt, show_similarities, show_vector
     from lab.condition.encode import PromptEncoder
     from lab.condition.pooling import pool as pooled
     from lab.embeddings.library import collect
     from lab.models.load import load_options
-    from lab.terminal import Bars
 
-    with Bars() as bars:
-        bundle = load_options(model, bars)
     library = collect(text.embedding, text.embeddings)
+    for reference in (found for prompt in prompts for found in find_references(prompt, library)):
+        check_widths(reference.name, library[reference.name].widths, facts)
+    bundle = load_options(model, facts=facts)
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)
     console = Console()

@@ -1,6 +1,6 @@
 """Flags from config classes: each field is a flag, and a config file can lie under them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from lab.condition.config import TextOptions
 from lab.config import Config, one_of
 from lab.embeddings.layouts import WRITABLE
+from lab.embeddings.library import check_embedding_source
 from lab.models.config import ModelOptions
 from lab.sample.config import PromptOptions, SamplingOptions
 
@@ -17,6 +18,16 @@ TextFlags = Annotated[TextOptions, Parameter(name="*", group="Text")]
 SamplingFlags = Annotated[SamplingOptions, Parameter(name="*", group="Sampling")]
 PromptFlags = Annotated[PromptOptions, Parameter(name="*", group="What to make")]
 ConfigFlag = Annotated[Path | None, Parameter(help="A YAML file with any of these options; flags go on top.")]
+
+
+def check_embeddings(sources: Iterable[str]) -> None:
+    """Refuses embeddings that are not there, before the engine is imported.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    for source in sources:
+        check_embedding_source(source)
 
 
 def given(*flags: Config) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """`lab generate`: prompts x seeds into a folder of images."""
 
+from pathlib import Path
+
 from lab.cli.flags import ConfigFlag, ModelFlags, PromptFlags, SamplingFlags, TextFlags, given
 from lab.condition.config import TextOptions
+from lab.files import check_writable
 from lab.models.config import ModelOptions
+from lab.models.facts import read_facts
 from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions, read_prompts
 from lab.terminal import Bars
 
@@ -17,11 +21,15 @@ def generate(
 ) -> None:
     """Make images from prompts. The same command again goes on where it was interrupted."""
     settings = GenerateConfig.read(config, given(prompts, sampling, text, model))
-    read_prompts(settings)  # what is wrong with them is told before the model is loaded
-    from lab.models.load import load_options
-    from lab.sample.generate import generate_to_disk
-
+    read_prompts(settings)  # what is wrong is told before the engine is imported
+    check_writable(settings.out or Path("outputs"))
     with Bars() as bars:
-        bundle = load_options(settings, bars)
+        facts = read_facts(settings, bars)
+        from lab.models.load import load_options
+        from lab.sample.generate import generate_to_disk
+        from lab.sample.plan import check_requests_by_configs, requests
+
+        check_requests_by_configs(facts, requests(settings))
+        bundle = load_options(settings, bars, facts)
         results = generate_to_disk(bundle, settings, bars)
     print(f"{len(results)} images in {results.folder}; index.html shows them")

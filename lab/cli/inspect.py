@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lab.cli.flags import check_embeddings
 from lab.errors import InputError
+from lab.models.config import ModelOptions
+from lab.models.facts import read_facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +45,11 @@ def inspect(
         prompt: A prompt, which may name the embeddings, to plot beside the other prompts; repeatable.
     """
     _check_plot(plot, word or [], prompt or [], model)
+    if not files:
+        raise InputError("lab inspect: name at least one embedding file")
+    check_embeddings(files)
+    if model:
+        read_facts(ModelOptions(model=model, variant=variant))
     embeddings = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
@@ -64,8 +72,6 @@ def inspect(
 def _read(files: Sequence[str]) -> list["Embedding"]:
     from lab.embeddings.read import read_all
 
-    if not files:
-        raise InputError("lab inspect: name at least one embedding file")
     found = [embedding for file in files for embedding in read_all(file)]
     return list({one.provenance.path: one for one in found}.values())  # both halves of a pair may be named
 

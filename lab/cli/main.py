@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -26,6 +27,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 app = App(
     name="lab",
     help="A text-conditioning lab for Stable Diffusion.",
+    version=lambda: version("text-conditioning-lab"),
     help_format="plaintext",  # the default, markdown, costs a third of the start
     help_on_error=False,
     default_parameter=Parameter(negative_iterable=(), negative_none=()),

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lab.cli.flags import LayoutFlag, choice_from
+from lab.cli.flags import LayoutFlag, check_embeddings, choice_from
 from lab.embeddings.merge import METHODS
 from lab.embeddings.merge import merge as mix
+from lab.files import check_writable
 
 
 def merge(
@@ -27,6 +28,8 @@ def merge(
         out: The file to write: .safetensors, .pt or .bin.
         weights: One number for each file; for an average they are divided by their sum.
     """
+    check_embeddings(files)
+    check_writable(out.parent)
     from lab.embeddings.read import read_one
 
     merged = mix([read_one(file) for file in files], weights, method, name=out.stem)

@@ -5,6 +5,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from lab.files import check_writable
+from lab.models.facts import read_facts
+from lab.sample.config import config_of
+from lab.terminal import Bars
+
 MAKERS = {
     "model_hash": "the model's weights",
     "applied": "the learned embeddings",
@@ -31,16 +36,17 @@ def rerun(
     from lab.runs.png import read_record
 
     record = read_record(image)
-    from lab.models.load import load_options
-    from lab.sample.generate import generate
-    from lab.sample.record import config_of, save_result
-    from lab.terminal import Bars
-
+    path = out or image.with_stem(f"{image.stem}-again")
+    check_writable(path.parent)
     config = config_of(record if device is None else record | {"device": device})
     with Bars() as bars:
-        bundle = load_options(config, bars)
+        facts = read_facts(config, bars)
+    from lab.models.load import load_options
+    from lab.sample.generate import generate
+    from lab.sample.record import save_result
+
+    bundle = load_options(config, facts=facts)
     (result,) = generate(bundle, config)
-    path = out or image.with_stem(f"{image.stem}-again")
     save_result(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
     for key, what in MAKERS.items():

@@ -3,10 +3,16 @@
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
+from lab.files import check_writable
 from lab.models.config import ModelOptions
+from lab.models.facts import read_facts
 from lab.search.config import SearchConfig, SearchOptions
+from lab.terminal import Bars
 
 SearchFlags = Annotated[SearchOptions, Parameter(name="*", group="What to look for, and where")]
 
@@ -19,16 +25,14 @@ def search(
 ) -> None:
     """Find the nearest prompts, images, embeddings or vocabulary tokens."""
     settings = SearchConfig.read(config, given(what, model))
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from lab.models.load import load_options
-    from lab.search.search import search as run
-    from lab.terminal import Bars
-
+    if settings.index is not None:
+        check_writable(settings.index)
     with Bars() as bars:
-        bundle = load_options(settings, bars)
+        facts = read_facts(settings, bars)
+        from lab.models.load import load_options
+        from lab.search.search import search as run
+
+        bundle = load_options(settings, bars, facts)
         result = run(bundle, settings, listener=bars)
     console = Console()
     if settings.index is not None:

@@ -10,10 +10,11 @@ from lab.comparing.experiment import Cell, Experiment
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
+from lab.models.facts import ModelFacts, read_facts
 from lab.models.load import load_options
 from lab.runs.run import RunFolder, file_digest, text_digest
 from lab.sample.generate import make_images
-from lab.sample.plan import Job, Request, check_requests, plan
+from lab.sample.plan import Job, Request, check_requests, check_requests_by_configs, plan
 from lab.sample.record import FILES
 
 SLAB = 256
@@ -41,6 +42,28 @@ def check_cells(bundle: Bundle, experiment: Experiment) -> tuple[dict[int, tuple
         of = "" if model is bundle else f" of {model.source}"
         contents |= {f"{what}{of}": digest for what, digest in model.contents().items()}
     return sizes, contents | _file_digests(experiment)
+
+
+def check_cells_by_configs(
+    facts: ModelFacts, experiment: Experiment, listener: Listener = Listener()
+) -> None:
+    """Refuses, before any weights are read, what a model cannot serve because of its configs.
+
+    Args:
+        facts: Of the run's own model; those of a `model` axis are read here.
+
+    Raises:
+        InputError: what does not fit.
+    """
+    by_source: dict[str, list[Cell]] = {}
+    for cell in experiment.cells:
+        by_source.setdefault(_source(cell), []).append(cell)
+    for source, cells in by_source.items():
+        own = source in (facts.source, "")
+        model = facts if own else read_facts(_model_options(experiment, source), listener)
+        for alike in _by_library(cells):
+            library = experiment.library(alike[0].options)
+            check_requests_by_configs(model, [_request(cell) for cell in alike], library)
 
 
 def make_cells(
@@ -137,8 +160,13 @@ def _model_for(bundle: Bundle, experiment: Experiment, source: str) -> Bundle:
     """The bundle itself, or for another model that one, loaded with the experiment's options."""
     if source in (bundle.source, ""):
         return bundle
+    options = _model_options(experiment, source)
+    return load_options(options.model_copy(update={"device": str(bundle.device)}))
+
+
+def _model_options(experiment: Experiment, source: str) -> ModelOptions:
     options = {name: getattr(experiment.config, name) for name in ModelOptions.model_fields}
-    return load_options(ModelOptions.build(options | {"model": source, "device": str(bundle.device)}))
+    return ModelOptions.build(options | {"model": source})
 
 
 def _file_digests(experiment: Experiment) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from lab.condition.weighting import WEIGHTINGS
 from lab.config import Config, ExistingPath, one_of
-from lab.embeddings.library import check_source
+from lab.embeddings.library import check_embedding_source
 from lab.prompt.dialects import DIALECTS, find_dialect
 
 Pool = Literal["eos", "mean", "first"]
@@ -25,7 +25,7 @@ class TextOptions(Config):
     clip_skip: int = Field(0, ge=0, le=11)
     """Leaves out this many of the text encoder's last layers (as in diffusers; A1111 shows one more)."""
 
-    embedding: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)
+    embedding: list[Annotated[str, AfterValidator(check_embedding_source)]] = Field(default_factory=list)
     """A learned embedding: FILE or FILE=name, repeatable."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)

@@ -67,7 +67,7 @@ class Library(Mapping[str, Embedding]):
             if name is None and Path(place).is_dir():
                 folders.append(Path(place))
             else:
-                check_source(str(source))
+                check_embedding_source(str(source))
                 files += read_all(place, name)
         for embedding in (*values, *files):
             self._add(embedding)
@@ -131,7 +131,7 @@ def _split_name(text: str) -> tuple[str, str | None]:
     return source, name
 
 
-def check_source(text: str) -> str:
+def check_embedding_source(text: str) -> str:
     """Returns `FILE`, `FILE=name`, a folder or `hub:org/name` as it is; no file is opened.
 
     Raises:

@@ -1,12 +1,14 @@
 """The options of generation, each defined once, and the prompts and seeds of a run as people write them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lab.condition.config import TextOptions
+from lab.condition.weighting import WEIGHTINGS
 from lab.config import Config, ExistingFile, one_of
 from lab.errors import InputError
 from lab.models.config import ModelOptions
@@ -161,3 +163,13 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     if not prompts and config.embeds is None:
         raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
     return prompts
+
+
+def config_of(record: Mapping[str, Any]) -> GenerateConfig:
+    """The config that makes the image of a record again."""
+    settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
+    if "embeds" in settings:
+        del settings["prompt"]  # the text that they were encoded from
+    if settings.get("weighting") not in WEIGHTINGS:
+        settings.pop("weighting", None)  # once, records of a plain prompt called its weighting plain
+    return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")

@@ -16,6 +16,8 @@ from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.images import fit, open_image
 from lab.models.bundle import Bundle
+from lab.models.facts import ModelFacts, check_clip_skip, check_widths
+from lab.prompt.references import find_references
 from lab.sample.config import GenerateConfig, SamplingOptions, parse_seeds, read_prompts
 from lab.sample.pixels import encode_image
 from lab.sample.settings import Settings, resolve
@@ -154,6 +156,28 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
     return settings
 
 
+def check_requests_by_configs(
+    facts: ModelFacts, requests: Sequence[Request], embeddings: Sources = ()
+) -> None:
+    """Refuses, before a model's weights are read, what `plan` would refuse because of the model's configs.
+
+    Raises:
+        InputError: settings or a clip skip that the model cannot serve, or a text that names no embedding there is, or
+            one of another family.
+    """
+    _settings(facts, requests)
+    groups: dict[Hashable, list[Request]] = defaultdict(list)
+    for request in requests:
+        groups[_reading_key(request)].append(request)
+    for group in groups.values():
+        check_clip_skip(group[0].options.clip_skip, facts)
+        library = _library(group[0].options, embeddings)
+        texts = [text for request in group for text in (request.prompt, request.negative_prompt)]
+        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
+            for reference in find_references(text, library):
+                check_widths(reference.name, library[reference.name].widths, facts)
+
+
 def _encode(
     bundle: Bundle,
     requests: Sequence[Request],
@@ -184,8 +208,8 @@ def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embeddin
     return collect(embeddings, options.embedding, options.embeddings)
 
 
-def _settings(bundle: Bundle, requests: Sequence[Request]) -> list[Settings]:
-    return _by_key(requests, _sampling_key, lambda request: resolve(bundle, request.options))
+def _settings(model: Bundle | ModelFacts, requests: Sequence[Request]) -> list[Settings]:
+    return _by_key(requests, _sampling_key, lambda request: resolve(model, request.options))
 
 
 def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:

@@ -9,12 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from lab.condition.weighting import WEIGHTINGS
 from lab.models.bundle import Bundle
 from lab.models.schedulers import SCHEDULERS
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
-from lab.sample.config import GenerateConfig
 from lab.sample.plan import Job, Request
 
 _NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
@@ -61,16 +59,6 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
         if path is not None:
             used[f"{name}_sha256"] = file_digest(path)
     return given | used
-
-
-def config_of(record: Mapping[str, Any]) -> GenerateConfig:
-    """The config that makes the image of a record again."""
-    settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
-    if "embeds" in settings:
-        del settings["prompt"]  # the text that they were encoded from
-    if settings.get("weighting") not in WEIGHTINGS:
-        settings.pop("weighting", None)  # once, records of a plain prompt called its weighting plain
-    return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")
 
 
 def save_result(path: Path, image: Image.Image, record: dict[str, Any]) -> None:

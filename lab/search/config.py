@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.condition.config import Pool
-from lab.config import Config, ExistingFile, ExistingFolder, one_of
+from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
+from lab.embeddings.library import check_embedding_source
 from lab.models.config import ModelOptions
 from lab.prompt.dialects import DIALECTS
 from lab.search.sources import check_source
@@ -23,10 +24,10 @@ class SearchOptions(Config):
     image: list[ExistingFile] = Field(default_factory=list)
     """Looks for what is near an image; repeatable."""
 
-    embedding: list[str] = Field(default_factory=list)
+    embedding: list[Annotated[str, AfterValidator(check_embedding_source)]] = Field(default_factory=list)
     """A learned embedding, FILE or FILE=name, that texts may name; without text and image, it is what to look for."""
 
-    embeddings: list[Path] = Field(default_factory=list)
+    embeddings: list[ExistingPath] = Field(default_factory=list)
     """A folder of learned embeddings that texts may name, repeatable."""
 
     over: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)

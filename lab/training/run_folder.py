@@ -12,6 +12,7 @@ from lab.errors import InputError
 from lab.files import atomic, check_writable, writing
 from lab.models.facts import ModelFacts, check_clip_skip
 from lab.models.family import FAMILIES
+from lab.models.schedulers import check_scheduler
 from lab.runs.run import RunFolder
 from lab.training.config import FREE_TO_CHANGE, TrainConfig, config_class
 
@@ -129,10 +130,12 @@ def check_model(config: TrainConfig, facts: ModelFacts) -> None:
     """Refuses settings that do not fit a model, which need not be loaded yet.
 
     Raises:
-        InputError: a file layout without room for one set of vectors a text encoder, or a clip skip that leaves no
-            layer.
+        InputError: a file layout without room for one set of vectors a text encoder, a clip skip that leaves no
+            layer, or a scheduler that the model cannot use.
     """
     check_clip_skip(config.clip_skip, facts)
+    if config.scheduler is not None:
+        check_scheduler(config.scheduler, False, facts.scheduler_config)
     keys = set(facts.widths)
     if config.layout == "sdxl" and keys != set(FAMILIES["sdxl"].encoder_keys):
         raise InputError(

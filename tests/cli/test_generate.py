@@ -13,8 +13,7 @@ import yaml
 from PIL import Image
 
 import lab
-from lab.sample.config import GenerateConfig
-from lab.sample.record import config_of
+from lab.sample.config import GenerateConfig, config_of
 from tests.paths import REPOSITORY
 
 

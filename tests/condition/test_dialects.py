@@ -14,7 +14,7 @@ from lab.prompt.chunk_rules import move_word
 from lab.prompt.dialects import DIALECTS, Dialect
 from lab.prompt.parse import parse, resolve
 from lab.prompt.syntax import Reading, SegmentBuilder
-from lab.sample.record import config_of
+from lab.sample.config import config_of
 from tests.condition.samples import close, embedding_for
 
 
