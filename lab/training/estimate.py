@@ -1,4 +1,4 @@
-"""Memory and time that a run will take, before it takes them."""
+"""Estimates of the memory and time that a run takes, made before it starts."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def peak_memory(bundle: Bundle, config: TrainConfig) -> int:
 
 
 def seconds_per_step(bundle: Bundle, config: TrainConfig) -> float:
-    """Measured from one forward pass of the U-Net for one example, after one to warm up."""
+    """Seconds that a step takes, estimated from one forward pass of the U-Net for one example, after one to warm up."""
     inputs = _unet_inputs(bundle, config, bundle.device)
     with torch.no_grad():
         for _ in range(2):
@@ -56,13 +56,13 @@ def check_memory(bundle: Bundle, config: TrainConfig) -> None:
 
 
 def what_would_fit(bundle: Bundle, config: TrainConfig) -> str:
-    """One line for when memory ran out: the options that would need less, with what each would need."""
+    """A line for when memory ran out: the options that would need less, with what each of them would need."""
     now = peak_memory(bundle, config)
     return f"memory ran out: a step needs about {gigabytes(now)}; {_less(bundle, config)}"
 
 
 def gigabytes(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes for people, in GiB with two digits."""
     return f"{count / 2**30:.2g} GiB"
 
 

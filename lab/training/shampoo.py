@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 BETAS = (0.9, 0.999)
-"""Adam's own, of the mean gradient and the mean square."""
+"""Adam's usual decay rates: of the mean gradient, and of its mean square."""
 
 DECAY = 0.98
-"""Of the gradients' second moments between coordinates, at each step."""
+"""How much of the gradients' second moments between coordinates is kept at each step."""
 
 FLOOR = 0.01
-"""Of the moments' mean eigenvalue, added to each: directions that no gradient had yet are not trusted any further."""
+"""The share of the moments' mean eigenvalue that is added to every eigenvalue: it bounds steps in directions in which
+there was hardly any gradient yet."""
 
-FRESH_FOR = 5
-"""Steps between two inverse roots, which take longer than the rest; the first steps each have their own."""
+ROOT_EVERY = 5
+"""The inverse root, which takes longer than the rest, is computed anew at every so many steps, and at each of as many
+first ones."""
 
 
 class Shampoo(torch.optim.Optimizer):
@@ -28,7 +30,7 @@ class Shampoo(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
-        """Takes groups of parameters (n, width), each with its learning rate `lr`: Adam's would do."""
+        """Takes groups of parameters (n, width), each with a learning rate `lr` that would suit Adam."""
         super().__init__(groups, {"lr": 1e-3})
 
     @torch.no_grad()
@@ -40,17 +42,17 @@ class Shampoo(torch.optim.Optimizer):
                     rows.sub_(group["lr"] * self._direction(rows))
 
     def _direction(self, rows: Tensor) -> Tensor:
-        """(n, width), to be subtracted: as long as Adam's."""
+        """What is subtracted from `rows` (n, width) at a learning rate of 1: as long as Adam's step."""
         state, gradient = self.state[rows], rows.grad
         assert gradient is not None
         if not state:
-            state.update(_nothing_seen(rows))
+            state.update(_initial_state(rows))
         state["step"] += 1
         count = int(state["step"])
         state["mean"].lerp_(gradient, 1 - BETAS[0])
         state["square"].lerp_(gradient.square(), 1 - BETAS[1])
         state["moments"].lerp_(gradient.T @ gradient, 1 - DECAY)
-        if count <= FRESH_FOR or count % FRESH_FOR == 0:
+        if count <= ROOT_EVERY or count % ROOT_EVERY == 0:
             state["root"] = inverse_root(state["moments"])
         mean = state["mean"] / (1 - BETAS[0] ** count)
         spread = (state["square"] / (1 - BETAS[1] ** count)).sqrt()
@@ -66,7 +68,7 @@ def inverse_root(moments: Tensor) -> Tensor:
     return ((vectors * (values.clamp_min(0) + FLOOR).rsqrt()) @ vectors.T).to(moments.device)
 
 
-def _nothing_seen(rows: Tensor) -> dict[str, Tensor]:
+def _initial_state(rows: Tensor) -> dict[str, Tensor]:
     width = rows.shape[1]
     return {
         "step": torch.zeros((), device="cpu"),

@@ -30,12 +30,12 @@ FIXED = -1
 
 @dataclass(frozen=True)
 class Example:
-    """One place in a step's batch.
+    """One image with a caption in a step's batch.
 
     Attributes:
-        view: Index of the view.
-        timestep: Of the noise schedule.
-        step, slot: Where it stands in the run, which decides its noise.
+        view: The index of the view of a picture.
+        timestep: Of the noise schedule that the model was trained with.
+        step, slot: The step, from 0, and the place in its batch: they decide its noise.
     """
 
     view: int
@@ -46,7 +46,7 @@ class Example:
 
 
 class ExampleOrder:
-    """Which examples make up each step. Pictures come in shuffled epochs; a batch has pictures of one bucket."""
+    """Which examples make up each step: pictures in shuffled epochs, those of a batch all of one bucket."""
 
     def __init__(
         self,

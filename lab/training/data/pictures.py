@@ -91,10 +91,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class View:
-    """One way to see a picture: what is encoded once and then learned from again and again.
+    """One cut of a picture, which is encoded once and then learned from again and again.
 
     Attributes:
-        left, top: Where it is cut, in pixels of the scaled picture.
+        picture: The picture's index.
+        left, top: Where it is cut, in pixels of the picture scaled to cover the bucket.
+        flipped: Whether it is mirrored.
     """
 
     picture: int

@@ -45,7 +45,7 @@ Decode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to make: a prompt by its number, and the seed of its noise."""
+    """An example: one image to make, by the number of its prompt (from 0) and the seed of its noise."""
 
     prompt: int
     seed: int
@@ -216,7 +216,7 @@ def sampling_config(config: TrainConfig) -> GenerateConfig:
 
 
 def sampling_settings(bundle: Bundle, config: TrainConfig) -> Settings:
-    """The same, completed by the model's defaults.
+    """How a run samples the images that it learns from, completed by the model's defaults.
 
     Raises:
         InputError: settings that the model cannot serve, no guidance, or more steps with gradients than there are.
