@@ -37,6 +37,7 @@ from lab.sample.pixels import posterior, to_pixels
 from lab.score.clip import Clip
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
+from lab.terminal import Bars
 from lab.text import read_lines
 from lab.training.initial import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
@@ -163,7 +164,8 @@ def compare(
         **rewards,
         **({name: value for name, value in given.items() if value is not None} | settings),
     )
-    folder = lab.compare(bundle, config, embeddings=embeddings, on_note=print).folder
+    with Bars() as bars:
+        folder = lab.compare(bundle, config, embeddings=embeddings, listener=bars).folder
     with (folder / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     shape = (len(conditions), len(prompts), -1)
