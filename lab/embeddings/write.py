@@ -1,9 +1,12 @@
 """Writing embeddings in the layouts that other tools read."""
 
 import json
+import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import safetensors.torch
 import torch
@@ -15,6 +18,8 @@ from lab.embeddings.read import PACKED, read_file
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.family import family_with_keys
+
+_KNOWN_MEMBER = re.compile(r"[^/]+/(data/\d+|version|data\.pkl)")
 
 
 def save(
@@ -45,9 +50,7 @@ def save(
     if path.suffix.lower() == ".safetensors":
         data = _safetensors(content, describe(embedding) | dict(metadata or {}))
     else:
-        buffer = BytesIO()  # torch.save puts a file's name into the file, and that is a temporary one
-        torch.save(content, buffer)
-        data = buffer.getvalue()
+        data = _pickled(content)
     with atomic(path) as temporary:
         temporary.write_bytes(data)
         _compare(vectors, read_file(temporary).vectors, path)
@@ -91,6 +94,23 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return data[:8] + header.encode().ljust(start - 8) + data[start:]
+
+
+def _pickled(content: dict[str, Any]) -> bytes:
+    """What `torch.save` writes, less the members that torch has added to it over the years.
+
+    The A1111 web UI's loader (modules/safe.py) refuses a zip that holds anything but pickle, version and storages;
+    every torch reads such a file. Its bytes depend on nothing but its contents.
+    """
+    saved, plain = (
+        BytesIO(),
+        BytesIO(),
+    )  # torch.save puts a file's name into the file, and that is a temporary one
+    torch.save(content, saved)
+    with ZipFile(saved) as source, ZipFile(plain, "w") as target:
+        for name in filter(_KNOWN_MEMBER.fullmatch, source.namelist()):
+            target.writestr(ZipInfo(name), source.read(name))
+    return plain.getvalue()
 
 
 def _compare(written: dict[str, Tensor], read_back: dict[str, Tensor], path: Path) -> None:

@@ -1,7 +1,9 @@
 import errno
 import hashlib
+import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import safetensors
@@ -87,6 +89,20 @@ class TestKeys:
         assert metadata["modelspec.trigger_phrase"] == "<trigger>"
         assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
         assert metadata["ss_steps"] == "1200"
+
+    @pytest.mark.parametrize("layout, suffix", [("a1111", ".pt"), ("kohya", ".pt"), ("diffusers", ".bin")])
+    def test_the_web_uis_loader_lets_it_in(self, tmp_path, layout, suffix):
+        """What modules/safe.py of A1111 1.5 to 1.10 allows in a zip, and of 1.0 to 1.4, which knew no `byteorder`."""
+        ONE.save(tmp_path / f"x{suffix}", layout=layout)
+        with zipfile.ZipFile(tmp_path / f"x{suffix}") as file:
+            names = {name.partition("/")[2] for name in file.namelist()}
+            used = set(re.findall(rb"c([\w.]+)\n([\w.]+)\n", file.read("archive/data.pkl")))
+        assert names - {"version", "data.pkl"} == {"data/0"}
+        assert used <= {
+            (b"collections", b"OrderedDict"),
+            (b"torch._utils", b"_rebuild_tensor_v2"),
+            (b"torch", b"FloatStorage"),
+        }
 
     def test_a1111(self, tmp_path):
         ONE.save(tmp_path / "x.pt", layout="a1111")
