@@ -12,7 +12,8 @@ from lab.condition.weighting import WEIGHTINGS
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
-from lab.models.family import FAMILIES, Family, family_with_widths
+from lab.models.facts import check_widths
+from lab.models.family import FAMILIES, Family
 from lab.models.patches import Placement, learned_rows
 
 Vectors = Mapping[str, Mapping[str, Tensor]]
@@ -197,17 +198,6 @@ def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
     Raises:
         InputError: it was made for text encoders of other widths.
     """
-    widths = tuple(sorted(vectors.shape[-1] for vectors in embedding.vectors.values()))
-    needed = tuple(sorted(tower.width for tower in bundle.towers))
-    if widths != needed:
-        raise InputError(
-            f"embedding {embedding.name} is {_describe(widths)}, "
-            f"the model {bundle.source} takes {_describe(needed)}; use one made for this model's family"
-        )
+    check_widths(embedding.name, embedding.widths, bundle.facts)
     by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
     return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}
-
-
-def _describe(widths: tuple[int, ...]) -> str:
-    traits = family_with_widths(widths)
-    return f"{' + '.join(map(str, widths))} wide ({traits.short_label if traits else 'no known family'})"
