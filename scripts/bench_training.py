@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import lab
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
-from lab.models.device import arrange
+from lab.models.device import arrange_modules
 from lab.models.load import load_options
 from lab.models.patches import frozen
 from lab.score.clip import image_features, open_clip
@@ -149,7 +149,7 @@ def sd15_shape(options: ModelOptions) -> Bundle:
         weights=(),
         defaults=type(emoji.defaults)(width=256, height=256),
     )
-    arrange(bundle)
+    arrange_modules(bundle)
     return bundle
 
 

@@ -8,11 +8,10 @@ import torch
 from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
-from lab.models.device import arrange, check_machine, pick_device, pick_dtype
+from lab.models.device import arrange_modules, check_machine, pick_device, pick_dtype
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import Family, check_channels, encoder_keys
 from lab.models.folder import Parts, read_folder
-from lab.models.unet import add_float32_interface
 from lab.models.vae import read_vae
 
 
@@ -57,9 +56,7 @@ def load_options(
         from lab.models.lora import fuse_all  # brings peft
 
         bundle = fuse_all(bundle)
-    arrange(bundle)
-    if dtype != torch.float32:
-        add_float32_interface(bundle.unet)
+    arrange_modules(bundle)
     return bundle
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import lab
 from lab.models.bundle import Bundle, TextTower
-from lab.models.device import arrange
+from lab.models.device import arrange_modules
 from lab.models.unet import add_float32_interface
 from scripts.gpu.stand import Stand
 
@@ -94,7 +94,7 @@ def random_bundle(stand: Stand, family: str, **options: Any) -> Bundle:
         clip_folder=None,
         force_zeros_for_empty_prompt=family == "sdxl",
     )
-    arrange(bundle)
+    arrange_modules(bundle)
     if bundle.dtype != torch.float32:
         add_float32_interface(bundle.unet)
     return bundle
