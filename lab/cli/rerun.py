@@ -10,7 +10,7 @@ from lab.models.facts import read_facts
 from lab.sample.config import config_of
 from lab.terminal import Bars
 
-MAKERS = {
+INGREDIENTS = {
     "model_hash": "the model's weights",
     "applied": "the learned embeddings",
     "init_image_sha256": "the init image's contents",
@@ -49,6 +49,6 @@ def rerun(
     (result,) = generate(bundle, config)
     save_result(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
-    for key, what in MAKERS.items():
+    for key, what in INGREDIENTS.items():
         if result.record.get(key) != record.get(key):
             print(f"{what} are not those that made {image}")

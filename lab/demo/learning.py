@@ -92,7 +92,7 @@ def _judged(bundle: Bundle, rows: dict[str, list[Figure]], out: Path) -> str:
         for label, figures in rows.items()
     }
     apart = features.pop("kept apart")
-    means = {label: float((each @ apart.T).mean()) for label, each in features.items()}
+    means = {label: float((of_row @ apart.T).mean()) for label, of_row in features.items()}
     return (
         "Mean CLIP similarity to that last row: "
         f"{means['before']:.2f} before, {means['after']:.2f} after; {means['learned from']:.2f} for the pictures it "

@@ -95,7 +95,7 @@ def fresh(folder: Path) -> Path:
 
 
 def captioned(figure: Figure, caption: str) -> Figure:
-    """The figure under other words."""
+    """A figure with another caption."""
     return replace(figure, caption=caption)
 
 
@@ -103,6 +103,6 @@ def section(title: str, text: str, settings: dict[str, Any], rows: list[Any]) ->
     """A section with the command line that makes its last row."""
     words = ["lab", "generate"]
     for name, value in settings.items():
-        for each in value if isinstance(value, list) else [value]:
-            words += [f"--{name.replace('_', '-')}", str(each)]
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
     return Section(title, text, shlex.join(words), rows)

@@ -1,5 +1,6 @@
 """A run of images at a glance: its contact sheet and its index.html, from the records beside the images."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
     """
     files = [images[index] for index in sorted(images)]
     records = [record_beside(file) for file in files]
+    pairs = list(zip(files, records, strict=True))
     shared = shared_values(records)
     sections = _sections(records, shared)
     about = describe(shared)
@@ -49,15 +51,15 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
         "images.html",
         title=folder.path.name or str(folder.path),
         about=about,
-        images=[_shown(*each, labels[place]) for place, each in enumerate(zip(files, records, strict=True))],
+        images=[_shown(file, record, labels[place]) for place, (file, record) in enumerate(pairs)],
         groups=[(section.heading, [place for place, _ in section.members]) for section in sections],
         viewed={
             "shared": shared,
-            "images": [_own(*each, shared) for each in zip(files, records, strict=True)],
+            "images": [_own(file, record, shared) for file, record in pairs],
         },
         commands=[
-            f"lab generate --config {folder.config} --out {folder.path}-again",
-            f"lab rerun {files[0]}",
+            shlex.join(["lab", "generate", "--config", str(folder.config), "--out", f"{folder.path}-again"]),
+            shlex.join(["lab", "rerun", str(files[0])]),
         ],
         config=folder.config.read_text(encoding="utf-8"),
     )

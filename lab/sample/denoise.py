@@ -99,17 +99,17 @@ def _denoise(
     latents, first = _start(bundle, scheduler, jobs, generators)
     predict = Predictor(bundle, jobs, scheduler.alphas_cumprod)
     timesteps = scheduler.timesteps[first:]
-    wanted = torch.is_grad_enabled()
+    with_gradient = torch.is_grad_enabled()
     for index, timestep in enumerate(timesteps):
         # Prompts switch by step, of which the scheduler may make several calls.
         step = (first + index) * settings.steps // len(scheduler.timesteps)
         noisy = scheduler.scale_model_input(latents, timestep)
-        with torch.set_grad_enabled(wanted and step >= settings.steps - last):
+        with torch.set_grad_enabled(with_gradient and step >= settings.steps - last):
             if checkpointing and torch.is_grad_enabled():
-                found = checkpoint(predict, noisy, timestep, step, use_reentrant=False)
+                predictions = checkpoint(predict, noisy, timestep, step, use_reentrant=False)
             else:
-                found = predict(noisy, timestep, step)
-            prediction, conditional, unconditional = found
+                predictions = predict(noisy, timestep, step)
+            prediction, conditional, unconditional = predictions
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
             seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
@@ -142,5 +142,5 @@ def _start(
 
 def _step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
     """Schedulers that draw noise draw each image's from its own generator."""
-    takes = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": generators} if takes else {}
+    draws_noise = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if draws_noise else {}

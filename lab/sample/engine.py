@@ -1,4 +1,4 @@
-"""Runs any number of jobs through the denoising loop and the VAE, as fast as memory allows."""
+"""Any number of jobs through the denoising loop and the VAE, in batches as large as memory allows."""
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -37,7 +37,13 @@ def run_jobs(
     listener: Listener = Listener(),
     observer: Observer | None = None,
 ) -> Iterator[Sample]:
-    """Yields the jobs' images as they are finished, batch by batch.
+    """Yields the jobs' images as they are finished, batch by batch; so not in the order of the jobs.
+
+    Args:
+        batch_size: Images denoised together at most; `auto` begins with `AUTOMATIC_BATCH` and halves when memory
+            runs out. Images do not depend on it.
+        listener: Hears of images done, and of a smaller batch.
+        observer: Sees each call of the U-Net, for analysis.
 
     Raises:
         InputError: memory runs out with a batch size that was asked for, or even for a single image.

@@ -15,7 +15,7 @@ DECODE_BATCH = 4
 
 
 def to_pixels(bundle: Bundle, latents: Tensor) -> Tensor:
-    """Decodes latents (n, c, h, w) to float32 pixels (n, 3, H, W) in 0..1; differentiable."""
+    """Decodes latents (n, c, h, w), in the U-Net's scale, to float32 pixels (n, 3, H, W) in 0..1; differentiable."""
     vae = bundle.vae
     mean, std = _statistics(bundle)
     latents = latents * std.to(latents) / vae.config.scaling_factor + mean.to(latents)
@@ -42,13 +42,16 @@ def posterior(bundle: Bundle, pixels: Tensor) -> tuple[Tensor, Tensor]:
     pixels (n, 3, H, W) in -1..1."""
     mean, std = _statistics(bundle)
     vae = bundle.vae
-    found = vae.encode(pixels.to(bundle.device, vae.dtype)).latent_dist
+    distribution = vae.encode(pixels.to(bundle.device, vae.dtype)).latent_dist
     scale = vae.config.scaling_factor / std
-    return (found.mean.float().cpu() - mean) * scale, found.std.float().cpu() * scale
+    return (distribution.mean.float().cpu() - mean) * scale, distribution.std.float().cpu() * scale
 
 
 def encode_image(bundle: Bundle, image: Image.Image) -> Tensor:
-    """The mean latents (1, c, h, w), float32 on the CPU, of an image: the same ones for every seed."""
+    """The mean latents (1, c, h, w), float32 on the CPU and in the U-Net's scale, of an image; they depend on no seed.
+
+    Width and height have to be multiples of the VAE's downscaling, as `fit` makes them.
+    """
     array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
     return posterior(bundle, torch.from_numpy(array).permute(2, 0, 1)[None])[0]
 
