@@ -13,7 +13,7 @@ from lab.files import read_json
 from lab.models.bundle import Bundle
 from lab.models.describe import has_vocabulary
 from lab.models.folder import read_module, read_tokenizer
-from lab.models.libraries import refusing
+from lab.models.libraries import one_line_errors
 from lab.models.weights import read_header
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -75,7 +75,7 @@ def _complete(bundle: Bundle, folder: Path) -> CLIPModel:
     read_header(folder / "model.safetensors")
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model.")}
-    with refusing(f"{folder}: does not fit its config"):
+    with one_line_errors(f"{folder}: does not fit its config"):
         with init_empty_weights(include_buffers=False):
             model = CLIPModel(CLIPConfig.from_dict(read_json(folder / "config.json")))
         model.text_model = getattr(

@@ -13,7 +13,7 @@ from lab.errors import InputError
 from lab.files import read_json
 from lab.models.describe import check_folder
 from lab.models.family import FAMILIES, Family
-from lab.models.libraries import refusing
+from lab.models.libraries import one_line_errors
 from lab.models.weights import pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -86,7 +86,7 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
     Raises:
         InputError: damaged files.
     """
-    with refusing(f"{folder}: cannot load the tokenizer"):
+    with one_line_errors(f"{folder}: cannot load the tokenizer"):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -111,7 +111,7 @@ def read_module(
         InputError: weights that do not fit the config, or that lack a tensor.
     """
     precision = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
-    with refusing(f"{folder}: cannot load it"):
+    with one_line_errors(f"{folder}: cannot load it"):
         module, report = kind.from_pretrained(
             folder,
             variant=variant,

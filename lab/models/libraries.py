@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def refusing(problem: str, advice: str = "") -> Iterator[None]:
+def one_line_errors(problem: str, advice: str = "") -> Iterator[None]:
     """Turns whatever the libraries raise for files that are damaged or do not fit into one line.
 
     They raise nearly every built-in exception and some of their own, so all are caught: put nothing but a library's

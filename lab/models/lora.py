@@ -6,7 +6,7 @@ from pathlib import Path
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
-from lab.models.libraries import refusing
+from lab.models.libraries import one_line_errors
 from lab.models.pipeline import build_pipeline
 from lab.models.weights import read_header
 
@@ -29,7 +29,7 @@ def fuse_all(bundle: Bundle) -> Bundle:
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
     read_header(path)
     pipeline = build_pipeline(bundle)
-    with refusing(f"{path}: no LoRA for this {bundle.traits.label} model"):
+    with one_line_errors(f"{path}: no LoRA for this {bundle.traits.label} model"):
         pipeline.load_lora_weights(
             path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
         )

@@ -19,7 +19,7 @@ from lab.models.describe import CONFIGS, VOCABULARIES
 from lab.models.facts import ModelFacts
 from lab.models.family import FAMILIES, Family
 from lab.models.folder import Parts, read_tokenizer
-from lab.models.libraries import quiet, refusing
+from lab.models.libraries import one_line_errors, quiet
 
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 """Whose tokenizer every Stable Diffusion model uses."""
@@ -97,7 +97,7 @@ def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -
     suffixes = FAMILIES[family].suffixes
     given = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, tokenizers, strict=True)}
     label = FAMILIES[family].label
-    with refusing(
+    with one_line_errors(
         f"{path}: does not fit the configs of {label}", "; give the model's own by --config-folder"
     ):
         pipeline = getattr(diffusers, FAMILIES[family].pipeline).from_single_file(

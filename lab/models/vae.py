@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from lab.errors import InputError
 from lab.models.folder import read_module
-from lab.models.libraries import refusing
+from lab.models.libraries import one_line_errors
 from lab.models.weights import pick_weights, read_header
 
 
@@ -42,7 +42,7 @@ def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path
 
 
 def _read_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:
-    with tempfile.TemporaryDirectory() as config, refusing(f"{path}: no VAE like the model's"):
+    with tempfile.TemporaryDirectory() as config, one_line_errors(f"{path}: no VAE like the model's"):
         like.save_config(config)
         vae = AutoencoderKL.from_single_file(
             str(path), config=config, local_files_only=True, torch_dtype=torch.float32
