@@ -4,16 +4,19 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+import lab
 from scripts.gpu.entries import ENTRIES, Entry
 from scripts.gpu.journal import FAILED, LEFT_OUT, PASSED, Journal
 from scripts.gpu.report import markdown
 from scripts.gpu.stand import Stand
 from scripts.gpu.supervise import Supervisor
+from scripts.gpu.waits import waits_of
 from scripts.gpu.work import work_off
 
 NEED_A_GPU = {"out-of-memory", "host-waits"}
@@ -42,6 +45,21 @@ def test_the_command_writes_a_report(tmp_path):
     assert statuses == {"host-waits": LEFT_OUT, "heat-maps": PASSED}
     assert whole["environment"]["versions"]["torch"] == torch.__version__
     assert "| heat maps equal the CPU's (`heat-maps`) | passed |" in (tmp_path / "report.md").read_text()
+
+
+def test_waits_are_counted_by_the_line_of_the_lab(emoji, monkeypatch):
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", lambda mode: None)
+    decode = emoji.vae.decode
+
+    def waiting(*args, **kwargs):
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(emoji.vae, "decode", waiting)
+    waits = waits_of(lambda: lab.generate(emoji, prompt="a cat", steps=1, width=32, height=32))
+    ((place, count),) = waits.items()
+    assert place.startswith("lab/sample/pixels.py:")
+    assert (place.partition(" in ")[2].partition(":")[0], count) == ("test_gpu_check.py", 1)
 
 
 WORKER = """
