@@ -18,7 +18,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import lab
 from lab.models.bundle import Bundle, TextTower
 from lab.models.device import arrange_modules
-from lab.models.unet import add_float32_interface
 from scripts.gpu.stand import Stand
 
 CONFIGS = Path(lab.__file__).parent / "models" / "configs"
@@ -95,8 +94,6 @@ def random_bundle(stand: Stand, family: str, **options: Any) -> Bundle:
         force_zeros_for_empty_prompt=family == "sdxl",
     )
     arrange_modules(bundle)
-    if bundle.dtype != torch.float32:
-        add_float32_interface(bundle.unet)
     return bundle
 
 
