@@ -31,7 +31,8 @@ def show_prompt(
         encodings = [encoding for _, encoding in part.entries]
         for variant, encoding, steps in _over_steps(timeline, encodings):
             if len(timeline.variants) > 1:
-                _say(console, f"steps {', '.join(map(_ranges, steps))}: {variant.text}")
+                held = f"steps {', '.join(map(_ranges, steps))}" if steps else "at no step"
+                _say(console, f"{held}: {variant.text}")
             for note in encoding.notes:
                 _say(console, f"note: {note}")
             for chunks in encoder.chunks(variant):
@@ -65,11 +66,12 @@ def _over_steps(
 ) -> Iterator[tuple[Variant, Encoding, list[range]]]:
     """Each variant with the steps, counted from 1, at which it holds: alternations come back."""
     texts: dict[str, tuple[Variant, Encoding, list[range]]] = {}
-    first = 1
+    first, last = 1, timeline.variants[-1].until
     for variant, encoding in zip(timeline.variants, encodings, strict=True):
         *_, steps = texts.setdefault(variant.text, (variant, encoding, []))
-        steps.append(range(first, variant.until + 1))
-        first = variant.until + 1
+        if first <= last:
+            steps.append(range(first, min(variant.until + 1, last) + 1))
+        first = variant.until + 2
     yield from texts.values()
 
 

@@ -75,7 +75,9 @@ class Part:
 
     Attributes:
         weight: Multiplies this part's guidance term.
-        entries: (until_step, encoding) in order; the last until_step is the number of steps.
+        entries: (until, encoding) in order, the last until being the number of steps. As in the A1111 web UI, whose
+            sampler counts steps from 0 and compares them with ends that its parser counts from 1, step `until` itself
+            still belongs to the entry: `[a:b:3]` is a for four steps.
     """
 
     weight: float
@@ -84,7 +86,7 @@ class Part:
     def at(self, step: int) -> Encoding:
         """The encoding in force at a denoising step, counted from 0."""
         for until, encoding in self.entries:
-            if step < until:
+            if step <= until:
                 return encoding
         return self.entries[-1][1]
 

@@ -174,7 +174,8 @@ class Variant:
     """The prompt as it stands over a stretch of denoising steps.
 
     Attributes:
-        until: The first step, counted from 0, at which it no longer holds.
+        until: Its end in the web UI's count; the last step, counted from 0, at which it holds (see
+            `lab.condition.conditioning.Part`). The last variant's is the number of steps.
         text: The prompt with its schedules resolved, weight syntax still in it.
         reading: What `text` says.
     """

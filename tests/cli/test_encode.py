@@ -9,8 +9,8 @@ def test_a_prompt_is_shown_and_written(cli, tmp_path, emoji):
     out = tmp_path / "x.safetensors"
     code, shown, _ = cli("encode", "a (red:1.3) [apple|cat] AND a dog", "--steps", "4", "--out", out)
     assert code == 0
-    for words in ("red", "1.3", "steps 1, 3: a (red:1.3) apple", "part 2 of 2", "hidden_states[-1]", "A1111 shows 1",
-                  "nothing is truncated", "weighting a1111"):  # fmt: skip
+    for words in ("red", "1.3", "steps 1 to 2, 4: a (red:1.3) apple", "part 2 of 2", "hidden_states[-1]",
+                  "A1111 shows 1", "nothing is truncated", "weighting a1111"):  # fmt: skip
         assert words in shown
     assert read_embeds(out, emoji, 4).prompt == "a (red:1.3) [apple|cat] AND a dog"
 

@@ -11,6 +11,20 @@ from lab.embeddings.embedding import Embedding
 from tests.condition.samples import close, embedding_for
 
 
+@pytest.mark.parametrize(
+    "prompt, steps, shown",
+    [
+        ("[a:b:3]", 10, "aaaabbbbbb"),
+        ("[a|b]", 6, "aababa"),
+        ("[a:b:9]", 10, "aaaaaaaaaa"),
+        ("[a:b:0]", 3, "bbb"),
+    ],
+)
+def test_a_schedule_is_in_force_as_in_the_web_ui(sd1, prompt, steps, shown):
+    (part,) = lab.encode(sd1, prompt, steps=steps).parts
+    assert "".join(part.at(step).text for step in range(steps)) == shown
+
+
 def test_a_notebook_shows_what_the_rows_are(sd1):
     shown = lab.encode(sd1, "a (red & <toy>:1.3) [cat|dog] BREAK b", embeddings=[embedding_for(sd1)], steps=4)
     html = shown._repr_html_()

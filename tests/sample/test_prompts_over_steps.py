@@ -45,10 +45,11 @@ def guided_by(positive_at, negative_at=lambda step: ""):
     return prediction
 
 
+# What A1111's reconstruct_cond_batch takes at each call: an entry that ends at n is in force at steps 0 to n.
 CASES = {
-    "a [cat:dog:2]": guided_by(lambda step: "a cat" if step < 2 else "a dog"),
-    "a [cat:dog:0.5]": guided_by(lambda step: "a cat" if step < 3 else "a dog"),
-    "a [cat|dog|apple]": guided_by(lambda step: ["a cat", "a dog", "a apple"][step % 3]),
+    "a [cat:dog:2]": guided_by(lambda step: "a cat" if step <= 2 else "a dog"),
+    "a [cat:dog:0.5]": guided_by(lambda step: "a cat" if step <= 3 else "a dog"),
+    "a [cat|dog|apple]": guided_by(lambda step: ["a cat", "a dog", "a apple"][max(step - 1, 0) % 3]),
 }
 
 
@@ -59,7 +60,7 @@ def test_prompts_change_by_step(sd1, prompt):
 
 
 def test_negative_prompts_change_too(sd1):
-    predict = guided_by(lambda step: "a cat", lambda step: "dog" if step < 2 else "apple")
+    predict = guided_by(lambda step: "a cat", lambda step: "dog" if step <= 2 else "apple")
     torch.testing.assert_close(
         ours(sd1, "a cat", "[dog:apple:2]"), spelt_out(sd1, predict(sd1)), atol=1e-4, rtol=0
     )
