@@ -217,7 +217,13 @@ class _Collector:
                 encoding = getattr(job, side).parts[part].at(step.step)
                 maps = self._found[image].setdefault((side, part, encoding.text), KeyMaps(encoding))
                 row = place * len(self._batch) + image
-                maps.add({grid: share[row].unflatten(-1, grid) for grid, share in grids.items()})
+                keys = len(encoding.embeds)  # each comes several times where another side is longer
+                maps.add(
+                    {
+                        grid: share[row].unflatten(0, (-1, keys)).sum(dim=0).unflatten(-1, grid)
+                        for grid, share in grids.items()
+                    }
+                )
 
     def finish(self, images: Iterable[Image.Image]) -> list[HeatMaps]:
         """The results for the batch's finished images."""

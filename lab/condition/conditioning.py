@@ -83,6 +83,11 @@ class Part:
     weight: float
     entries: tuple[tuple[int, Encoding], ...]
 
+    def map(self, change: Callable[[Encoding], Encoding]) -> "Part":
+        """The same steps with every encoding changed; one that comes back is changed once."""
+        changed = {entry: change(entry) for entry in dict.fromkeys(entry for _, entry in self.entries)}
+        return replace(self, entries=tuple((until, changed[entry]) for until, entry in self.entries))
+
     def at(self, step: int) -> Encoding:
         """The encoding in force at a denoising step, counted from 0."""
         for until, encoding in self.entries:
@@ -130,11 +135,7 @@ class Conditioning:
 
     def map(self, change: Callable[[Encoding], Encoding]) -> "Conditioning":
         """The same parts and steps with every encoding changed."""
-        parts = (
-            replace(part, entries=tuple((until, change(entry)) for until, entry in part.entries))
-            for part in self.parts
-        )
-        return replace(self, parts=tuple(parts))
+        return replace(self, parts=tuple(part.map(change) for part in self.parts))
 
     def _repr_html_(self) -> str:
         """For a notebook: what the rows of the prompt embeddings stand for, a table for each text."""

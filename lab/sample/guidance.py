@@ -1,5 +1,6 @@
 """Classifier-free guidance: the arithmetic on predictions, and the calls of the U-Net that it combines."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -112,14 +113,21 @@ class Predictor:
         return output.chunk(copies)
 
     def _stacked(self, rows: Sequence[Encoding]) -> tuple[Tensor, Tensor | None]:
-        """Prompt embeddings (rows, n, d) and SDXL's pooled ones (rows, p), moved to the device once for many steps."""
+        """Prompt embeddings (rows, n, d) and SDXL's pooled ones (rows, p), moved to the device once for many steps.
+
+        Texts of unequal length are repeated to their least common multiple n, as ComfyUI does: a softmax over keys
+        that all come equally often gives what it gives over the keys once.
+        """
         key = tuple(rows)
         # What gradients pass is never taken from before.
         if torch.is_grad_enabled() or key not in self._texts:
             device, dtype = self._bundle.device, self._bundle.dtype
+            length = math.lcm(*(len(row.embeds) for row in rows))
             pooled = [row.pooled for row in rows if row.pooled is not None]
             self._texts[key] = (
-                torch.stack([row.embeds for row in rows]).to(device, dtype),
+                torch.stack([row.embeds.repeat(length // len(row.embeds), 1) for row in rows]).to(
+                    device, dtype
+                ),
                 torch.stack(pooled).to(device, dtype) if pooled else None,
             )
         return self._texts[key]

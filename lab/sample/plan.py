@@ -10,7 +10,8 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
-from lab.condition.encode import PromptEncoder, encode_pairs
+from lab.condition.encode import encode_pairs
+from lab.condition.encoder import PromptEncoder
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
@@ -74,7 +75,7 @@ class Job:
     def batch_key(self) -> Hashable:
         """Jobs with equal keys can share a batch; only seeds, texts and guidance scales differ within one.
 
-        Prompts of unequal length are not padded to each other, since padding would change the image.
+        Prompts of unequal length are kept apart: in one call the shorter ones would cost as much as the longest.
         """
         sides = (self.positive, self.negative) if self.guided else (self.positive,)
         return (

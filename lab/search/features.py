@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lab.condition.chunks import Chunk
 from lab.condition.config import Pool, TextOptions
-from lab.condition.encode import PromptEncoder
+from lab.condition.encoder import PromptEncoder
 from lab.condition.pooling import pool_words
 from lab.condition.towers import encode_chunks, layers_back, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding

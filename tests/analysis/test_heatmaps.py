@@ -107,6 +107,16 @@ def test_an_embeddings_vectors_are_added_up_over_chunks(sd1):
     assert (maps.of(Target()) > maps.of(Target("easy"))).all()
 
 
+def test_a_side_that_is_shorter_than_the_other_keeps_its_share(sd1):
+    job = make_job(sd1)
+    long, short = plain(encoding(sd1, "a red apple", 3)), plain(encoding(sd1, "blurry", 2, seed=1))
+    (maps,) = heat_maps(sd1, [replace(job, positive=long, negative=short)])
+    size = maps.image.height, maps.image.width
+    for side, rows in (("positive", 231), ("negative", 154)):
+        (keys,) = maps.sides[side]
+        torch.testing.assert_close(keys.total(range(rows), size) / keys.calls, torch.ones(size))
+
+
 def test_scheduled_and_composed_prompts(sd1):
     early, late, other = (encoding(sd1, text, seed=n) for n, text in enumerate(("a cat", "a dog", "a hat")))
     positive = Conditioning("...", (Part(1.0, ((1, early), (STEPS, late))), Part(0.5, ((STEPS, other),))))

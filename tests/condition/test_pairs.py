@@ -1,4 +1,4 @@
-"""A prompt with its negative prompt: padded alike, and no other pair has a say."""
+"""A prompt with its negative prompt: each as long as its own text, and no other text has a say."""
 
 import torch
 
@@ -9,29 +9,27 @@ from tests.condition.samples import close
 LONG = "cat, " * 80
 
 
-def test_both_sides_are_padded_with_the_empty_text(sd1, sdxl):
+def test_neither_side_is_padded_to_the_other(sd1, sdxl):
     for bundle in (sd1, sdxl):
-        short, long, empty = (encode(bundle, text).embeds for text in ("apple", LONG, ""))
+        short, long = (encode(bundle, text).embeds for text in ("apple", LONG))
         (plain, _), (first, second) = encode_pairs(
             bundle, [("apple", "blurry"), ("apple", LONG)], (), TextOptions(), 4
         )
-        assert close(plain.embeds, short)  # the neighbour's length changes nothing
-        assert close(first.embeds, torch.cat([short, empty, empty])) and close(second.embeds, long)
+        assert close(plain.embeds, short) and close(first.embeds, short) and close(second.embeds, long)
 
 
-def test_every_part_and_step_of_a_pair_has_one_length(sd1):
-    prompt = f"a [cat:{LONG}:2] AND dog"
-    ((first, second),) = encode_pairs(sd1, [(prompt, "[a|b]")], (), TextOptions(), 4)
-    lengths = {
-        len(entry.embeds) for side in (first, second) for part in side.parts for _, entry in part.entries
-    }
-    assert lengths == {3 * 77}
+def test_what_a_schedule_switches_between_has_one_length(sd1):
+    """As in A1111's `FrozenCLIPEmbedderWithCustomWordsBase.forward`, which takes all texts of a schedule at once."""
+    long, short, empty = (encode(sd1, text).embeds for text in (f"a {LONG}", "a cat", ""))
+    (part,) = encode(sd1, f"a [cat:{LONG}:2]", steps=4).parts
+    (_, first), (_, second) = part.entries
+    assert close(first.embeds, torch.cat([short, empty, empty])) and close(second.embeds, long)
 
 
-def test_a_negative_that_is_not_given_is_zeros_on_sdxl_alone(sd1, sdxl):
-    ((_, negative),) = encode_pairs(sdxl, [("cat", None)], (), TextOptions(), 4)
-    assert not negative.embeds.any() and not negative.pooled.any()
-    ((_, negative),) = encode_pairs(sdxl, [("cat", "")], (), TextOptions(), 4)
-    assert close(negative.embeds, encode(sdxl, "").embeds) and close(negative.pooled, encode(sdxl, "").pooled)
-    ((_, negative),) = encode_pairs(sd1, [("cat", None)], (), TextOptions(), 4)
-    assert close(negative.embeds, encode(sd1, "").embeds)
+def test_what_and_joins_has_one_length(sd1):
+    """As in A1111's `reconstruct_multicond_batch`, which repeats the last row."""
+    made = encode(sd1, f"{LONG} AND a dog")
+    long, short = (part.entries[0][1].embeds for part in made.parts)
+    alone = encode(sd1, "a dog").embeds
+    assert len(long) == len(short) == 3 * 77
+    assert close(short, torch.cat([alone, alone[-1:].expand(2 * 77, -1)]))

@@ -59,6 +59,13 @@ def test_prompts_change_by_step(sd1, prompt):
     torch.testing.assert_close(ours(sd1, prompt), expected, atol=1e-4, rtol=0)
 
 
+def test_sides_of_unequal_length_act_as_in_calls_of_their_own(sd1):
+    prompt, negative = "a cat, " * 60, "dog, " * 40
+    assert [len(lab.encode(sd1, text).embeds) // 77 for text in (prompt, negative)] == [3, 2]
+    predict = guided_by(lambda step: prompt, lambda step: negative)
+    torch.testing.assert_close(ours(sd1, prompt, negative), spelt_out(sd1, predict(sd1)), atol=1e-4, rtol=0)
+
+
 def test_negative_prompts_change_too(sd1):
     predict = guided_by(lambda step: "a cat", lambda step: "dog" if step <= 2 else "apple")
     torch.testing.assert_close(
