@@ -88,12 +88,15 @@ def encode_pairs(
     already (`read_embeds`) is taken as it is.
     """
     encoder = PromptEncoder(bundle, embeddings, options, steps)
-    texts = [text or "" for pair in pairs for text in pair if not isinstance(text, Conditioning)]
-    made = encoder.encode(texts)
+    positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
+    negatives = encoder.encode(
+        (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
+    )
     result = []
-    for pair in pairs:
-        positive, negative = (side if isinstance(side, Conditioning) else made[side or ""] for side in pair)
-        if pair[1] is None and bundle.force_zeros_for_empty_prompt:
+    for prompt, avoided in pairs:
+        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
+        negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
+        if avoided is None and bundle.force_zeros_for_empty_prompt:
             negative = negative.map(_zeros)
         result.append((positive, negative))
     return result

@@ -60,10 +60,10 @@ class PromptEncoder:
         self._vectors: dict[str, dict[str, Tensor]] = {}
         self._encoded: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
-    def read(self, prompt: str) -> tuple[Timeline, ...]:
-        """Parses a prompt and resolves its schedules."""
+    def read(self, prompt: str, negative: bool = False) -> tuple[Timeline, ...]:
+        """Parses a prompt, or a negative one, and resolves its schedules."""
         references = find_references(prompt, self._embeddings)
-        return resolve(parse(prompt, self._options.dialect, references), self._steps)
+        return resolve(parse(prompt, self._options.dialect, references, negative), self._steps)
 
     def chunks(self, variant: Variant) -> list[list[Chunk]]:
         """The chunks of what a prompt says at a time: one list for each of its texts (compel blends several).
@@ -75,8 +75,8 @@ class PromptEncoder:
         return [member for _, members in self._chunk(variant.reading).terms for member in members]
 
     @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> Mapping[str, Conditioning]:
-        """Encodes prompts, each distinct one once.
+    def encode(self, prompts: Iterable[str], negative: bool = False) -> Mapping[str, Conditioning]:
+        """Encodes prompts, or negative ones, each distinct one once.
 
         As in the A1111 web UI, what a schedule switches between has one length, as the empty text's embeddings follow
         the shorter ones; and of what `AND` joins, the last row of the shorter ones is repeated.
@@ -85,7 +85,7 @@ class PromptEncoder:
             InputError: as `chunks`; a name that no embedding has, a clip skip that leaves no layer, or weights that
                 leave no finite embeddings.
         """
-        timelines = {prompt: self.read(prompt) for prompt in dict.fromkeys(prompts)}
+        timelines = {prompt: self.read(prompt, negative) for prompt in dict.fromkeys(prompts)}
         variants = dict.fromkeys(
             (variant.text, variant.reading)  # alternations come back
             for parts in timelines.values()

@@ -32,6 +32,7 @@ class Dialect:
         read: Reads the attention of a text without schedules. Never fails, whatever the text.
         weighting: Its own arithmetic for weighted words: a name in `lab.condition.weighting.WEIGHTINGS`.
         compose: Splits a prompt into parts that guide side by side, each with a weight; None if it has no such syntax.
+            Negative prompts are not split.
         schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
         join: Whether two touching tokens belong to one word, which chunks keep together where they can.
         split: Where a chunk ends that is full.

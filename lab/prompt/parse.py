@@ -26,7 +26,9 @@ _MASK = "\ue000"
 """Stands for each character of a reference while a dialect reads the text: no dialect gives it a meaning."""
 
 
-def parse(text: str, dialect: str = "a1111", references: Sequence[Reference] = ()) -> Prompt:
+def parse(
+    text: str, dialect: str = "a1111", references: Sequence[Reference] = (), negative: bool = False
+) -> Prompt:
     """Parses a prompt: its composition, and its schedules and alternations where the dialect has them.
 
     Takes any text, in time linear in its length.
@@ -34,18 +36,31 @@ def parse(text: str, dialect: str = "a1111", references: Sequence[Reference] = (
     Args:
         dialect: A name in `DIALECTS`.
         references: The embeddings that it names (`find_references`); whatever their names hold is not syntax.
+        negative: Whether it is a negative prompt, which has no composition: as in the A1111 web UI, `AND` and a `:1.4`
+            at its end are text there, and a note says so.
 
     Raises:
         InputError: no dialect of that name.
     """
     masked = _mask(text, references)
     rules = find_dialect(dialect)
-    composed = rules.compose(masked) if rules.compose else [(1.0, (0, len(text)))]
+    whole = [(1.0, (0, len(text)))]
+    composed = rules.compose(masked) if rules.compose else whole
+    notes = _negative_notes(composed) if negative else ()
+    if negative:
+        composed = whole
     parts = tuple(
         (weight, rules.schedule(masked, *span) if rules.schedule else (Text(span),))
         for weight, span in composed
     )
-    return Prompt(text, dialect, parts, tuple(references))
+    return Prompt(text, dialect, parts, tuple(references), tuple(notes))
+
+
+def _negative_notes(composed: Sequence[tuple[float, Span]]) -> Iterator[str]:
+    if len(composed) > 1:
+        yield "AND is a plain word in a negative prompt; it composes prompts alone"
+    if any(weight != 1 for weight, _ in composed):
+        yield "a weight at the end of a negative prompt is text; write (words:1.4)"
 
 
 def resolve(prompt: Prompt, steps: int) -> tuple[Timeline, ...]:
@@ -64,7 +79,7 @@ def _variants(prompt: Prompt, nodes: Sequence[Node], masked: str, steps: int) ->
             variants[-1] = replace(variants[-1], until=until)
             continue
         reading = read("".join(masked[start:end] for start, end in slices))
-        reading = replace(reading, notes=(*reading.notes, *_notes(text, prompt.dialect)))
+        reading = replace(reading, notes=(*prompt.notes, *reading.notes, *_notes(text, prompt.dialect)))
         variants.append(Variant(until, text, _in_source(reading, prompt, slices)))
     return tuple(variants)
 

@@ -79,12 +79,14 @@ class Prompt:
         dialect: Its name in `DIALECTS`.
         parts: (weight, what it says) of each member of an `AND` composition; one without `AND`.
         references: The learned embeddings that it names, in order.
+        notes: What a person should know about how it was read as a whole, one line each.
     """
 
     source: str
     dialect: str
     parts: tuple[tuple[float, tuple[Node, ...]], ...]
     references: tuple[Reference, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):

@@ -149,9 +149,10 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
         _encode(bundle, alike[:1], steps, embeddings)
         options = alike[0].options
         encoder = PromptEncoder(bundle, _library(options, embeddings), options, steps)
-        texts = [text for request in alike for text in (request.prompt, request.negative_prompt or "")]
-        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
-            for timeline in encoder.read(text):
+        texts = [(request.prompt, False) for request in alike]
+        texts += [(request.negative_prompt or "", True) for request in alike]
+        for text, negative in dict.fromkeys(texts):
+            for timeline in encoder.read(text, negative) if isinstance(text, str) else ():
                 for variant in timeline.variants:
                     encoder.chunks(variant)
     return settings

@@ -120,3 +120,16 @@ def test_references_switch_with_schedules():
 def test_words_that_only_a1111_knows_are_noted():
     (only,) = resolve(parse("a BREAK b AND c", "comfy"), 1)
     assert len(only.variants[0].reading.notes) == 2
+
+
+def test_a_negative_prompt_is_not_composed():
+    for text, said in (("blurry AND ugly", "AND"), ("worst quality, lowres:1.4", "weight")):
+        (only,) = resolve(parse(text, negative=True), 1)
+        assert (only.weight, only.variants[0].text) == (1.0, text)
+        (note,) = only.variants[0].reading.notes
+        assert said in note
+    (only,) = resolve(parse("bad, (lowres:1.4)", negative=True), 1)
+    assert not only.variants[0].reading.notes and [each.weight for each in only.variants[0].segments] == [
+        1.0,
+        1.4,
+    ]

@@ -81,15 +81,11 @@ def test_and_composes_guidance(sd1):
     torch.testing.assert_close(ours(sd1, "a cat AND a dog :0.6"), spelt_out(sd1, predict), atol=1e-4, rtol=0)
 
 
-def test_and_in_a_negative_prompt_averages_by_weight(sd1):
-    def predict(noisy, timestep, step):
-        cat, dog, apple = (unet(sd1, noisy, timestep, text) for text in ("a cat", "dog", "apple"))
-        u = (dog + 3 * apple) / 4
-        return u + GUIDANCE * (cat - u)
-
-    torch.testing.assert_close(
-        ours(sd1, "a cat", "dog AND apple :3"), spelt_out(sd1, predict), atol=1e-4, rtol=0
-    )
+@pytest.mark.parametrize("negative", ["blurry AND ugly", "worst quality, lowres:1.4", "bad, ratio 3:2"])
+def test_and_and_a_last_weight_are_text_in_a_negative_prompt(sd1, negative):
+    """A1111 reads negative prompts with `get_learned_conditioning`, which neither splits nor weighs."""
+    predict = guided_by(lambda step: "a cat", lambda step: negative)
+    torch.testing.assert_close(ours(sd1, "a cat", negative), spelt_out(sd1, predict(sd1)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("scheduler", ["heun", "pndm"])
