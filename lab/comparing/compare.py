@@ -25,6 +25,7 @@ from lab.comparing.scores import choose_scores, image_rows, score_cells, write_t
 from lab.embeddings.library import Sources
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.runs.overview import write_index
 from lab.runs.pages import template
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.record import BY_CONTENT
@@ -108,9 +109,14 @@ def compare(
             write_table(out / "effects.csv", lambda: rows, EFFECT_COLUMNS)
             panels = make_panels(bundle, experiment, out)
             write_report(out, experiment, scores, effects, files, left_out, panels)
+            pictures = {cell.index: files[cell.index] for cell in experiment.pictures}
+            variants = {cell.index: cell.variant.name for cell in experiment.pictures}
+            write_index(RunFolder(out), pictures, "compare", variants, REPORT)
         state.wait_for_everyone()
     return ComparisonReport(out, rows, effect_sentences(effects))
 
+
+REPORT = "report.html", "The report: what differs, and how sure that is"
 
 JUDGING = frozenset({*ScoreOptions.model_fields, "baseline", "heat_map", "heat_layers", "guidance_curve"})
 """The options that say what is looked at in the images: a run goes on with others."""

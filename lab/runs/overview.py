@@ -26,7 +26,7 @@ class _Section:
 
 
 def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
-    """Writes contact-sheet.png (and -2, -3, ...) and index.html.
+    """Writes contact-sheet.png (and -2, -3, ...) and index.html for a run of `lab generate`.
 
     Args:
         images: By their index, the files that the run has written in its folder, with their records beside them.
@@ -36,29 +36,54 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
     """
     files = [images[index] for index in sorted(images)]
     records = [record_beside(file) for file in files]
-    pairs = list(zip(files, records, strict=True))
     shared = shared_values(records)
-    sections = _sections(records, shared)
-    about = describe(shared)
     groups = [
         Group(section.heading, [(files[place], label) for place, label in section.members])
-        for section in sections
+        for section in _sections(records, shared)
     ]
-    write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(about))
+    write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(describe(shared)))
+    write_index(folder, images, "generate")
+
+
+def write_index(
+    folder: RunFolder,
+    images: Mapping[int, Path],
+    command: str,
+    variants: Mapping[int, str] | None = None,
+    link: tuple[str, str] | None = None,
+) -> None:
+    """Writes index.html: all images of a run, what made each on a click, to be filtered by words.
+
+    Args:
+        images: By their index, files inside of the run's folder with their records beside them.
+        command: What `lab` is told to make the run again.
+        variants: By the same index, what an image is a variant of.
+        link: Another page of the run, beside this one, and what it is called.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    indices = sorted(images)
+    files = [images[index] for index in indices]
+    records = [record_beside(file) for file in files]
+    pairs = [
+        (file.relative_to(folder.path).as_posix(), record)
+        for file, record in zip(files, records, strict=True)
+    ]
+    shared = shared_values(records)
+    sections = _sections(records, shared, [variants[index] for index in indices] if variants else None)
     labels = {place: label for section in sections for place, label in section.members}
     write_page(
         folder.path / "index.html",
         "images.html",
         title=folder.path.name or str(folder.path),
-        about=about,
+        about=describe(shared),
+        link=link,
         images=[_shown(file, record, labels[place]) for place, (file, record) in enumerate(pairs)],
         groups=[(section.heading, [place for place, _ in section.members]) for section in sections],
-        viewed={
-            "shared": shared,
-            "images": [_own(file, record, shared) for file, record in pairs],
-        },
+        viewed={"shared": shared, "images": [_own(file, record, shared) for file, record in pairs]},
         commands=[
-            shlex.join(["lab", "generate", "--config", str(folder.config), "--out", f"{folder.path}-again"]),
+            shlex.join(["lab", command, "--config", str(folder.config), "--out", f"{folder.path}-again"]),
             shlex.join(["lab", "rerun", str(files[0])]),
         ],
         config=folder.config.read_text(encoding="utf-8"),
@@ -91,8 +116,20 @@ def describe(record: Record) -> list[str]:
     return [line for line in lines if line]
 
 
-def _sections(records: Sequence[Record], shared: Record) -> list[_Section]:
-    """The seeds of a prompt under it; where all images have one prompt or one seed, one section without a heading."""
+def _sections(
+    records: Sequence[Record], shared: Record, variants: Sequence[str] | None = None
+) -> list[_Section]:
+    """The seeds of a prompt under it; where all images have one prompt or one seed, one section without a heading.
+
+    With variants, each prompt has its section, in which images that share a seed stand side by side.
+    """
+    if variants is not None:
+        order = sorted(range(len(records)), key=lambda place: records[place]["seed"])
+        together: dict[str, list[tuple[int, str]]] = {}
+        for place in order:
+            label = f"{variants[place]}, seed {records[place]['seed']}"
+            together.setdefault(records[place]["prompt"], []).append((place, label))
+        return [_Section(prompt, members) for prompt, members in together.items()]
     if "prompt" in shared:
         return [_Section("", [(place, f"seed {record['seed']}") for place, record in enumerate(records)])]
     if "seed" in shared:
@@ -103,13 +140,13 @@ def _sections(records: Sequence[Record], shared: Record) -> list[_Section]:
     return [_Section(prompt, members) for prompt, members in by_prompt.items()]
 
 
-def _shown(file: Path, record: Record, caption: str) -> dict[str, Any]:
+def _shown(file: str, record: Record, caption: str) -> dict[str, Any]:
     """What the page shows of an image before anyone clicks on it."""
     prompt = record["prompt"] if len(record["prompt"]) <= ALT else f"{record['prompt'][:ALT]}…"
     size = record["width"], record["height"]
-    return {"file": file.name, "alt": f"{prompt}, seed {record['seed']}", "caption": caption, "size": size}
+    return {"file": file, "alt": f"{prompt}, seed {record['seed']}", "caption": caption, "size": size}
 
 
-def _own(file: Path, record: Record, shared: Record) -> dict[str, Any]:
+def _own(file: str, record: Record, shared: Record) -> dict[str, Any]:
     """An image's file, and what of its record others do not share."""
-    return {"file": file.name, "own": {key: value for key, value in record.items() if key not in shared}}
+    return {"file": file, "own": {key: value for key, value in record.items() if key not in shared}}

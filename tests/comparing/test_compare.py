@@ -15,6 +15,7 @@ from lab.embeddings.embedding import Embedding
 from lab.sample import generate
 from lab.score.formulas import diversity
 from lab.score.metrics import METRICS, Metric
+from tests.comparing.conftest import PROMPTS
 from tests.listening import Heard
 
 
@@ -324,3 +325,12 @@ def test_heat_maps_and_the_curve_are_in_the_report(sd1, config):
     assert "layers in up_blocks" in page
     in_part = np.load(next((report.folder / "heatmaps").glob("*.npz")))["apple"]
     assert not np.allclose(in_part, arrays["apple"])
+
+
+def test_all_images_are_on_a_page_with_what_they_are_variants_of(sd1, config):
+    report = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
+    page = (report.folder / "index.html").read_text("utf-8")
+    for path in (report.folder / "cells").glob("*.png"):
+        assert page.count(f'src="cells/{path.name}"') == 1
+    assert page.count("negative_prompt=blurry, seed 2") == len(PROMPTS)
+    assert 'href="report.html"' in page and 'href="index.html"' in report.page.read_text("utf-8")

@@ -15,6 +15,7 @@ from lab.files import atomic
 from lab.images import read_pixels
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.runs.overview import write_overview
 from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig
 from lab.sample.generate import make_images
@@ -68,6 +69,7 @@ def make_worst(
     worst = config.out / "worst"
     if processes.is_main_process:
         files = made.finished()
+        write_overview(made, {job.index: files[job.index] for job in jobs})
         scores = _score(made.path / "scores.json", reward, jobs, files)
         _copy_worst(worst, config, jobs, files, scores)
     processes.wait_for_everyone()
