@@ -1,7 +1,8 @@
 """Chunks of words, as many as a text encoder reads at once, and what each row of its output stands for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lab.condition.conditioning import AppliedEmbedding, TokenSpan
@@ -32,7 +33,7 @@ class Chunk(tuple[Word, ...]):
     @property
     def seen(self) -> tuple:
         """What of it the text encoders see: chunks that are equal in this have equal hidden states."""
-        return tuple((word.ids, word.embedding) for word in self)
+        return tuple((word.ids, word.embedding, word.embedding and word.skipped) for word in self)
 
     def rows(self, encoder: int = 0) -> Iterator[tuple[Word, range]]:
         """Each word with its rows; row 0 is the start token's.
@@ -90,7 +91,11 @@ class EncodedText:
 
 
 def fill_chunks(
-    stretches: Iterable[Sequence[Word]], room: int, split: SplitRule, comma_backtrack: int = 20
+    stretches: Iterable[Sequence[Word]],
+    room: int,
+    split: SplitRule,
+    comma_backtrack: int = 20,
+    keep_words: bool = False,
 ) -> list[Chunk]:
     """Fills chunks of `room` tokens, start and end not counted; at least one chunk, which may be empty.
 
@@ -100,27 +105,49 @@ def fill_chunks(
         stretches: Words that may share a chunk; each stretch begins one (`Tokenizer.words`).
         split: The dialect's rule for where a full chunk ends.
         comma_backtrack: How far back the rule may look for a comma, in tokens.
+        keep_words: Cuts no word that fits in a chunk, whatever the rule says.
 
     Raises:
-        InputError: an embedding is longer than a chunk.
+        InputError: an embedding is longer than a chunk and may not be cut.
     """
     chunks: list[list[Word]] = []
     for words in stretches:
         chunks.append([])
         used = 0
-        for word in words:
-            for part in _cut(word, room):
-                while used + part.length > room:
-                    stay = split(chunks[-1], part, room, comma_backtrack)
-                    moved = chunks[-1][stay:]
-                    del chunks[-1][stay:]
-                    chunks.append(moved)
-                    used = count_tokens(moved)
-                chunks[-1].append(part)
-                used += part.length
+        for index, word in enumerate(words):
+            rest = word
+            while used + rest.length > room:
+                stay, fits = split(
+                    chunks[-1], (rest, *words[index + 1 : index + room]), room, comma_backtrack
+                )
+                if keep_words or stay < len(chunks[-1]):
+                    fits = 0
+                if not fits and not chunks[-1]:  # longer than a chunk
+                    _check_cut(rest, room)
+                    fits = room
+                moved = chunks[-1][stay:]
+                del chunks[-1][stay:]
+                if fits:
+                    chunks[-1].append(rest.head(fits))
+                    rest = rest.tail(fits)
+                chunks.append(moved)
+                used = count_tokens(moved)
+            chunks[-1].append(rest)
+            used += rest.length
     if len(chunks) > 1 and not chunks[-1]:
         chunks.pop()  # after a closing BREAK
     return [Chunk(chunk) for chunk in chunks or [[]]]
+
+
+def cut_notes(chunks: Sequence[Chunk]) -> Iterator[str]:
+    """Says where a word or an embedding is cut between two chunks, one line each."""
+    for number, (before, chunk) in enumerate(pairwise(chunks), start=1):
+        if chunk and chunk[0].skipped:
+            what, parts = ("words", "tokens") if chunk[0].embedding is None else ("embeddings", "vectors")
+            yield (
+                f"'{chunk[0].text}' is cut between chunks {number} and {number + 1}: {before[-1].length} of its "
+                f"{parts} end the first; --keep-words keeps {what} whole"
+            )
 
 
 def first_chunk(words: Iterable[Word], room: int) -> Chunk:
@@ -130,22 +157,16 @@ def first_chunk(words: Iterable[Word], room: int) -> Chunk:
     for word in words:
         if not left or (word.embedding is not None and word.length > left):
             break
-        chunk.append(replace(word, ids=tuple(ids[:left] for ids in word.ids)))
+        chunk.append(word.head(left))
         left -= chunk[-1].length
     return Chunk(chunk)
 
 
-def _cut(word: Word, room: int) -> list[Word]:
-    if word.length <= room:
-        return [word]
+def _check_cut(word: Word, room: int) -> None:
     if word.embedding is not None:
         raise InputError(
             f"embedding {word.text}: its {word.length} vectors do not fit in a chunk of {room} tokens"
         )
-    return [
-        replace(word, ids=tuple(ids[at : at + room] for ids in word.ids))
-        for at in range(0, word.length, room)
-    ]
 
 
 def token_spans(chunks: Iterable[Chunk], context: int, first_row: int = 0) -> Iterator[TokenSpan]:
@@ -157,7 +178,7 @@ def token_spans(chunks: Iterable[Chunk], context: int, first_row: int = 0) -> It
         offset = first_row + index * context
         for word, rows in chunk.rows():
             start, end = offset + rows.start, offset + rows.stop
-            yield TokenSpan(word.text, start, end, word.source, word.weight, word.embedding)
+            yield TokenSpan(word.text, start, end, word.source, word.weight, word.embedding, word.skipped)
 
 
 def applied_embeddings(

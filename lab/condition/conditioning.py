@@ -19,6 +19,8 @@ class TokenSpan:
         source: Characters `source[0]:source[1]` of the prompt as it was given.
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding that fills the rows, or None for words.
+        skipped: How many of its tokens or vectors stand in the chunk before, where the dialect cuts words; 0 for the
+            beginning of a word.
     """
 
     text: str
@@ -27,6 +29,7 @@ class TokenSpan:
     source: tuple[int, int]
     weight: float = 1.0
     embedding: str | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

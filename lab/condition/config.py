@@ -37,6 +37,9 @@ class TextOptions(Config):
     comma_backtrack: int = Field(20, ge=0)
     """A full chunk ends at a comma at most this many tokens back (tokens; 0 turns it off)."""
 
+    keep_words: bool = False
+    """Cuts no word between two chunks, where A1111 and ComfyUI would."""
+
     @property
     def weighting_used(self) -> str:
         """The arithmetic in force: what was asked for, else the dialect's own."""

@@ -51,7 +51,7 @@ def encode(
         steps: Denoising steps, over which schedules are resolved.
         settings: Fields of `TextOptions`, on top of `config`: `dialect` ("a1111"), `weighting` (the dialect's own),
             `clip_skip` (0 to 11 layers left out at the text encoder's end; A1111 shows one more), `bare_names`,
-            `comma_backtrack`.
+            `comma_backtrack`, `keep_words`.
 
     Returns:
         One `Conditioning` for a text, a list for a list.

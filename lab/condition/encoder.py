@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lab.condition.chunks import Chunk, applied_embeddings, fill_chunks, first_chunk, token_spans
+from lab.condition.chunks import Chunk, applied_embeddings, cut_notes, fill_chunks, first_chunk, token_spans
 from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
 from lab.condition.config import TextOptions
 from lab.condition.tokens import Tokenizer, Word
@@ -16,6 +16,7 @@ from lab.condition.towers import encode_chunks, vectors_for, weigh_chunks
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import parse, resolve
 from lab.prompt.references import find_references
@@ -54,7 +55,7 @@ class PromptEncoder:
         self._tokenizer = Tokenizer(
             bundle,
             lambda name: self._embeddings[name].count,
-            self._dialect.join,
+            join_word if options.keep_words else self._dialect.join,
             self._embeddings if options.bare_names else (),
         )
         self._vectors: dict[str, dict[str, Tensor]] = {}
@@ -123,11 +124,12 @@ class PromptEncoder:
         if reading.problems:
             raise InputError(reading.problems[0])
         room = self._context - 2  # for the start and end tokens
-        rule, reach = self._dialect.split, self._options.comma_backtrack
-        terms = [
-            (term, [fill_chunks(self._words(segments), room, rule, reach) for _, segments in term.members])
-            for term in reading.terms
-        ]
+
+        def fill(segments: Sequence[Segment]) -> list[Chunk]:
+            reach, keep_words = self._options.comma_backtrack, self._options.keep_words
+            return fill_chunks(self._words(segments), room, self._dialect.split, reach, keep_words)
+
+        terms = [(term, [fill(segments) for _, segments in term.members]) for term in reading.terms]
         if reading.pooled is None:
             return _ChunkedText(terms, terms[0][1][0][0])
         return _ChunkedText(terms, first_chunk(self._words(reading.pooled)[0], room))
@@ -177,7 +179,8 @@ class PromptEncoder:
             raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
         _, pooled = self._encode_chunk(text.pooled)
         applied = applied_embeddings(spans, self._embeddings)
-        return Encoding(source, joined, pooled, tuple(spans), applied, reading.notes)
+        cuts = (note for _, members in text.terms for member in members for note in cut_notes(member))
+        return Encoding(source, joined, pooled, tuple(spans), applied, (*reading.notes, *cuts))
 
     def _blend(self, term: Blend, members: Sequence[Sequence[Chunk]]) -> Tensor:
         """(chunks * context, d): a compel blend under its weight, or the one text that there is."""

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lab.prompt.chunk_rules import JoinRule, join_word
@@ -27,6 +27,8 @@ class Word:
         source: The characters of the prompt that it came from.
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding, or None for words.
+        group: Which segment of the text it is of.
+        skipped: How many of its tokens stand in the chunk before; 0 for a whole word and for a word's beginning.
     """
 
     text: str
@@ -34,11 +36,22 @@ class Word:
     source: Span
     weight: float = 1.0
     embedding: str | None = None
+    group: int = 0
+    skipped: int = 0
 
     @property
     def length(self) -> int:
         """The tokens that it takes up in a chunk."""
         return max(map(len, self.ids))
+
+    def head(self, tokens: int) -> "Word":
+        """Its first tokens."""
+        return replace(self, ids=tuple(ids[:tokens] for ids in self.ids))
+
+    def tail(self, tokens: int) -> "Word":
+        """What follows its first tokens."""
+        ids = tuple(ids[tokens:] for ids in self.ids)
+        return replace(self, ids=ids, skipped=self.skipped + tokens)
 
 
 class Tokenizer:
@@ -81,15 +94,16 @@ class Tokenizer:
         """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one."""
         self.read(segment.text for segment in segments if segment.kind == "text")
         stretches: list[list[Word]] = [[]]
-        for segment in segments:
+        for group, segment in enumerate(segments):
             if segment.kind == "break":
                 stretches.append([])
             elif segment.kind == "embedding":
                 ids = self._placeholders(segment.text)
-                stretches[-1].append(Word(segment.text, ids, segment.span, segment.weight, segment.text))
+                word = Word(segment.text, ids, segment.span, segment.weight, segment.text, group)
+                stretches[-1].append(word)
             else:
                 stretches[-1] += [
-                    Word(word.text, word.ids, segment.locate(*word.source), segment.weight, word.embedding)
+                    replace(word, source=segment.locate(*word.source), weight=segment.weight, group=group)
                     for word in self._words[segment.text]
                 ]
         return stretches

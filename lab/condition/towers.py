@@ -128,7 +128,7 @@ def _token_ids(
     for entry, chunk in zip(ids, chunks, strict=True):
         for word, rows in chunk.rows(index):
             if word.embedding is not None:
-                learned.append(vectors[word.embedding][tower.key])
+                learned.append(vectors[word.embedding][tower.key][word.skipped : word.skipped + len(rows)])
                 entry[rows.start : rows.stop] = range(free, free + len(rows))
                 free += len(rows)
     return torch.tensor(ids), learned

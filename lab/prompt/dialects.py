@@ -15,9 +15,10 @@ from lab.prompt.chunk_rules import (
     SplitRule,
     back_to_comma,
     back_to_sentence,
-    join_touching,
+    cut_groups,
+    cut_words,
+    join_piece,
     join_word,
-    move_word,
 )
 from lab.prompt.schedule import parse_nodes
 from lab.prompt.syntax import Node, Reading, Span, whole_text
@@ -34,8 +35,8 @@ class Dialect:
         compose: Splits a prompt into parts that guide side by side, each with a weight; None if it has no such syntax.
             Negative prompts are not split.
         schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
-        join: Whether two touching tokens belong to one word, which chunks keep together where they can.
-        split: Where a chunk ends that is full.
+        join: Whether two touching tokens belong to one word.
+        split: Where a chunk ends that is full, and whether a word is cut there.
         words: Words that are syntax in it; other dialects note that to them they are words.
         emphasis: How it writes a weight, with `{text}` and `{weight:g}`; None if it has no weights.
     """
@@ -62,6 +63,7 @@ DIALECTS: dict[str, Dialect] = {
         weighting="a1111",
         compose=a1111.compose,
         schedule=parse_nodes,
+        split=cut_words,
         words=("AND", "BREAK"),
         emphasis="({text}:{weight:g})",
     ),
@@ -69,14 +71,14 @@ DIALECTS: dict[str, Dialect] = {
         "ComfyUI",
         read=comfy.read,
         weighting="comfy",
-        join=join_touching,
-        split=move_word,
+        split=cut_groups,
         emphasis="({text}:{weight:g})",
     ),
     "compel": Dialect(
         "the compel library",
         read=compel.read,
         weighting="compel",
+        join=join_piece,
         split=back_to_sentence,
         emphasis="({text}){weight:g}",
     ),

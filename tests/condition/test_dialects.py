@@ -10,7 +10,7 @@ from lab.comparing.experiment import Experiment
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
 from lab.embeddings.embedding import Embedding
-from lab.prompt.chunk_rules import move_word
+from lab.prompt.chunk_rules import back_to_comma
 from lab.prompt.dialects import DIALECTS, Dialect
 from lab.prompt.parse import parse, resolve
 from lab.prompt.syntax import Reading, SegmentBuilder
@@ -30,7 +30,7 @@ def read_stars(text: str) -> Reading:
 
 @pytest.fixture
 def stars(monkeypatch) -> Iterator[Dialect]:
-    dialect = Dialect("stars", read_stars, "comfy", split=move_word, words=("STOP",), emphasis="*{text}*")
+    dialect = Dialect("stars", read_stars, "comfy", split=back_to_comma, words=("STOP",), emphasis="*{text}*")
     monkeypatch.setitem(DIALECTS, "stars", dialect)
     return dialect
 

@@ -74,7 +74,7 @@ def test_three_hundred_tokens_take_four_chunks_and_keep_every_word(bundle):
     ]
     prompt = ", ".join(words)
     for dialect in ("a1111", "comfy", "plain", "compel"):
-        made = encode(bundle, prompt, dialect=dialect)
+        made = encode(bundle, prompt, dialect=dialect, keep_words=True)
         assert len(made.embeds) % 77 == 0 and len(made.embeds) >= 4 * 77
         kept = [span for span in made.spans if span.text.strip(",")]
         assert [span.text.strip(",") for span in kept] == words
