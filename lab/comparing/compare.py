@@ -92,7 +92,7 @@ def compare(
     """
     config = CompareConfig.build({**(config.given() if config else {}), **settings})
     experiment = Experiment(config, embeddings)
-    tools = open_tools(bundle, config)
+    tools = open_tools(bundle, config, listener)
     sizes, contents = check_cells(bundle, experiment)
     metrics, left_out = choose_scores(experiment, tools, sizes)
     check_panels(bundle, experiment)

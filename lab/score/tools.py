@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lab.images import images_in
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.score.clip import Clip, image_features, open_clip
 from lab.score.config import ScoreOptions
@@ -37,8 +38,11 @@ class Tools:
         return next((self.missing[need] for need in needs if self.missing and need in self.missing), None)
 
 
-def open_tools(bundle: Bundle, options: ScoreOptions) -> Tools:
+def open_tools(bundle: Bundle, options: ScoreOptions, listener: Listener = Listener()) -> Tools:
     """Opens what the options name and what the bundle brings.
+
+    Args:
+        listener: Hears which files of a folder of reference images are left out.
 
     Raises:
         InputError: something that was asked for by name is not there or damaged.
@@ -51,7 +55,7 @@ def open_tools(bundle: Bundle, options: ScoreOptions) -> Tools:
         missing["clip"] = f"{source} comes without CLIP's vision half; give a CLIPModel folder with --clip"
     else:
         if options.references is not None:
-            references = image_features(clip, images_in(options.references), most=None)
+            references = image_features(clip, images_in(options.references, listener), most=None)
         if options.aesthetic is not None:
             aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
     if options.pickscore is not None:

@@ -71,10 +71,22 @@ def _prompts(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]
 
 
 def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
-    from lab.images import images_in
+    from lab.images import images_in, load_image
     from lab.models.weights import sha256
 
-    return [IndexRow("image", str(file), str(file), sha256([file])) for file in images_in(path)]
+    rows, broken = [], []
+    for file in images_in(path, listener):
+        try:
+            load_image(file)
+        except InputError as error:
+            broken.append(error)
+            continue
+        rows.append(IndexRow("image", str(file), str(file), sha256([file])))
+    if broken and not rows:
+        raise broken[0]
+    for reason in broken:
+        listener.note(f"skipped: {reason}")
+    return rows
 
 
 def _embeddings(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:

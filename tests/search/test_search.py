@@ -11,6 +11,7 @@ from lab.models.clip import load_clip
 from lab.search.config import SearchConfig
 from lab.search.features import BundleFeatures
 from lab.search.search import search
+from lab.search.sources import read_source
 from tests.listening import Heard
 
 LIBRARY = """# animals
@@ -163,3 +164,17 @@ def test_embeddings_of_another_width_are_left_out_by_name(sd1, tmp_path):
     (tmp_path / "fits.safetensors").unlink()
     with pytest.raises(lab.InputError, match="none of its embeddings fits"):
         search(sd1, config)
+
+
+def test_images_that_cannot_be_read_are_skipped_with_a_note(sd1, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(b"<!DOCTYPE html>")
+    (tmp_path / "c.heic").write_bytes(b"x")
+    listener = Heard()
+    rows = read_source(f"images:{tmp_path}", sd1, listener)
+    assert [row.source for row in rows] == [str(tmp_path / "a.png")]
+    assert listener.notes[0] == f"{tmp_path}: 1 file left out: .heic"
+    assert listener.notes[1].startswith(f"skipped: {tmp_path / 'b.jpg'}: not an image that can be read")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(lab.InputError, match=r"b\.jpg: not an image that can be read"):
+        read_source(f"images:{tmp_path}", sd1, listener)

@@ -113,3 +113,25 @@ def test_what_cannot_be_learned_from_is_one_line(changed, images, tmp_path):
         path.write_bytes(b"GIF89a")
     with pytest.raises(InputError, match="none of its 3 images"):
         read(changed(skip_broken=True))
+
+
+def test_what_is_left_out_of_a_folder_is_said(changed, images):
+    (images / "._toy-0.png").write_bytes(b"\0\5\26\7")
+    (images / "a.heic").write_bytes(b"x")
+    draw(images / "below")
+    pictures, left_out = read(changed())
+    assert len(pictures) == 3
+    assert left_out == [f"{images}: 1 file left out: .heic; 3 images in its subfolders left out"]
+
+
+def test_a_folder_with_images_in_subfolders_alone_says_so(changed, tmp_path):
+    draw(tmp_path / "all" / "10_toy")
+    with pytest.raises(InputError, match=r"no image in this folder.*; 3 images in its subfolders left out$"):
+        read(changed(images=tmp_path / "all"))
+
+
+def test_masks_of_16_bits_are_scaled(changed, images):
+    Image.fromarray(np.full((32, 32), 32896, np.uint16)).save(images / "toy-0.mask.png")
+    pictures, _ = read(changed())
+    _, weight = load_view(pictures[0], make_views(pictures, changed())[0], changed())
+    assert weight.numpy() == pytest.approx(128 / 255)

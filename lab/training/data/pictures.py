@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab.errors import InputError
-from lab.images import SUFFIXES, load_image
+from lab.images import SUFFIXES, load_image, on_ground, sort_out
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
@@ -112,12 +112,12 @@ def read_pictures(
     """Reads the folder.
 
     Returns:
-        The pictures by name, and a line for each image that was skipped.
+        The pictures by name, and what was left out: a line for each image that was skipped, one for other files.
 
     Raises:
         InputError: no folder, no image in it, an image that cannot be read or is too small, or a bad caption file.
     """
-    files = _image_files(config)
+    files, left_out = _image_files(config)
     lines = read_templates(templates)
     pictures, skipped = [], []
     for path in files:
@@ -131,26 +131,24 @@ def read_pictures(
         raise InputError(
             f"{config.images}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
         )
-    return pictures, skipped
+    return pictures, skipped + [f"{config.images}: {left_out}"] * bool(left_out)
 
 
-def _image_files(config: TrainConfig) -> list[Path]:
-    """The images of the folder, by name; among those that the run made itself, only these."""
+def _image_files(config: TrainConfig) -> tuple[list[Path], str]:
+    """The images of the folder, by name, and what is left out; among those that the run made itself, only these."""
     folder = config.images
     if folder is None:
         raise InputError("images: there are none; give a folder with --images")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images; give one with --images")
     if config.worst_of is not None:
-        return sorted(RunFolder(folder).finished().values())
-    files = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+        return sorted(RunFolder(folder).finished().values()), ""
+    files, left_out = sort_out(folder, subfolders=False)
+    files = [path for path in files if not path.stem.endswith(".mask")]
     if not files:
-        raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}")
-    return files
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.stem.endswith(".mask") and path.is_file()
+        also = left_out and f"; {left_out}"
+        raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}{also}")
+    return files, left_out
 
 
 def _read_picture(
@@ -212,14 +210,10 @@ def load_view(picture: Picture, view: View, config: TrainConfig) -> tuple[Tensor
         InputError: the file has changed into something else, or its mask or alpha leaves nothing to learn.
     """
     image = load_image(picture.path)
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     weight = None
-    if image.mode == "RGBA":
-        alpha = image.getchannel("A")
-        ground = Image.new("RGBA", image.size, ImageColor.getrgb(config.background))
-        image = Image.alpha_composite(ground, image).convert("RGB")
-        if config.alpha == "weight":
-            weight = _as_array(_cut(alpha, view))
+    if image.has_transparency_data and config.alpha == "weight":
+        weight = _as_array(_cut(image.convert("RGBA").getchannel("A"), view))
+    image = on_ground(image, config.background)
     if picture.mask is not None:
         mask = _as_array(_cut(load_image(picture.mask).convert("L"), view))
         weight = mask if weight is None else weight * mask
