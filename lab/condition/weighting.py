@@ -23,11 +23,13 @@ class Weighting:
 
     Attributes:
         label: What it does, for help texts and pages.
+        a1111: What the A1111 web UI calls it; None if it has none such.
         apply: From a text to its hidden states (chunks, context, width) float32 under its weights.
     """
 
     label: str
     apply: "Callable[[EncodedText], Tensor]"
+    a1111: str | None = None
 
 
 def _keep_mean(text: EncodedText) -> "Tensor":
@@ -67,9 +69,11 @@ def _ignore(text: EncodedText) -> "Tensor":
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "a1111": Weighting("scales, and keeps each chunk's mean (the web UI's Original emphasis)", _keep_mean),
-    "a1111-no-norm": Weighting("scales (the web UI's No norm emphasis)", _scale),
+    "a1111": Weighting(
+        "scales, and keeps each chunk's mean (the web UI's Original emphasis)", _keep_mean, "Original"
+    ),
+    "a1111-no-norm": Weighting("scales (the web UI's No norm emphasis)", _scale, "No norm"),
     "comfy": Weighting("goes from the empty text towards the words (ComfyUI)", _from_empty),
     "compel": Weighting("the compel library's own arithmetic", _compel),
-    "ignore": Weighting("drops weights", _ignore),
+    "ignore": Weighting("drops weights", _ignore, "Ignore"),
 }

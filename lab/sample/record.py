@@ -9,8 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from lab.condition.weighting import WEIGHTINGS
 from lab.models.bundle import Bundle
 from lab.models.schedulers import SCHEDULERS
+from lab.prompt.dialects import find_dialect
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
 from lab.sample.plan import Job, Request
@@ -113,8 +115,25 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     hashes = {use["name"]: use["sha256"][:12] for use in record["applied"]}
     if hashes:
         settings["TI hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
+    settings |= _emphasis(record)
     settings["Version"] = f"lab {_version('text-conditioning-lab')}"
     return settings
+
+
+def _emphasis(record: Mapping[str, Any]) -> dict[str, str]:
+    """How words are weighted, as A1111 writes it: nothing where there are no brackets or for its usual way.
+
+    What it has no name for stands under a key that it passes over.
+    """
+    texts = (record["prompt"], record.get("negative_prompt") or "")
+    if not any(bracket in text for text in texts for bracket in "(["):
+        return {}
+    if find_dialect(record["dialect"]).emphasis is None:  # brackets are literal text
+        return {"Emphasis": "None"}
+    name = WEIGHTINGS[record["weighting"]].a1111
+    if name is None:
+        return {"Weighting": record["weighting"]}
+    return {} if name == "Original" else {"Emphasis": name}
 
 
 def _quoted(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Images carry what made them, in the form that other tools read."""
 
 import json
+import re
 from importlib.metadata import version
 
 import pytest
@@ -24,6 +25,8 @@ RECORD = {
     "guidance_rescale": 0.0,
     "width": 64,
     "height": 96,
+    "dialect": "a1111",
+    "weighting": "a1111",
     "clip_skip": 1,
     "applied": [
         {
@@ -51,6 +54,24 @@ def test_the_text_is_a1111s():
         'Model hash: 0123456789, Model: "file:a, b.safetensors", Clip skip: 2, TI hashes: "cat-toy: abababababab", '
         f"Version: lab {version('text-conditioning-lab')}",
     ]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, None),
+        ({"weighting": "a1111-no-norm"}, "Emphasis: No norm"),
+        ({"weighting": "ignore"}, "Emphasis: Ignore"),
+        ({"weighting": "ignore", "dialect": "plain"}, "Emphasis: None"),
+        ({"weighting": "comfy"}, "Weighting: comfy"),
+        ({"weighting": "ignore", "prompt": "a red apple"}, None),
+        ({"weighting": "ignore", "prompt": "a", "negative_prompt": "(b)"}, "Emphasis: Ignore"),
+    ],
+)
+def test_emphasis_is_written_where_the_web_ui_writes_it(changes, said):
+    """A1111 writes it where a text has brackets and it is not Original, which its parser takes for granted."""
+    written = parameters_text(RECORD | changes).splitlines()[-1]
+    assert (f", {said}, " in written) if said else not re.search("Emphasis|Weighting", written)
 
 
 def test_other_tools_read_it(tmp_path):
