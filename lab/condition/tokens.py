@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lab.prompt.chunk_rules import JoinRule, join_word
 from lab.prompt.references import ends_word, starts_word
 from lab.prompt.syntax import Segment, Span
+from lab.text import check_text
 
 if TYPE_CHECKING:
     from lab.models.bundle import Bundle
@@ -78,10 +79,16 @@ class Tokenizer:
         self._words: dict[str, list[Word]] = {}
 
     def read(self, texts: Iterable[str]) -> None:
-        """Tokenizes texts in one call, ahead of `words`."""
+        """Tokenizes texts in one call, ahead of `words`.
+
+        Raises:
+            InputError: a text with half a character.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._words]
         if not new:
             return
+        for text in new:
+            check_text(text)
         encoded = [
             tower.tokenizer(new, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             for tower in self._towers

@@ -12,6 +12,7 @@ from torch import Tensor
 from lab.images import read_pixels
 from lab.models.bundle import Bundle
 from lab.models.clip import LoadedClip, load_clip
+from lab.text import check_text
 
 RESAMPLING = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bilinear"}
 """Pillow's numbers of its filters, and the nearest of `torch.nn.functional.interpolate` (bicubic is Pillow's own)."""
@@ -74,8 +75,14 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Features (n, p) float32 of unit length; each distinct text is encoded once and cut at the context's end."""
+        """Features (n, p) float32 of unit length; each distinct text is encoded once and cut at the context's end.
+
+        Raises:
+            InputError: a text with half a character.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for text in new:
+            check_text(text)
         if new:
             length = min(
                 self._model.config.text_config.max_position_embeddings, self._tokenizer.model_max_length

@@ -48,6 +48,14 @@ def test_sidecar_lines_are_alternatives_and_templates_stand_in(tmp_path, changed
         image_captions(tmp_path / "other.png", changed(captions="sidecar"), [], ["x"])
 
 
+def test_captions_of_other_tools_and_editors_are_read(tmp_path, changed):
+    image = tmp_path / "a.png"
+    image.with_suffix(".caption").write_text("a <x>")
+    assert image_captions(image, changed(), ["{name}"], ["x"]) == ("a <x>",)
+    image.with_suffix(".txt").write_bytes("\ufeffa\u2028red <x>\r\nb <x>\rc <x>\r\n".encode())
+    assert image_captions(image, changed(), ["{name}"], ["x"]) == ("a\u2028red <x>", "b <x>", "c <x>")
+
+
 def test_several_embeddings_are_all_named(tmp_path, changed):
     lines = ["a {name}", "{name} in {name2} style"]
     assert image_captions(tmp_path / "a.png", changed(), lines, ["x", "y"]) == (

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from lab.errors import InputError, did_you_mean
+from lab.text import split_lines
 from lab.training.config import TrainConfig
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -61,7 +62,7 @@ def image_captions(
     Raises:
         InputError: a sidecar file that is asked for and missing, empty, or not text.
     """
-    source, sidecar, words = config.captions, path.with_suffix(".txt"), filename_words(path)
+    source, sidecar, words = config.captions, _sidecar(path), filename_words(path)
     if source == "sidecar" or (source == "auto" and sidecar.is_file()):
         return tuple(
             fill_template(line, words, names) if "{" in line else line for line in _read_sidecar(sidecar)
@@ -90,14 +91,20 @@ def fill_template(template: str, words: str, names: Sequence[str]) -> str:
     return " ".join(text.split())
 
 
+def _sidecar(path: Path) -> Path:
+    """`NAME.txt` beside an image, or kohya's `NAME.caption` where that alone is there."""
+    text, caption = path.with_suffix(".txt"), path.with_suffix(".caption")
+    return caption if caption.is_file() and not text.is_file() else text
+
+
 def _read_sidecar(path: Path) -> tuple[str, ...]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode()
     except OSError as error:
         raise InputError(f"{path}: cannot read the caption: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: the caption is not UTF-8 text") from None
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = tuple(line for line in split_lines(text) if line)
     if not lines:
         raise InputError(f"{path}: holds no caption; write one a line, or remove the file")
     return lines
