@@ -13,7 +13,7 @@ from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import check_clip_skip, check_widths, read_facts
-from lab.prompt.references import find_references
+from lab.prompt.parse import references_in
 from lab.terminal import Bars
 
 
@@ -52,7 +52,8 @@ def encode(
     from lab.models.load import load_options
 
     library = collect(text.embedding, text.embeddings)
-    for reference in (found for prompt in prompts for found in find_references(prompt, library)):
+    named = (found for prompt in prompts for found in references_in(prompt, library, text.dialect))
+    for reference in named:
         check_widths(reference.name, library[reference.name].widths, facts)
     bundle = load_options(model, facts=facts)
     encoder = PromptEncoder(bundle, library, text, steps)

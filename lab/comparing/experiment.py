@@ -11,8 +11,8 @@ from lab.comparing.config import CompareConfig, read_axes
 from lab.comparing.embedding_axes import place_embeddings, tidy
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
-from lab.prompt.parse import parse, resolve
-from lab.prompt.references import find_bare_names, find_references
+from lab.prompt.parse import parse, references_in, resolve
+from lab.prompt.references import find_bare_names
 from lab.sample.config import GenerateConfig, parse_seeds
 
 _NOT_OF_ONE_IMAGE = {"seeds", "out", "model"}
@@ -174,7 +174,7 @@ def _named(prompt: str, options: GenerateConfig, library: Mapping[str, Embedding
     """The embeddings that a prompt and its negative prompt name."""
     names: list[str] = []
     for text in (prompt, options.negative_prompt or ""):
-        names += [reference.name for reference in find_references(text, library)]
+        names += [reference.name for reference in references_in(text, library, options.dialect)]
         if options.bare_names:
             names += find_bare_names(text, library)
     return tuple(library[name] for name in dict.fromkeys(names))
@@ -182,7 +182,7 @@ def _named(prompt: str, options: GenerateConfig, library: Mapping[str, Embedding
 
 def _words(prompt: str, dialect: str, library: Mapping[str, Embedding], steps: int) -> str:
     """What a prompt says: without embeddings, weight syntax and schedules, whose last stage counts."""
-    parsed = parse(prompt, dialect, find_references(prompt, library))
+    parsed = parse(prompt, dialect, references_in(prompt, library, dialect))
     parts = (
         "".join(segment.text if segment.kind == "text" else " " for segment in timeline.variants[-1].segments)
         for timeline in resolve(parsed, steps)

@@ -18,8 +18,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
-from lab.prompt.parse import parse, resolve
-from lab.prompt.references import find_references
+from lab.prompt.parse import parse, references_in, resolve
 from lab.prompt.syntax import Blend, Reading, Segment, Timeline, Variant
 
 _BATCH = 64
@@ -63,7 +62,7 @@ class PromptEncoder:
 
     def read(self, prompt: str, negative: bool = False) -> tuple[Timeline, ...]:
         """Parses a prompt, or a negative one, and resolves its schedules."""
-        references = find_references(prompt, self._embeddings)
+        references = references_in(prompt, self._embeddings, self._options.dialect)
         return resolve(parse(prompt, self._options.dialect, references, negative), self._steps)
 
     def chunks(self, variant: Variant) -> list[list[Chunk]]:

@@ -5,6 +5,7 @@ To add a dialect, add an entry; it may be done while the program runs:
     DIALECTS["mine"] = Dialect("my own", read=my_reader, weighting="comfy", emphasis="({text}:{weight:g})")
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Dialect:
         compose: Splits a prompt into parts that guide side by side, each with a weight; None if it has no such syntax.
             Negative prompts are not split.
         schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
+        comment: Matches what it leaves out of a prompt before all else; None if it has no comments.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
         words: Words that are syntax in it; other dialects note that to them they are words.
@@ -46,6 +48,7 @@ class Dialect:
     weighting: str
     compose: Callable[[str], list[tuple[float, Span]]] | None = None
     schedule: Callable[[str, int, int], tuple[Node, ...]] | None = None
+    comment: re.Pattern[str] | None = None
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
     words: tuple[str, ...] = ()
@@ -63,6 +66,7 @@ DIALECTS: dict[str, Dialect] = {
         weighting="a1111",
         compose=a1111.compose,
         schedule=parse_nodes,
+        comment=re.compile(r"#[^\n]*"),
         split=cut_words,
         words=("AND", "BREAK"),
         emphasis="({text}:{weight:g})",

@@ -2,11 +2,12 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
 
-from lab.prompt.dialects import DIALECTS, find_dialect, foreign_words
+from lab.prompt.dialects import DIALECTS, Dialect, find_dialect, foreign_words
+from lab.prompt.references import find_references
 from lab.prompt.schedule import slices_at, switches
 from lab.prompt.syntax import (
     Blend,
@@ -42,9 +43,10 @@ def parse(
     Raises:
         InputError: no dialect of that name.
     """
-    masked = _mask(text, references)
     rules = find_dialect(dialect)
-    whole = [(1.0, (0, len(text)))]
+    kept = _kept(text, rules)
+    masked = _join(_mask(text, references), kept)
+    whole = [(1.0, (0, len(masked)))]
     composed = rules.compose(masked) if rules.compose else whole
     notes = _negative_notes(composed) if negative else ()
     if negative:
@@ -53,7 +55,35 @@ def parse(
         (weight, rules.schedule(masked, *span) if rules.schedule else (Text(span),))
         for weight, span in composed
     )
-    return Prompt(text, dialect, parts, tuple(references), tuple(notes))
+    return Prompt(text, dialect, parts, kept, tuple(references), tuple(notes))
+
+
+def references_in(text: str, names: Iterable[str], dialect: str) -> tuple[Reference, ...]:
+    """The embeddings that a prompt names outside of what the dialect takes for comments; see `find_references`.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    return find_references(without_comments(text, dialect), names)
+
+
+def without_comments(text: str, dialect: str) -> str:
+    """The text with spaces in place of what the dialect takes for comments."""
+    pieces, done = [], 0
+    for start, end in _kept(text, find_dialect(dialect)):
+        pieces += [" " * (start - done), text[start:end]]
+        done = end
+    return "".join(pieces) + " " * (len(text) - done)
+
+
+def _kept(text: str, rules: Dialect) -> tuple[Span, ...]:
+    comments = [match.span() for match in rules.comment.finditer(text)] if rules.comment else []
+    starts, ends = [0, *(end for _, end in comments)], [*(start for start, _ in comments), len(text)]
+    return tuple(span for span in zip(starts, ends, strict=True) if span[0] < span[1])
+
+
+def _join(text: str, spans: Sequence[Span]) -> str:
+    return "".join(text[start:end] for start, end in spans)
 
 
 def _negative_notes(composed: Sequence[tuple[float, Span]]) -> Iterator[str]:
@@ -71,14 +101,19 @@ def resolve(prompt: Prompt, steps: int) -> tuple[Timeline, ...]:
 
 def _variants(prompt: Prompt, nodes: Sequence[Node], masked: str, steps: int) -> tuple[Variant, ...]:
     read = DIALECTS[prompt.dialect].read
+    offsets = list(accumulate((end - start for start, end in prompt.kept), initial=0))
     variants: list[Variant] = []
     for until in switches(nodes, steps):
-        slices = slices_at(nodes, until - 1, steps)
-        text = "".join(prompt.source[start:end] for start, end in slices)
+        slices = [
+            piece
+            for span in slices_at(nodes, until - 1, steps)
+            for piece in _source_spans(span, prompt.kept, offsets)
+        ]
+        text = _join(prompt.source, slices)
         if variants and variants[-1].text == text:
             variants[-1] = replace(variants[-1], until=until)
             continue
-        reading = read("".join(masked[start:end] for start, end in slices))
+        reading = read(_join(masked, slices))
         reading = replace(reading, notes=(*prompt.notes, *reading.notes, *_notes(text, prompt.dialect)))
         variants.append(Variant(until, text, _in_source(reading, prompt, slices)))
     return tuple(variants)

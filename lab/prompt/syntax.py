@@ -77,7 +77,9 @@ class Prompt:
     Attributes:
         source: The prompt as it was given.
         dialect: Its name in `DIALECTS`.
-        parts: (weight, what it says) of each member of an `AND` composition; one without `AND`.
+        parts: (weight, what it says) of each member of an `AND` composition; one without `AND`. Their spans count in
+            the text that is left without comments.
+        kept: The pieces of the source that are left without comments.
         references: The learned embeddings that it names, in order.
         notes: What a person should know about how it was read as a whole, one line each.
     """
@@ -85,6 +87,7 @@ class Prompt:
     source: str
     dialect: str
     parts: tuple[tuple[float, tuple[Node, ...]], ...]
+    kept: tuple[Span, ...]
     references: tuple[Reference, ...] = ()
     notes: tuple[str, ...] = ()
 

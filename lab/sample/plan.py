@@ -18,7 +18,7 @@ from lab.errors import InputError
 from lab.images import fit, open_image
 from lab.models.bundle import Bundle
 from lab.models.facts import ModelFacts, check_clip_skip, check_widths
-from lab.prompt.references import find_references
+from lab.prompt.parse import references_in
 from lab.sample.config import GenerateConfig, SamplingOptions, parse_seeds, read_prompts
 from lab.sample.pixels import encode_image
 from lab.sample.settings import Settings, resolve
@@ -176,7 +176,7 @@ def check_requests_by_configs(
         library = _library(group[0].options, embeddings)
         texts = [text for request in group for text in (request.prompt, request.negative_prompt)]
         for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
-            for reference in find_references(text, library):
+            for reference in references_in(text, library, group[0].options.dialect):
                 check_widths(reference.name, library[reference.name].widths, facts)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.prompt.dialects import DIALECTS
-from lab.prompt.parse import parse, resolve
+from lab.prompt.parse import parse, resolve, without_comments
 from lab.prompt.syntax import Reference
 
 SYNTAX = st.lists(
@@ -133,3 +133,23 @@ def test_a_negative_prompt_is_not_composed():
         1.0,
         1.4,
     ]
+
+
+COMMENTS = {
+    "a cat #1 quality, dog": "a cat ",
+    "a cat # (dog\n, red": "a cat \n, red",
+    "# all\na [cat:#dog\nhat:1]": "\na \nhat",
+    "a #cat AND b\n AND c": "a \n",
+    "#": "",
+}
+
+
+@pytest.mark.parametrize("text, expected", COMMENTS.items())
+def test_the_web_ui_has_comments(text, expected):
+    """As its modules/processing_scripts/comments.py takes them out, save for what it does to line breaks."""
+    first = resolve(parse(text), 2)[0].variants[-1]
+    assert first.text.rstrip() == expected.rstrip()
+    for segment in first.segments:
+        assert segment.text == "".join(text[run.start : run.start + run.length] for run in segment.runs)
+    assert without_comments("a #<cat>\nb #", "a1111") == "a       \nb  "
+    assert resolve(parse(text, "plain"), 2)[0].variants[0].text == text
