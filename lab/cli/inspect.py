@@ -71,8 +71,10 @@ def inspect(
 
 def _read(files: Sequence[str]) -> list["Embedding"]:
     from lab.embeddings.read import read_all
+    from lab.terminal import Bars
 
-    found = [embedding for file in files for embedding in read_all(file)]
+    with Bars() as bars:
+        found = [embedding for file in files for embedding in read_all(file, listener=bars)]
     return list({one.provenance.path: one for one in found}.values())  # both halves of a pair may be named
 
 

@@ -18,15 +18,21 @@ _NOT_EMBEDDINGS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
     b"<!doctype html": "a web page, not an embedding: download the file itself",
     b"<html": "a web page, not an embedding: download the file itself",
+    b"gguf": "a GGUF model, not an embedding; the lab reads safetensors",
 }
 
 
 @dataclass(frozen=True)
 class FileContents:
-    """What a file holds: tensors in dictionaries or lists, and the text beside them."""
+    """What a file holds: tensors in dictionaries or lists, and the text beside them.
+
+    Attributes:
+        wanted: The name that the embedding shall have, which tells of several in one file which one is meant.
+    """
 
     data: Any
     metadata: dict[str, str] = field(default_factory=dict)
+    wanted: str | None = None
 
 
 def read_bytes(path: Path) -> bytes:

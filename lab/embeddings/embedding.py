@@ -113,6 +113,9 @@ def family(embedding: Embedding) -> str:
     return traits.short_label if traits else "unknown"
 
 
+T5_WIDTH = 4096
+"""Of T5-XXL, which no model of the lab's families has."""
+
 MAX_VALUES = 16 * 1024**2
 """The most values an embedding may hold: 8,192 vectors for SDXL. More is a mistake or an attack."""
 
@@ -121,10 +124,14 @@ def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
     """Vectors (n, width) or (width,) by the name of the encoder that has their width.
 
     Raises:
-        InputError: another shape.
+        InputError: another shape, or vectors for T5.
     """
     if tensor.ndim not in (1, 2):
         raise InputError(f"vectors have the shape {tuple(tensor.shape)}; expected (n, width) or (width,)")
+    if tensor.shape[-1] == T5_WIDTH:
+        raise InputError(
+            f"vectors {T5_WIDTH} wide are for T5, the text encoder of SD3 and Flux; the lab reads those for CLIP"
+        )
     return {encoder_key(tensor.shape[-1]): tensor}
 
 

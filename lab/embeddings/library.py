@@ -1,11 +1,12 @@
 """From names to embeddings: what `embeddings=` and the flags of the command line offer to prompts."""
 
+import unicodedata
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import Embedding, vectors_sha256
 from lab.embeddings.read import (
     HUB,
     check_half,
@@ -75,18 +76,30 @@ class Library(Mapping[str, Embedding]):
             self._add_folder(folder)
 
     def __getitem__(self, name: str) -> Embedding:
-        first, *others = self._sources[name]
-        if others:
-            raise _clash(name, first, others[0])
-        if isinstance(first, Path):
-            embedding = read_file(first, name)
-            check_half(embedding)
-            self._sources[name] = [embedding]
-            return embedding
-        return first
+        name = _composed(name)
+        sources = self._sources[name]
+        if len(sources) == 1 and isinstance(sources[0], Embedding):
+            return sources[0]
+        read = [_read(source, name) for source in sources] if len(sources) == 1 else _readable(sources, name)
+        for other in read[1:]:
+            if not _alike(read[0], other):
+                raise _clash(name, read[0], other)
+        self._sources[name] = [read[0]]
+        return read[0]
+
+    def named_inside(self, written: str) -> str | None:
+        """The name of the embedding whose file calls it `<written>`, or None; files not yet read are read for it."""
+        for name in self._sources:
+            try:
+                inside = self[name].provenance.internal_name
+            except InputError:
+                continue
+            if inside and _composed(inside).removeprefix("<").removesuffix(">") == _composed(written):
+                return name
+        return None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._sources
+        return isinstance(name, str) and _composed(name) in self._sources
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -95,13 +108,13 @@ class Library(Mapping[str, Embedding]):
         return len(self._sources)
 
     def _add(self, embedding: Embedding) -> None:
-        known = self._sources.setdefault(embedding.name, [embedding])
-        if not _same(known[0], embedding):
+        known = self._sources.setdefault(_composed(embedding.name), [embedding])
+        if not _same(known[0], embedding) and not _alike(known[0], embedding):
             raise _clash(embedding.name, known[0], embedding)
 
     def _add_folder(self, folder: Path) -> None:
         for name, path in _search(folder):
-            known = self._sources.setdefault(name, [])
+            known = self._sources.setdefault(_composed(name), [])
             if not any(_same(one, path) for one in known):
                 known.append(path)
 
@@ -164,6 +177,43 @@ def _holds_embedding(image: Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC); macOS writes the names of files decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _read(source: Embedding | Path, name: str) -> Embedding:
+    if isinstance(source, Embedding):
+        return source
+    embedding = read_file(source, name)
+    check_half(embedding)
+    return embedding
+
+
+def _readable(sources: Iterable[Embedding | Path], name: str) -> list[Embedding]:
+    """Of several that answer to one name those that are embeddings: a LoRA may lie beside one.
+
+    Raises:
+        InputError: none is, with what is wrong with the first.
+    """
+    read, problems = [], []
+    for source in sources:
+        try:
+            read.append(_read(source, name))
+        except InputError as error:
+            problems.append(error)
+    if not read:
+        raise problems[0]
+    return read
+
+
+def _alike(one: Embedding | Path, other: Embedding | Path) -> bool:
+    """Whether two have the same vectors, as a file and its converted copy do; in memory they are told apart."""
+    if isinstance(one, Path) or isinstance(other, Path) or None in (_path(one), _path(other)):
+        return False
+    return vectors_sha256(one.vectors) == vectors_sha256(other.vectors) and one.widths == other.widths
 
 
 def _path(source: Embedding | Path) -> Path | None:

@@ -1,7 +1,10 @@
 """Tensors out of `torch.save` files from strangers, without running anything that they ask for."""
 
 import pickletools
+import re
+import warnings
 import zipfile
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -13,6 +16,12 @@ from lab.errors import InputError
 MAX_PICKLE_BYTES = 1024**2
 """Of the pickle itself, without the tensors' values; real ones have one or two thousand."""
 
+MAX_INFLATION = 16
+"""An archive that was compressed may declare so many times the bytes that it has."""
+
+NEWEST_PROTOCOL = 3
+"""Of pickles that torch's restricted unpickler reads."""
+
 _TENSOR_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int")
 ALLOWED_GLOBALS = {
     "collections.OrderedDict",
@@ -20,11 +29,15 @@ ALLOWED_GLOBALS = {
     "builtins.set",
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_parameter",
     "torch.nn.modules.container.ParameterDict",
     *(f"torch.{name}Storage" for name in _TENSOR_TYPES),
+    "torch.storage.UntypedStorage",
+    "torch.float8_e4m3fn",
+    "torch.float8_e5m2",
 }
-"""All that a file of tensors needs; `ParameterDict` is in A1111's older files."""
+"""All that a file of tensors needs; `ParameterDict` is in A1111's older files, the last three in float8's."""
 
 _INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _LEGACY_PREAMBLE = 3  # magic number, protocol version and the writer's byte order, each a pickle
@@ -40,29 +53,52 @@ def load_tensors(data: bytes) -> Any:
         InputError: the pickle asks for anything else than tensors and plain data, or declares what it lacks.
     """
     if data[:2] == b"PK":
-        _check_archive(data)
+        data = _checked_archive(data)
     else:
         stream = BytesIO(data[:MAX_PICKLE_BYTES])
         for position in range(_LEGACY_PREAMBLE + 1):
             _check_opcodes(stream, len(data), limited=position == _LEGACY_PREAMBLE)
-    with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+    with torch.serialization.safe_globals([torch.nn.ParameterDict]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _check_archive(data: bytes) -> None:
+def _checked_archive(data: bytes) -> bytes:
+    """The archive as torch reads it; one that was packed again, by another program, is put into that form."""
     with zipfile.ZipFile(BytesIO(data)) as archive:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
             raise InputError("refused: the archive has two entries of one name")
-        if any(entry.file_size != entry.compress_size or entry.file_size > len(data) for entry in entries):
+        size = sum(entry.file_size for entry in entries)
+        if size > MAX_INFLATION * len(data):
             raise InputError("refused: the archive declares more data than it has")
-        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        pickles = [entry for entry in entries if re.fullmatch(r"([^/]+/)?data\.pkl", entry.filename)]
         if not pickles:
-            raise InputError("a zip archive, but not one that torch.save made")
+            files = [entry.filename for entry in entries if not entry.is_dir()]
+            inside = f" with {files[0][:80]} in it: unpack it, and give what is in it" if files else ""
+            raise InputError(f"not a file of torch.save but a zip archive{inside}")
         for entry in pickles:
             if entry.file_size > MAX_PICKLE_BYTES:
                 raise InputError(f"refused: its pickle has {entry.file_size} bytes; an embedding's is short")
-            _check_opcodes(BytesIO(archive.read(entry)), len(data), limited=True)
+            _check_opcodes(BytesIO(archive.read(entry)), max(size, len(data)), limited=True)
+        folder = pickles[0].filename.removesuffix("data.pkl")
+        return data if _as_torch_saves(entries, folder) else _repacked(archive, folder)
+
+
+def _as_torch_saves(entries: Sequence[zipfile.ZipInfo], folder: str) -> bool:
+    plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return bool(folder) and plain and all(entry.filename.startswith(folder) for entry in entries)
+
+
+def _repacked(archive: zipfile.ZipFile, folder: str) -> bytes:
+    """The members beside the pickle, uncompressed, in one folder."""
+    plain = BytesIO()
+    with zipfile.ZipFile(plain, "w") as target:
+        for entry in archive.infolist():
+            if entry.filename.startswith(folder) and not entry.is_dir():
+                name = f"archive/{entry.filename.removeprefix(folder)}"
+                target.writestr(zipfile.ZipInfo(name), archive.read(entry))
+    return plain.getvalue()
 
 
 def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
@@ -73,7 +109,7 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
         limited: Whether integers may be no larger than an embedding's size.
     """
     words = ["", ""]
-    number = stored = 0
+    number = stored = protocol = 0
     for opcode, argument, _ in pickletools.genops(stream):
         if isinstance(argument, str):
             words = [words[-1], argument]
@@ -81,6 +117,8 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
             _check_global(str(argument).replace(" ", "."))
         elif opcode.name == "STACK_GLOBAL":
             _check_global(".".join(words))
+        elif opcode.name == "PROTO":
+            protocol = int(argument or 0)
         elif opcode.name in _INTEGERS:
             number = int(argument or 0)
             if limited and abs(number) > MAX_VALUES:
@@ -89,6 +127,11 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
             stored += number
             if stored > size:
                 raise InputError(f"refused: it declares {stored} values and has only {size} bytes")
+    if protocol > NEWEST_PROTOCOL:
+        raise InputError(
+            f"its pickle has protocol {protocol}, which torch does not read safely; "
+            "save it again with torch.save as it is by default, or as .safetensors"
+        )
 
 
 def _check_global(name: str) -> None:

@@ -3,14 +3,17 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from lab.embeddings.containers import MAX_FILE_BYTES, FileContents, decode, read_bytes
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, Provenance, check_vectors
-from lab.embeddings.layouts import Draft, recognise
+from lab.embeddings.layouts import recognise
+from lab.embeddings.parts import Draft
 from lab.errors import InputError
 from lab.hub.repository import HUB, Repository, open_repository, split
+from lab.listening import Listener
 
 PACKED = (".safetensors", ".bin", ".pt")
 SUFFIXES = (*PACKED, ".png", ".webp")
@@ -28,9 +31,9 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
             - a file. `learned_embeds.safetensors` with `learned_embeds_2.safetensors` beside it is one
               embedding for SDXL. `NAME.pt` with `NAME-neg.pt` beside it, both in A1111's layout, is a
               DreamArtist pair: a list of two; so is a file that says of itself that it is the first half of one.
-            - a folder. With a `learned_embeds` file in it, it is that embedding, called by the folder's name,
-              and the other files are its earlier steps; otherwise it is all embeddings in it, by name: a
-              list, unless there is only one.
+            - a folder: all embeddings in it, by name: a list, unless there is only one. A `learned_embeds` file
+              in it is called by the folder's name, and those at earlier steps beside it are left out. So is
+              what is no embedding, if there is one at least.
             - `hub:org/name` or `hub:org/name/file`, on the Hugging Face hub.
         name: What prompts call it; by default the file's stem. A pair's second half gets `-neg` behind it.
 
@@ -42,13 +45,13 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
     return embeddings[0] if len(embeddings) == 1 else embeddings
 
 
-def read_all(path: str | Path, name: str | None = None) -> list[Embedding]:
-    """`read_embedding`, always as a list."""
+def read_all(path: str | Path, name: str | None = None, listener: Listener = Listener()) -> list[Embedding]:
+    """`read_embedding`, always as a list; the listener hears what is left out of a folder."""
     if str(path).startswith(HUB):
         return read_all(*_download(str(path), name))
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, name)
+        return _read_folder(path, name, listener)
     embedding = read_file(path, name)
     negative = path.with_name(f"{path.stem}{NEGATIVE_SUFFIX}{path.suffix}")
     paired = check_half(embedding)
@@ -155,7 +158,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
     data = read_bytes(path)
     second = sdxl_partner(path)
     try:
-        contents = decode(data)
+        contents = replace(decode(data), wanted=name)
         layout, draft = recognise(contents)
         if second is not None and layout == "diffusers":
             data += (more := read_bytes(second))
@@ -180,7 +183,7 @@ def sdxl_partner(path: Path) -> Path | None:
 
 
 def embedding_files(folder: Path) -> list[Path]:
-    """The files directly in a folder that may hold embeddings, by name, without SDXL's second halves.
+    """The files directly in a folder that may hold embeddings, by name, without hidden ones and SDXL's second halves.
 
     An image beside a file of the same stem, or called `NAME.preview.png`, is a picture of it, as in A1111.
 
@@ -189,7 +192,9 @@ def embedding_files(folder: Path) -> list[Path]:
     """
     try:
         files = sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
     except OSError as error:
         raise InputError(f"{folder}: cannot read the folder: {error.strerror}") from None
@@ -213,16 +218,28 @@ def _is_preview(path: Path, stems: set[str]) -> bool:
     return is_image(path) and (path.stem in stems or path.stem.endswith(".preview"))
 
 
-def _read_folder(folder: Path, name: str | None) -> list[Embedding]:
+def _read_folder(folder: Path, name: str | None, listener: Listener) -> list[Embedding]:
     files = embedding_files(folder)
-    learned = safest_learned_embeds(files)
-    if learned is not None:
-        return [read_file(learned, name or folder.resolve().name)]
     if not files:
         raise InputError(f"{folder}: no embedding in this folder; expected a file of {', '.join(SUFFIXES)}")
-    if name is not None and len(files) > 1:
-        raise InputError(f"{folder}: cannot call {len(files)} embeddings '{name}'; name one of its files")
-    embeddings = [read_file(path, name) for path in files]
+    names: dict[Path, str | None] = dict.fromkeys(files, name)
+    learned = safest_learned_embeds(files)
+    if learned is not None:
+        steps = [path for path in files if path.stem.startswith(LEARNED)]
+        others = [] if name else [path for path in files if path not in steps]
+        names = {learned: name or folder.resolve().name, **dict.fromkeys(others)}
+    if name is not None and len(names) > 1:
+        raise InputError(f"{folder}: cannot call {len(names)} embeddings '{name}'; name one of its files")
+    embeddings, strays = [], []
+    for path, called in names.items():
+        try:
+            embeddings.append(read_file(path, called))
+        except InputError as error:
+            strays.append(error)
+    if not embeddings:
+        raise strays[0]
+    for stray in strays:
+        listener.note(f"left out: {stray}")
     for embedding in embeddings:
         check_half(embedding)
     return embeddings

@@ -1,6 +1,7 @@
 """Learned embeddings named in a prompt: `<name>` and `embedding:name`, in every dialect.
 
-- A name is matched exactly, else regardless of case if that leaves one; `x-2000` never means `x-200`.
+- A name is matched exactly, else regardless of case if that leaves one; `x-2000` never means `x-200`. Composed and
+  decomposed letters (NFC, NFD) are the same.
 - `<name>` has no space next to its brackets, so `a < b > c` and `<3` are text. So is `<|endoftext|>`.
 - `embedding:name` takes the longest known name that ends where a word ends; a comma or any other punctuation may
   follow, and so may a file suffix, which is dropped as ComfyUI does.
@@ -8,7 +9,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lab.errors import InputError, did_you_mean
 from lab.prompt.syntax import Reference
@@ -17,7 +18,7 @@ _SUFFIXES = (".safetensors", ".pt", ".bin")
 _MENTION = re.compile(r"<(?![|\s])([^<>\n]*[^<>\s])>|(?<!\w)embedding:(?=\S)")
 _EXTRA_NETWORK = re.compile(r"(lora|lyco|hypernet):", re.IGNORECASE)
 _START = re.compile(r"(?<!\w)(?<!\w[-.])")
-_GOES_ON = re.compile(r"\w|[-.]\w")
+_GOES_ON = re.compile(r"[\w\u0300-\u036f]|[-.]\w")
 _WRITTEN = re.compile(r"\w[^\s,;|()\[\]<>\"]*")
 
 
@@ -25,14 +26,15 @@ def find_references(text: str, names: Iterable[str]) -> tuple[Reference, ...]:
     """Returns the embeddings that `text` names, in order.
 
     Args:
-        names: The known names.
+        names: The known names. If they can say which of them a file calls otherwise inside (`named_inside`, of
+            a `Library`), a name that is not known is looked for there.
 
     Raises:
         InputError: a name that is not known, with the nearest ones; or the A1111 web UI's `<lora:...>`.
     """
     if "<" not in text and "embedding:" not in text:
         return ()
-    book = _Names(names)
+    book = _Names(names, getattr(names, "named_inside", None))
     references: list[Reference] = []
     for mention in _MENTION.finditer(text):
         if references and mention.start() < references[-1].span[1]:
@@ -69,15 +71,17 @@ def _folded(text: str) -> str:
 class _Names:
     """Known names, looked up exactly or, where that is unambiguous, regardless of case."""
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], named_inside: Callable[[str], str | None] | None = None):
         self.names = list(names)
-        self.exact = {_bare(name): name for name in self.names}
+        self.named_inside = named_inside
+        self.exact = {unicodedata.normalize("NFC", _bare(name)): name for name in self.names}
         self.folded: dict[str, list[str]] = {}
         for bare, name in self.exact.items():
             self.folded.setdefault(bare.casefold(), []).append(name)
 
     def find(self, written: str) -> str | None:
         """The known name that `written` means, or None."""
+        written = unicodedata.normalize("NFC", written)
         if written in self.exact:
             return self.exact[written]
         alike = self.folded.get(written.casefold(), [])
@@ -91,6 +95,8 @@ class _Names:
             raise InputError(
                 f"{mention[0]} in the prompt: a LoRA is loaded by --lora FILE=scale, not by the prompt"
             )
+        if name is None and self.named_inside is not None:
+            name = self.named_inside(written)
         if name is None:
             raise self._unknown(mention[0], written)
         return name, mention.end()
@@ -105,7 +111,8 @@ class _Names:
         raise self._unknown(f"embedding:{written[0]}", _without_suffix(written[0]))
 
     def _longest(self, text: str, start: int) -> tuple[int, str | None]:
-        for length in sorted({len(bare) for bare in self.exact}, reverse=True):
+        forms = {len(unicodedata.normalize(form, bare)) for bare in self.exact for form in ("NFC", "NFD")}
+        for length in sorted(forms, reverse=True):
             end = _after_suffix(text, start + length)
             if ends_word(text, start + length) or end > start + length:
                 name = self.find(text[start : start + length])

@@ -1,13 +1,16 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lab
 from lab.embeddings import library
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
+from lab.prompt.references import find_references
 from tests.embeddings.files import TOKEN, a1111, encoded_image, pixel_image, torch_file, vectors
 
 
@@ -92,12 +95,12 @@ class TestClashes:
         return f"two files answer to 'ink': {first} and {second}"
 
     def test_two_given_files(self, tmp_path):
-        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "x.pt")
+        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "x.pt", 2)
         with pytest.raises(lab.InputError, match=self.both(first, second)):
             collect([str(first), f"{second}=ink"])
 
     def test_two_files_of_folders(self, tmp_path):
-        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "ink.bin")
+        first, second = write(tmp_path / "a" / "ink.pt"), write(tmp_path / "b" / "ink.bin", 2)
         found = collect([], [tmp_path / "a", tmp_path / "b"])
         with pytest.raises(lab.InputError, match=self.both(first, second)):
             found["ink"]
@@ -105,7 +108,7 @@ class TestClashes:
             found.get("ink")
 
     def test_a_given_file_and_one_of_a_folder(self, tmp_path):
-        first, second = write(tmp_path / "x.pt"), write(tmp_path / "b" / "ink.pt")
+        first, second = write(tmp_path / "x.pt"), write(tmp_path / "b" / "ink.pt", 2)
         found = collect([f"{first}=ink"], [tmp_path / "b"])
         with pytest.raises(lab.InputError, match=self.both(first, second)):
             found["ink"]
@@ -117,6 +120,44 @@ class TestClashes:
         found = collect([str(path), "ink.pt"], [tmp_path, Path(), tmp_path / "link"])
         assert len(found) == 1
         assert found["ink"].count == 1
+
+
+class TestNames:
+    def test_a_converted_copy_in_the_same_folder_is_no_clash(self, tmp_path):
+        first = write(tmp_path / "ink.pt", 2)
+        lab.read_embedding(first).save(tmp_path / "ink.safetensors")
+        assert collect([tmp_path])["ink"].count == 2
+        assert collect([first, tmp_path])["ink"].count == 2
+        assert collect([first, tmp_path / "ink.safetensors"])["ink"].count == 2
+
+    def test_what_is_no_embedding_does_not_hide_one_of_the_same_name(self, tmp_path):
+        write(tmp_path / "ink.pt", 2)
+        save_file({"lora_unet_x.lora_up.weight": vectors()}, tmp_path / "ink.safetensors")
+        assert collect([tmp_path])["ink"].count == 2
+
+    @pytest.mark.parametrize("file, written", [("NFD", "NFC"), ("NFC", "NFD")])
+    def test_composed_and_decomposed_names_are_the_same(self, tmp_path, file, written):
+        write(tmp_path / f"{unicodedata.normalize(file, 'café')}.pt", 2)
+        name = unicodedata.normalize(written, "café")
+        for found in (collect([tmp_path]), dict(collect([tmp_path]))):
+            for text in (f"a <{name}>", f"an embedding:{name}, b"):
+                (reference,) = find_references(text, found)
+                assert found[reference.name].count == 2
+                assert reference.span[1] == len(text.removesuffix(", b"))
+        with pytest.raises(lab.InputError, match="no embedding of that name"):
+            find_references(f"embedding:{name}", ["cafe"])
+
+    def test_a_name_inside_a_file_is_found(self, tmp_path):
+        (tmp_path / "learned_embeds.bin").write_bytes(torch_file({"<birb-style>": vectors(2, 8)}))
+        for source in (tmp_path, tmp_path / "learned_embeds.bin"):
+            found = collect([source])
+            (reference,) = find_references("a <birb-style> bird", found)
+            assert found[reference.name].count == 2
+            assert reference.span == (2, 14)
+        write(tmp_path / "birb-style.pt", 3)
+        found = collect([tmp_path])
+        (reference,) = find_references("<birb-style>", found)
+        assert found[reference.name].count == 3
 
 
 class TestErrors:
