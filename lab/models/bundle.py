@@ -49,7 +49,7 @@ class TextTower:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A loaded model: never mutated in place.
+    """A loaded model: never mutated in place. Several threads may use one at a time.
 
     Attributes:
         source: What was asked for: `emoji`, a folder, `file:x.safetensors`, `hub:org/name`.

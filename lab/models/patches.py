@@ -1,5 +1,7 @@
 """Temporary changes of a model's modules, each a context manager that puts back what it found.
 
+Threads may use one model at a time, each with changes of its own.
+
 Permanent changes are made once, in `lab.models.load`.
 """
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.threads import Forward, changing, forwards_replaced
 
 
 class Placement(NamedTuple):
@@ -33,23 +36,23 @@ class Placement(NamedTuple):
 def learned_rows(encoder: nn.Module, placement: Placement | None) -> Iterator[None]:
     """Inside the block, a text encoder sees learned vectors in place of some of its own token embeddings.
 
-    A forward hook on the input-embedding module replaces rows of its output: table and tokenizer are never
-    resized, and gradients flow into the rows. The hook is gone when the block ends, however it ends.
+    Rows of the input embedding's output are replaced: table and tokenizer are never resized, and gradients flow into
+    the rows. Other threads that use the encoder meanwhile see their own vectors, or none.
     """
     if placement is None:
         yield
         return
 
-    def replace_rows(_module: nn.Module, _arguments: tuple, output: Tensor) -> Tensor:
-        index = placement.entries.to(output.device), placement.positions.to(output.device)
-        return output.index_put(index, placement.rows.to(output))
+    def replace(_table: nn.Module, look_up: Forward) -> Forward:
+        def look_up_learned(ids: Tensor) -> Tensor:
+            output: Tensor = look_up(ids)
+            index = placement.entries.to(output.device), placement.positions.to(output.device)
+            return output.index_put(index, placement.rows.to(output))
 
-    table: nn.Module = encoder.get_input_embeddings()  # type: ignore[operator]
-    handle = table.register_forward_hook(replace_rows)
-    try:
+        return look_up_learned
+
+    with forwards_replaced([encoder.get_input_embeddings()], replace):  # type: ignore[operator]
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -58,17 +61,12 @@ def text_keys_kept(unet: UNet2DConditionModel) -> Iterator[None]:
 
     No denoising step changes keys and values of the texts. Of the bundled model, whose latents are small, computing
     them is a tenth of all arithmetic; of SD 1.5 at 512 x 512 less than a hundredth. Keeping them takes layers x rows
-    x tokens x channels x 2 numbers. The layers are put back when the block ends, however it ends.
+    x tokens x channels x 2 numbers in each thread. The layers are put back when the block ends, however it ends.
     """
     attentions = [module for module in unet.modules() if _attends_to_text(module)]
     layers = [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
-    for layer in layers:
-        layer.forward = _KeptProjection(layer.forward)
-    try:
+    with forwards_replaced(layers, lambda _layer, compute: _KeptProjection(compute)):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward  # which uncovers the class' own
 
 
 class _KeptProjection:
@@ -93,27 +91,58 @@ def _attends_to_text(module: nn.Module) -> bool:
 def frozen(bundle: Bundle, gradient_checkpointing: bool = False) -> Iterator[None]:
     """Inside the block no weight of the bundle takes a gradient, and the U-Net may trade time for memory.
 
-    Activations before the first cross-attention then need no memory for the way back either.
+    Activations before the first cross-attention then need no memory for the way back either. Blocks may overlap, in
+    one thread or several: the last one to end puts the modules back as the first one found them.
     """
-    modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
-    learning = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    modes = [module.training for module in modules]
-    was_checkpointing = bundle.unet.is_gradient_checkpointing
-    for weight in learning:
-        weight.requires_grad_(False)
-    for module in modules:
-        module.eval()
-    if gradient_checkpointing:
-        bundle.unet.enable_gradient_checkpointing()
+    with changing:
+        state = _FROZEN.setdefault(id(bundle.unet), _Frozen(bundle))
+        state.enter(gradient_checkpointing)
     try:
         yield
     finally:
-        for weight in learning:
-            weight.requires_grad_(True)
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
-        if gradient_checkpointing and not was_checkpointing:
-            bundle.unet.disable_gradient_checkpointing()
+        with changing:
+            state.leave(gradient_checkpointing)
+            if not state.blocks:
+                del _FROZEN[id(bundle.unet)]
+
+
+class _Frozen:
+    """A bundle's modules while blocks of `frozen` are open, and how the first of these found them."""
+
+    def __init__(self, bundle: Bundle):
+        modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
+        self.blocks = 0
+        self._checkpointing_blocks = 0
+        self._unet = bundle.unet
+        self._learning = [each for module in modules for each in module.parameters() if each.requires_grad]
+        self._modes = [(module, module.training) for module in modules]
+        self._was_checkpointing = bundle.unet.is_gradient_checkpointing
+
+    def enter(self, checkpointing: bool) -> None:
+        if not self.blocks:
+            for weight in self._learning:
+                weight.requires_grad_(False)
+            for module, _ in self._modes:
+                module.eval()
+        self.blocks += 1
+        if checkpointing:
+            self._checkpointing_blocks += 1
+            self._unet.enable_gradient_checkpointing()
+
+    def leave(self, checkpointing: bool) -> None:
+        self.blocks -= 1
+        self._checkpointing_blocks -= checkpointing
+        if checkpointing and not self._checkpointing_blocks and not self._was_checkpointing:
+            self._unet.disable_gradient_checkpointing()
+        if not self.blocks:
+            for weight in self._learning:
+                weight.requires_grad_(True)
+            for module, mode in self._modes:
+                module.train(mode)
+
+
+_FROZEN: dict[int, _Frozen] = {}
+"""By the id of the U-Net; there is an entry while a block is open."""
 
 
 class AttentionRecorder:
@@ -167,8 +196,8 @@ def attention_recorded(
 ) -> Iterator[AttentionRecorder]:
     """Inside the block, every call of `unet` also records its cross-attention probabilities.
 
-    Each layer's own processor still computes what the U-Net goes on with, so that its output is bit-identical; the
-    processors are put back when the block ends, however it ends.
+    Each layer still computes what it did, so that the U-Net's output is bit-identical. Calls of other threads are
+    not recorded; the layers are put back when the block ends, however it ends.
 
     Args:
         layers: Parts of names, such as `up_blocks` or `down_blocks.2`; a layer counts if any is in its name. All
@@ -178,29 +207,21 @@ def attention_recorded(
     Raises:
         InputError: a part of a name that no cross-attention layer has.
     """
-    before: dict[str, Any] = dict(unet.attn_processors)
     recorder = AttentionRecorder(heads)
-    chosen = cross_attention_layers(unet, layers)
-    recording = {name: _RecordingProcessor(before[name], recorder) for name in chosen}
-    unet.set_attn_processor(before | recording)
-    try:
+    names = cross_attention_layers(unet, layers)
+    chosen = [unet.get_submodule(name.removesuffix(".processor")) for name in names]
+
+    def replace(layer: nn.Module, attend: Forward) -> Forward:
+        def attend_and_tell(
+            hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
+            recorder.add_layer(layer, hidden_states, encoder_hidden_states)
+            return attend(hidden_states, encoder_hidden_states, *args, **kwargs)
+
+        return attend_and_tell
+
+    with forwards_replaced(chosen, replace):
         yield recorder
-    finally:
-        unet.set_attn_processor(dict(before))  # the setter empties the dictionary that it is given
-
-
-class _RecordingProcessor:
-    """An attention processor that tells the recorder and leaves the work to the one it stands for."""
-
-    def __init__(self, processor: Any, recorder: AttentionRecorder):
-        self._processor = processor
-        self._recorder = recorder
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        self._recorder.add_layer(attn, hidden_states, encoder_hidden_states)
-        return self._processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
 def cross_attention_layers(unet: UNet2DConditionModel, layers: Sequence[str] = ()) -> list[str]:
