@@ -1,8 +1,8 @@
 """Reads whole checkpoints in one safetensors file, in the layout of the original Stable Diffusion code.
 
 The family is told by the tensors' names and shapes. Diffusers converts them by configs that `configs/` holds for
-the published architectures. A file has no tokenizer: that comes from the given config folder or from CLIP's own
-repository.
+the published architectures. A file has no tokenizer: that comes from the given config folder, or is CLIP's own, whose
+vocabulary is in `clip-tokenizer/`.
 """
 
 import shutil
@@ -21,8 +21,8 @@ from lab.models.family import FAMILIES, Family
 from lab.models.folder import Parts, read_tokenizer
 from lab.models.libraries import one_line_errors, quiet
 
-CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-"""Whose tokenizer every Stable Diffusion model uses."""
+CLIP_VOCABULARY = Path(__file__).parent / "clip-tokenizer"
+"""Of the tokenizer that every published Stable Diffusion model uses; the padding is in each family's configs."""
 
 
 def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: torch.dtype) -> Parts:
@@ -65,7 +65,8 @@ def gather_configs(into: Path, family: Family, given: Path | None) -> None:
     for suffix in FAMILIES[family].suffixes:
         tokenizer = into / f"tokenizer{suffix}"
         if _vocabulary(tokenizer) is None:
-            for file in _vocabulary(into) or _vocabulary(into / "tokenizer") or _clip_vocabulary():
+            found = (_vocabulary(folder) for folder in (into, into / "tokenizer", CLIP_VOCABULARY))
+            for file in next(filter(None, found)):
                 shutil.copy(file, tokenizer / file.name)
 
 
@@ -75,21 +76,6 @@ def _vocabulary(folder: Path) -> list[Path] | None:
         if all(file.is_file() for file in files):
             return files
     return None
-
-
-def _clip_vocabulary() -> list[Path]:
-    """CLIP's vocabulary from the hub or its cache: only where no folder gives one."""
-    from lab.hub.repository import open_repository
-
-    names = ["merges.txt", "vocab.json"]
-    try:
-        folder = open_repository(CLIP_REPOSITORY).fetch(names)
-    except InputError as error:
-        raise InputError(
-            f"a single-file model holds no tokenizer, and CLIP's cannot be fetched: {error}; or give --config-folder "
-            f"a folder with CLIP's vocab.json and merges.txt"
-        ) from None
-    return [folder / name for name in names]
 
 
 def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -> dict[str, Any]:

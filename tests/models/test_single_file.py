@@ -5,7 +5,6 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
@@ -13,9 +12,8 @@ from lab.errors import InputError
 from lab.models.family import FAMILIES as FAMILY_TRAITS
 from lab.models.folder import encoder_class, read_tokenizer
 from lab.models.load import load
-from lab.models.single_file import CONFIGS, gather_configs
+from lab.models.single_file import CLIP_VOCABULARY, CONFIGS, gather_configs
 from tests.ldm import write_checkpoint
-from tests.paths import CLIP_TOKENIZER, needs_clip_tokenizer
 
 FAMILIES = ["sd1", "sd2", "sdxl"]
 
@@ -89,18 +87,15 @@ def test_a_vocabulary_alone_is_taken_for_every_tokenizer_with_the_familys_paddin
     assert (first.pad_token_id, second.pad_token_id) == (first.eos_token_id, 0)
 
 
-@needs_clip_tokenizer
-def test_clips_own_vocabulary_gives_its_published_tokens(tmp_path):
-    gather_configs(tmp_path, "sd1", CLIP_TOKENIZER)
-    tokenizer = read_tokenizer(tmp_path / "tokenizer")
-    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
-    assert tokenizer.model_max_length == 77
-
-
-def test_without_a_vocabulary_offline_the_way_out_is_named(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match="--config-folder a folder with CLIP's vocab"):
-        load(f"file:{checkpoints['sd1']}", device="cpu")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_clips_own_vocabulary_ships_and_gives_its_published_tokens(family, tmp_path):
+    gather_configs(tmp_path, family, None)
+    for suffix in FAMILY_TRAITS[family].suffixes:
+        tokenizer = read_tokenizer(tmp_path / f"tokenizer{suffix}")
+        assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+        assert tokenizer.model_max_length == 77
+        assert len(tokenizer) == 49408
+    assert "MIT License" in (CLIP_VOCABULARY / "LICENSE").read_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
