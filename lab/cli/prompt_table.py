@@ -129,10 +129,14 @@ def _size(conditioning: Conditioning, bundle: Bundle) -> str:
 
 
 def _layer(bundle: Bundle, options: TextOptions) -> str:
-    backs = {layers_back(bundle.family, tower, options.clip_skip) for tower in bundle.towers}
+    skipped = options.clip_skip_on(bundle.family)
+    backs = {layers_back(bundle.family, tower, skipped) for tower in bundle.towers}
     norm = "through the final LayerNorm" if bundle.traits.final_norm else "without the final LayerNorm"
     states = ", ".join(f"hidden_states[-{back}]" for back in sorted(backs))
-    return f"{states} {norm}; clip skip {options.clip_skip} (A1111 shows {options.clip_skip + 1})"
+    unused = (
+        f" does nothing on this model in the {options.dialect} dialect" if skipped < options.clip_skip else ""
+    )
+    return f"{states} {norm}; clip skip {options.clip_skip} (A1111 shows {options.clip_skip + 1}){unused}"
 
 
 def _ranges(rows: Sequence[int]) -> str:

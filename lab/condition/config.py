@@ -23,7 +23,8 @@ class TextOptions(Config):
     """The arithmetic for weighted words; by default the dialect's own."""
 
     clip_skip: int = Field(0, ge=0, le=11)
-    """Leaves out this many of the text encoder's last layers (as in diffusers; A1111 shows one more)."""
+    """Leaves out this many of the text encoder's last layers (as in diffusers; A1111 shows one more, and on SD 2.x and
+    SDXL leaves out none, so that the a1111 dialect does not either)."""
 
     embedding: list[Annotated[str, AfterValidator(check_embedding_source)]] = Field(default_factory=list)
     """A learned embedding: FILE or FILE=name, repeatable."""
@@ -39,6 +40,11 @@ class TextOptions(Config):
 
     keep_words: bool = False
     """Cuts no word between two chunks, where A1111 and ComfyUI would."""
+
+    def clip_skip_on(self, family: str) -> int:
+        """The layers that are left out on a model of a family: in the a1111 dialect none but on SD 1.x."""
+        families = find_dialect(self.dialect).clip_skip_families
+        return self.clip_skip if families is None or family in families else 0
 
     @property
     def weighting_used(self) -> str:

@@ -51,6 +51,7 @@ class PromptEncoder:
         self._dialect = find_dialect(options.dialect)
         self._steps = steps
         self._context = bundle.context_length
+        self._clip_skip = options.clip_skip_on(bundle.family)
         self._tokenizer = Tokenizer(
             bundle,
             lambda name: self._embeddings[name].count,
@@ -154,7 +155,7 @@ class PromptEncoder:
             batch = keys[start : start + _BATCH]
             with self._bundle.autocast():
                 encoded = encode_chunks(
-                    self._bundle, [new[key] for key in batch], self._vectors, self._options.clip_skip
+                    self._bundle, [new[key] for key in batch], self._vectors, self._clip_skip
                 )
             states = encoded.states.float().cpu()
             pooled = [None] * len(batch) if encoded.pooled is None else encoded.pooled.float().cpu()
@@ -202,8 +203,9 @@ class PromptEncoder:
         if any(word.weight != 1 for chunk in chunks for word in chunk):
             empty, _ = self._encode_chunk(Chunk())
             weighting = self._options.weighting_used
-            clip_skip = self._options.clip_skip
-            states = weigh_chunks(self._bundle, chunks, states, empty, self._vectors, weighting, clip_skip)
+            states = weigh_chunks(
+                self._bundle, chunks, states, empty, self._vectors, weighting, self._clip_skip
+            )
         return states.flatten(0, 1)
 
 

@@ -37,6 +37,7 @@ class Dialect:
             Negative prompts are not split.
         schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
         comment: Matches what it leaves out of a prompt before all else; None if it has no comments.
+        clip_skip_families: The model families on which its clip skip does anything; None for all.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
         words: Words that are syntax in it; other dialects note that to them they are words.
@@ -49,6 +50,7 @@ class Dialect:
     compose: Callable[[str], list[tuple[float, Span]]] | None = None
     schedule: Callable[[str, int, int], tuple[Node, ...]] | None = None
     comment: re.Pattern[str] | None = None
+    clip_skip_families: tuple[str, ...] | None = None
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
     words: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ DIALECTS: dict[str, Dialect] = {
         weighting="a1111",
         compose=a1111.compose,
         schedule=parse_nodes,
+        clip_skip_families=("sd1",),
         comment=re.compile(r"#[^\n]*"),
         split=cut_words,
         words=("AND", "BREAK"),

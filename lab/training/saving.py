@@ -96,6 +96,7 @@ class EmbeddingWriter:
             self._bundle,
             placeholder(embedding.name),
             embeddings=embedding,
+            dialect="plain",
             clip_skip=self._config.clip_skip,
         )
         about = {"model": without_folders(self._bundle.source), "clip_skip": self._config.clip_skip}

@@ -97,9 +97,9 @@ def test_pooled_comes_from_the_first_chunk(sdxl):
 def test_clip_skip_takes_the_layer_of_the_formula(bundle, skip):
     if bundle.family == "sdxl" and skip == 2:
         with pytest.raises(InputError, match="has 3 layers; use 0 to 1"):
-            encode(bundle, "cat", clip_skip=skip)
+            encode(bundle, "cat", dialect="plain", clip_skip=skip)
         return
-    for dialect in ("a1111", "compel"):
+    for dialect in ("a1111", "compel") if bundle.family == "sd1" else ("plain", "compel"):
         expected = []
         for tower in bundle.towers:
             ids = tower.tokenizer("a red apple", padding="max_length", return_tensors="pt").input_ids
@@ -113,7 +113,14 @@ def test_clip_skip_takes_the_layer_of_the_formula(bundle, skip):
 
 def test_clip_skip_equals_diffusers_on_sdxl(sdxl, diffusers_encode):
     embeds, _ = diffusers_encode("sdxl", "a red apple", clip_skip=1)
-    assert close(encode(sdxl, "a red apple", clip_skip=1).embeds, embeds[0])
+    assert close(encode(sdxl, "a red apple", dialect="plain", clip_skip=1).embeds, embeds[0])
+
+
+def test_the_web_uis_clip_skip_is_for_sd1_alone(sd1, sd2, sdxl):
+    """Its modules/sd_hijack_open_clip.py knows none, and `sdxl_clip_l_skip` is off."""
+    for bundle, works in ((sd1, True), (sd2, False), (sdxl, False)):
+        plain, skipped = (encode(bundle, "a (red:1.2) apple", clip_skip=skip).embeds for skip in (0, 1))
+        assert torch.equal(plain, skipped) != works
 
 
 def test_schedules_alternations_and_composition(sd1):
