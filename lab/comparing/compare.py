@@ -25,8 +25,7 @@ from lab.comparing.scores import choose_scores, image_rows, score_cells, write_t
 from lab.embeddings.library import Sources
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.runs.overview import write_index
-from lab.runs.pages import template
+from lab.runs.pages import template, write_index
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.record import BY_CONTENT
 from lab.score.config import ScoreOptions

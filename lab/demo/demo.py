@@ -3,10 +3,8 @@
 import time
 from pathlib import Path
 
-from lab.demo.comparison import comparison
-from lab.demo.learning import learning
 from lab.demo.page import write_demo_page
-from lab.demo.pictures import backgrounds, negatives, scales, styles
+from lab.demo.sections import backgrounds, comparison, learning, negatives, scales, styles
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 

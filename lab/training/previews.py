@@ -9,9 +9,8 @@ from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.images import to_tensor
 from lab.sample.config import parse_seeds
-from lab.sample.generate import generate
+from lab.sample.generate import Result, generate
 from lab.sample.record import save_result
-from lab.sample.results import Result
 from lab.score.clip import image_features
 from lab.text import read_lines
 from lab.training.config import TrainConfig

@@ -15,7 +15,7 @@ from lab.files import atomic
 from lab.images import read_pixels
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.runs.overview import write_overview
+from lab.runs.pages import write_overview
 from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig
 from lab.sample.generate import make_images

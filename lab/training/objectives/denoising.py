@@ -24,7 +24,7 @@ from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Objective, split_evenly
-from lab.training.objectives.options import WorstOptions
+from lab.training.objectives.table import WorstOptions
 
 GAMMA = 5.0
 """Of min-SNR weighting, as Hang et al. (2303.09556) recommend."""

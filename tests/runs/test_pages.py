@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from lab.runs.overview import write_overview
+from lab.runs.pages import write_overview
 from lab.runs.run import RunFolder
 from tests.browser import chromium
 from tests.runs.test_images import RECORD
