@@ -16,18 +16,27 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _subject(scene: Scene, order: random.Random) -> str:
+def _name(name: str, words: dict[str, dict[str, float]], order: random.Random) -> str:
+    """An object's name; one time in five another word for it, drawn by weight."""
+    others = words.get(name)
+    if not others or order.random() > 0.2:
+        return name
+    return order.choices(list(others), list(others.values()))[0]
+
+
+def _subject(scene: Scene, words: dict[str, dict[str, float]], order: random.Random) -> str:
     """The objects by name, with an article three times in four."""
     article = order.random() < 0.75
-    names = [with_article(o.name) if article else o.name for o in scene.objects]
+    names = [_name(o.name, words, order) for o in scene.objects]
+    names = [with_article(n) if article else n for n in names]
     if len(names) == 1:
         return names[0]
     return order.choice([f"{names[0]} next to {names[1]}", f"{names[0]} and {names[1]}"])
 
 
-def _head(scene: Scene, order: random.Random) -> str:
+def _head(scene: Scene, words: dict[str, dict[str, float]], order: random.Random) -> str:
     """Style and subject; one caption in seven keeps silent about the style."""
-    subject, style = _subject(scene, order), scene.style
+    subject, style = _subject(scene, words, order), scene.style
     if order.random() < 1 / 7:
         return order.choice([subject, f"an emoji of {subject}", f"a picture of {subject}"])
     return order.choice(
@@ -59,14 +68,15 @@ def quality_words(degradation: str, order: random.Random) -> str:
     return ", ".join(words)
 
 
-def caption(scene: Scene, tags: tuple[str, ...], order: random.Random) -> str:
-    """One caption of a scene; `tags` are the first object's other names, one of which is added now and then."""
+def caption(scene: Scene, words: dict[str, dict[str, float]], order: random.Random) -> str:
+    """One caption of a scene; `words` are other words for objects, with weights: they stand in for a name or follow."""
     bad = quality_words(scene.degradation, order) if scene.said else ""
     if bad and order.random() < 0.2:
         return bad
-    text = _head(scene, order)
-    if tags and len(scene.objects) == 1 and order.random() < 0.15:
-        text += f", {order.choice(tags)}"
+    text = _head(scene, words, order)
+    others = words.get(scene.objects[0].name)
+    if others and len(scene.objects) == 1 and order.random() < 0.15:
+        text += f", {order.choices(list(others), list(others.values()))[0]}"
     if scene.words and scene.words != "next to" and order.random() < 0.9:
         text += f", {scene.words}"
     text += _background(scene, order)

@@ -1,6 +1,7 @@
 """Which icons there are, what they are called, and which of them no training ever sees.
 
-Reads the unpacked npm packages; chooses objects by emojibase's groups; splits them deterministically.
+Reads the unpacked npm packages and chooses the objects that people ask for first: those with the commonest names.
+Once chosen, the split stands in held_out.json, so that nothing shifts when word lists do.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ HELD_OUT_STYLE = {"emojione": "emojione"}
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its name in captions, up to four tags, and its icon name in each set that draws it."""
+    """One object: its name in captions, its emoji, and its icon name in each set that draws it."""
 
     name: str
-    tags: tuple[str, ...]
+    emoji: str
+    code: str
     icons: dict[str, str]
 
 
@@ -39,44 +41,50 @@ def read_icons(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "icons.json").read_text())
 
 
-def _icon_names(packages: Path) -> tuple[dict[str, dict[str, str]], set[str]]:
-    """For each training style, code point -> icon name; and the icon names of the held-out style."""
+def everything(packages: Path, renamed: dict[str, str]) -> list[tuple[Thing, int | None]]:
+    """Every emoji that all training styles draw, with its group in emojibase; names are labels in lower case."""
     by_code = {s: json.loads((packages / p / "chars.json").read_text()) for s, p in STYLES.items()}
-    return by_code, set(read_icons(packages / HELD_OUT_STYLE["emojione"])["icons"])
-
-
-def things(packages: Path, config: dict[str, Any]) -> list[Thing]:
-    """Every object that all training styles draw, of the wanted groups, with a short enough name.
-
-    Names are emojibase's labels in lower case. Look-alikes named in `config["without"]` are left out.
-    """
-    by_code, emojione = _icon_names(packages)
-    without = re.compile(config["without"])
+    emojione = set(read_icons(packages / HELD_OUT_STYLE["emojione"])["icons"])
     found = []
     for entry in json.loads((packages / "emojibase-data" / "en" / "data.json").read_text()):
-        name = entry["label"].lower()
-        code = entry["hexcode"].lower().replace("-fe0f", "")
-        wanted = entry.get("group") in config["groups"] or name in config["faces"]
-        if not wanted or len(name.split()) > config["max_words"] or without.search(name):
-            continue
-        if not re.fullmatch(r"[a-z0-9 -]+", name) or any(code not in names for names in by_code.values()):
-            continue
-        icons = {style: names[code] for style, names in by_code.items()}
-        if icons["noto"] in emojione:
-            icons["emojione"] = icons["noto"]
-        tags = [t for t in entry.get("tags", []) if t not in name and re.fullmatch(r"[a-z ]+", t)]
-        found.append(Thing(name, tuple(tags[:4]), icons))
+        label, code = entry["label"].lower(), entry["hexcode"].lower().replace("-fe0f", "")
+        if all(code in names for names in by_code.values()):
+            icons = {style: names[code] for style, names in by_code.items()}
+            if icons["noto"] in emojione:
+                icons["emojione"] = icons["noto"]
+            found.append(
+                (
+                    Thing(renamed.get(label, label), entry["emoji"], entry["hexcode"], icons),
+                    entry.get("group"),
+                )
+            )
     return found
 
 
-def split(all_things: list[Thing], config: dict[str, Any]) -> Split:
-    """A seeded choice: objects to learn, objects held out (drawn in the held-out style too), pairs held out."""
-    order = random.Random(config["seed"])
-    shuffled = order.sample(all_things, len(all_things))
-    held = [t for t in shuffled if "emojione" in t.icons][: config["held_out_objects"]]
-    rest = [t for t in shuffled if t not in held][: config["objects"]]
+def things(packages: Path, config: dict[str, Any]) -> list[Thing]:
+    """The emoji that an image can be asked for: those of the wanted groups, with a short name, and those in `also`.
+
+    Look-alikes named in `config["without"]` are left out.
+    """
+    also, without = set(config["also"].values()), re.compile(config["without"])
+    return [
+        thing
+        for thing, group in everything(packages, config["also"])
+        if thing.name in also
+        or (
+            group in config["groups"]
+            and len(thing.name.split()) <= config["max_words"]
+            and re.fullmatch(r"[a-z0-9 -]+", thing.name)
+            and not without.search(thing.name)
+        )
+    ]
+
+
+def split(ranked: list[Thing], config: dict[str, Any], held: tuple[str, ...]) -> Split:
+    """The first objects of `ranked` to learn but for those `held` out, and a seeded choice of pairs held out too."""
+    rest = [t.name for t in ranked if t.name not in held][: config["objects"]]
     if len(rest) < config["objects"]:
         raise SystemExit(f"only {len(rest)} objects left to learn, {config['objects']} wanted")
-    styles = list(STYLES)
-    pairs = [(t.name, order.choice(styles)) for t in order.sample(rest, config["held_out_pairs"])]
-    return Split(tuple(t.name for t in rest), tuple(t.name for t in held), tuple(pairs))
+    order = random.Random(config["seed"])
+    pairs = [(name, order.choice(list(STYLES))) for name in order.sample(rest, config["held_out_pairs"])]
+    return Split(tuple(rest), held, tuple(pairs))

@@ -153,7 +153,7 @@ class Objective:
         rows = self.batches.rows(generator)
         order = random.Random(int(torch.randint(0, 2**31, (), generator=generator)))
         scenes = [self.data.scenes[self.batches.indices[r]] for r in rows]
-        texts = [caption(s, self.data.tags[s.objects[0].name], order) for s in scenes]
+        texts = [caption(s, self.data.words, order) for s in scenes]
         seen, named = self.sight(self.batches.images(rows, generator).to(self.device))
         said = self.words(tokens(self.tokenizer, texts, None).to(self.device)).text_embeds
         seen, said = F.normalize(seen.float(), dim=-1), F.normalize(said.float(), dim=-1)
@@ -197,7 +197,7 @@ def spectrum(words: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, data:
     order = random.Random(0)
     scenes = [data.scenes[i] for i in data.indices("train")]
     scenes = [s for s in scenes if not s.degradation and not s.words][:3000]
-    texts = [caption(s, (), order) for s in scenes]
+    texts = [caption(s, {}, order) for s in scenes]
     batched = [texts[i : i + 250] for i in range(0, len(texts), 250)]
     states = [words.text_model(tokens(tokenizer, t, None).to(device)) for t in batched]
     end = torch.cat([s.pooler_output for s in states]).cpu()

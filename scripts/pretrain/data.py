@@ -2,7 +2,8 @@
 
 Writes under outputs/pretrain/: packages/ (npm, pinned), icons.pt, split.json, scenes.npy and scenes.jsonl.
 A line of scenes.jsonl describes the image of the same index in scenes.npy, (n, 3, 128, 128) uint8; its "use"
-says who may look: "train", or what it is held out as ("object", "style", "pair").
+says who may look: "train", "extra" (emoji that no caption names, for the autoencoder alone), or what it is held out as
+("object", "style", "pair").
 """
 
 from __future__ import annotations
@@ -22,10 +23,20 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from torch import Tensor
 
-from scripts.pretrain.catalogue import HELD_OUT_STYLE, STYLES, Split, Thing, read_icons, split, things
+from scripts.pretrain.catalogue import (
+    HELD_OUT_STYLE,
+    STYLES,
+    Split,
+    Thing,
+    everything,
+    read_icons,
+    split,
+    things,
+)
 from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import Placed, Scene, Shares, draw
+from scripts.pretrain.words import gather, ranked
 
 Icons = dict[tuple[str, str], Tensor]
 
@@ -73,27 +84,29 @@ def render_all(wanted: list[Thing], packages: Path, size: int) -> Icons:
 
 def drawings(chosen: Split, icons: Icons) -> list[tuple[str, str, str]]:
     """(style, name, use) of every drawing: what may be learnt from and what is held out as what."""
-    pairs, held = set(chosen.pairs), set(chosen.objects)
+    pairs, held, learnt = set(chosen.pairs), set(chosen.objects), set(chosen.train)
 
     def use(style: str, name: str) -> str:
         if style in HELD_OUT_STYLE:
             return "style"
-        return "object" if name in held else "pair" if (name, style) in pairs else "train"
+        if name in held:
+            return "object"
+        return "pair" if (name, style) in pairs else "train" if name in learnt else "extra"
 
     return [(style, name, use(style, name)) for style, name in icons]
 
 
 def scenes(chosen: Split, icons: Icons, config: dict[str, Any]) -> list[tuple[Scene, str]]:
-    """(scene, use) for every drawing, `per_drawing` each; neighbours in pairs come from the same style and use."""
+    """(scene, use) for every drawing, a few each; neighbours in pairs come from the same style and use."""
     order, shares = random.Random(config["seed"]), Shares(**config["shares"])
+    count = {"train": config["per_drawing"], "extra": config["per_extra"]}
     all_drawings = drawings(chosen, icons)
     found = []
     for style, name, use in all_drawings:
-        others = (
-            [n for s, n, u in all_drawings if (s, u) == (style, use) and n != name] if use == "train" else []
-        )
-        for _ in range(config["per_drawing"] if use == "train" else config["per_held_out"]):
-            found.append((draw(style, name, others, shares, order), use))
+        others = [n for s, n, u in all_drawings if (s, u) == (style, use) and n != name]
+        for _ in range(count.get(use, config["per_held_out"])):
+            scene = draw(style, name, others if use == "train" else [], shares, order)
+            found.append((scene, use))
     order.shuffle(found)
     return found
 
@@ -105,7 +118,7 @@ class Data:
     images: np.ndarray  # (n, 3, 128, 128) uint8, memory-mapped
     scenes: list[Scene]
     uses: list[str]
-    tags: dict[str, tuple[str, ...]]
+    words: dict[str, dict[str, float]]  # other words for an object, with weights
     split: Split
 
     def indices(self, *uses: str) -> list[int]:
@@ -122,8 +135,7 @@ def load(folder: Path = WORK) -> Data:
     chosen = Split(
         tuple(stored["train"]), tuple(stored["objects"]), tuple((n, s) for n, s in stored["pairs"])
     )
-    tags = {name: tuple(words) for name, words in stored["tags"].items()}
-    return Data(np.load(folder / "scenes.npy", mmap_mode="r"), rows, uses, tags, chosen)
+    return Data(np.load(folder / "scenes.npy", mmap_mode="r"), rows, uses, stored["words"], chosen)
 
 
 def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Path) -> None:
@@ -143,20 +155,22 @@ def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Pa
 
 
 def main() -> None:
-    """Run the stage."""
+    """Run the stage. What is held out stays what it was: the objects that the shipped model's list names."""
     config = read_config(arguments("data", __doc__).config)
     packages = WORK / "packages"
     fetch(config["packages"], packages)
-    everything = things(packages, config)
-    chosen = split(everything, config)
-    wanted = [t for t in everything if t.name in {*chosen.train, *chosen.objects}]
-    print(f"{len(everything)} objects fit; {len(chosen.train)} to learn, {len(chosen.objects)} held out")
-    icons = render_all(wanted, packages, config["icon_size"])
+    fit = things(packages, config)
+    held = tuple(json.loads((ASSETS / "emoji" / "held_out.json").read_text())["objects"])
+    chosen = split(ranked(fit, packages, config["called"]), config, held)
+    named = [t for t in fit if t.name in {*chosen.train, *held}]
+    print(f"{len(fit)} objects fit; {len(chosen.train)} to learn, {len(named) - len(chosen.train)} held out")
+    codes = {t.code for t in named}
+    extra = [
+        t for t, group in everything(packages, {}) if t.code not in codes and group in config["extra_groups"]
+    ]
+    icons = render_all([*named, *extra], packages, config["icon_size"])
     write_atomically(WORK / "icons.pt", lambda p: torch.save(icons, p))
-    tags = {t.name: list(t.tags) for t in wanted}
-    write_json(WORK / "split.json", asdict(chosen) | {"tags": tags})
-    held_out = {"objects": list(chosen.objects), "styles": list(HELD_OUT_STYLE), "pairs": list(chosen.pairs)}
-    write_json(ASSETS / "emoji" / "held_out.json", held_out | {"training_objects": list(chosen.train)})
+    write_json(WORK / "split.json", asdict(chosen) | {"words": gather(named, packages, config)})
     paint_all(scenes(chosen, icons, config), icons, config["size"], WORK)
 
 

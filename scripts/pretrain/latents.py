@@ -172,7 +172,7 @@ def write_texts(data: Data, config: dict[str, Any], device: str) -> None:
     order = random.Random(config["seed"] + 1)
     scenes = [data.scenes[i] for i in own] + painted
     repeated = [s for s in scenes for _ in range(config["captions"])]
-    captions = [caption(s, data.tags[s.objects[0].name], order) for s in repeated]
+    captions = [caption(s, data.words, order) for s in repeated]
     model = CLIPTextModelWithProjection.from_pretrained(CLIP / "average").eval()
     encode_texts(model, CLIPTokenizer.from_pretrained(TOKENIZER), [*captions, ""], TEXT, device)
     write_json(CAPTIONS, captions)

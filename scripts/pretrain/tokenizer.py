@@ -25,11 +25,13 @@ FOLDER = WORK / "tokenizer"
 
 
 def corpus(data: Data, packages: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Captions of the training scenes, and every emoji's name and tags, so that ordinary words are known too."""
+    """Captions of the training scenes; every word for an object, so often that it becomes one token; and every emoji's
+    name and tags, so that ordinary words are known too."""
     order = random.Random(config["seed"])
     for index in order.sample(data.indices("train"), config["captions"]):
-        scene = data.scenes[index]
-        yield caption(scene, data.tags[scene.objects[0].name], order)
+        yield caption(data.scenes[index], data.words, order)
+    names = [word for name in (*data.split.train, *data.split.objects) for word in (name, *data.words[name])]
+    yield from names * config["repeated"]
     for entry in json.loads((packages / "emojibase-data" / "en" / "data.json").read_text()):
         yield " ".join([entry["label"].lower(), *entry.get("tags", [])])
 

@@ -37,7 +37,7 @@ def build(config: dict[str, Any]) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=tuple(widths),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=config["latent_channels"],
         norm_num_groups=config["groups"],
         sample_size=128,
         mid_block_add_attention=False,
@@ -45,7 +45,7 @@ def build(config: dict[str, Any]) -> AutoencoderKL:
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
             nn.init.zeros_(module.conv2.weight)
-    nn.init.constant_(vae.quant_conv.bias.data[4:], -5.0)
+    nn.init.constant_(vae.quant_conv.bias.data[config["latent_channels"] :], -5.0)
     return vae
 
 
@@ -101,7 +101,7 @@ class Objective:
 
     def __init__(self, vae: AutoencoderKL, data: Data, config: dict[str, Any], device: str) -> None:
         self.vae, self.data, self.config, self.device = vae, data, config, device
-        self.indices = data.indices("train")
+        self.indices = data.indices("train", "extra")
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""

