@@ -14,15 +14,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from scripts.pretrain.caption import caption
-from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.data import Data, load
+from scripts.pretrain.draws import chances, halved, integers, shifted
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.tokenizer import LENGTH
@@ -46,13 +46,8 @@ def text_settings(config: dict[str, Any], tokenizer: CLIPTokenizer) -> dict[str,
 
 
 def build(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    """The text tower, untrained or from `warm_start`."""
-    words = CLIPTextModelWithProjection(CLIPTextConfig(**text_settings(config, tokenizer)))
-    if config["warm_start"]:
-        start = CLIPTextModel.from_pretrained(ROOT / config["warm_start"], dtype=torch.float32)
-        own = {k.removeprefix("text_model."): v for k, v in start.state_dict().items()}
-        words.text_model.load_state_dict(own)
-    return words
+    """The text tower, untrained."""
+    return CLIPTextModelWithProjection(CLIPTextConfig(**text_settings(config, tokenizer)))
 
 
 class Sight(nn.Module):
@@ -73,6 +68,13 @@ class Sight(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.66))
         self.to(memory_format=torch.channels_last)
 
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> Sight:
+        """The tower with these weights."""
+        sight = cls(len(state["projection.weight"]), len(state["object.weight"]))
+        sight.load_state_dict(state)
+        return sight.eval()
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding and logits."""
         features = self.body(pixels)
@@ -85,21 +87,11 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str], length: int | None = LENG
     return tokenizer(texts, truncation=True, return_tensors="pt", **padding).input_ids
 
 
-def small_images(images: np.ndarray, indices: list[int]) -> Tensor:
-    """The images at 64 px as uint8, (n, 3, 64, 64), averaged over 2 x 2 px."""
-    found = torch.empty(len(indices), 3, SIDE, SIDE, dtype=torch.uint8)
-    for start in range(0, len(indices), 256):
-        part = torch.from_numpy(images[indices[start : start + 256]]).float()
-        found[start : start + 256] = F.avg_pool2d(part, 2).round().byte()
-    return found
-
-
-def shifted(pixels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Every image moved by up to `most` px each way; what comes in repeats the border."""
-    moves = torch.randint(0, 2 * most + 1, (len(pixels), 2), generator=generator).tolist()
-    padded = F.pad(pixels, (most,) * 4, mode="replicate")
-    side = pixels.shape[-1]
-    return torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(padded, moves, strict=True)])
+def written(data: Data, rows: list[int], count: int, tokenizer: CLIPTokenizer) -> Tensor:
+    """(n, count, length) token ids of `count` captions of every scene, padded to the longest of them all."""
+    order = random.Random(0)
+    texts = [caption(data.scenes[r], data.words, order) for r in rows for _ in range(count)]
+    return tokens(tokenizer, texts, None).view(len(rows), count, -1).to(torch.int16)
 
 
 class Batches:
@@ -108,23 +100,22 @@ class Batches:
     def __init__(self, data: Data, size: int, twins: float) -> None:
         self.size, self.twins = size, round(size * twins / 2)
         self.indices = data.indices("train")
-        self.pixels = small_images(data.images, self.indices)
-        self.of_object: dict[str, list[int]] = defaultdict(list)
-        for row, index in enumerate(self.indices):
-            self.of_object[data.scenes[index].objects[0].name].append(row)
+        self.pixels = halved(data.images, self.indices)
+        device, number = self.pixels.device, {name: i for i, name in enumerate(data.split.train)}
+        objects = torch.tensor([number[data.scenes[i].objects[0].name] for i in self.indices])
+        self.objects = objects.to(device)
+        self.counts = objects.bincount(minlength=len(number)).to(device)
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.by_object = objects.argsort().to(device)
 
-    def rows(self, generator: torch.Generator) -> list[int]:
+    def rows(self, generator: torch.Generator) -> Tensor:
         """Which rows of `pixels` make up a batch: pairs of one object for the share of twins, others at random."""
-        names = list(self.of_object)
-        chosen = []
-        for i in torch.randperm(len(names), generator=generator)[: self.twins].tolist():
-            own = self.of_object[names[i]]
-            first, second = torch.randperm(len(own), generator=generator)[:2].tolist()
-            chosen += [own[first], own[second]]
-        rest = torch.randint(0, len(self.indices), (self.size - len(chosen),), generator=generator).tolist()
-        return chosen + rest
+        named = chances(len(self.counts), generator).argsort()[: self.twins].repeat(2)
+        place = (chances(len(named), generator) * self.counts[named]).long()
+        twins = self.by_object[self.starts[named] + place]
+        return torch.cat([twins, integers(len(self.indices), self.size - len(twins), generator)])
 
-    def images(self, rows: list[int], generator: torch.Generator) -> Tensor:
+    def images(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(b, 3, 64, 64) in [-1, 1], moved a little."""
         return shifted(self.pixels[rows].float() / 127.5 - 1, 3, generator)
 
@@ -143,23 +134,20 @@ class Objective:
 
     def __init__(self, run: Run, tokenizer: CLIPTokenizer, data: Data, config: dict[str, Any]):
         self.words, self.sight = run.modules["text"], run.modules["sight"]
-        self.tokenizer, self.data, self.device = tokenizer, data, run.device
-        self.naming = config["naming"]
+        self.naming, self.end = config["naming"], tokenizer.eos_token_id
         self.batches = Batches(data, config["batch"], config["twins"])
-        self.number = {name: i for i, name in enumerate(data.split.train)}
+        self.captions = written(data, self.batches.indices, config["captions"], tokenizer).to(run.device)
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
         rows = self.batches.rows(generator)
-        order = random.Random(int(torch.randint(0, 2**31, (), generator=generator)))
-        scenes = [self.data.scenes[self.batches.indices[r]] for r in rows]
-        texts = [caption(s, self.data.words, order) for s in scenes]
-        seen, named = self.sight(self.batches.images(rows, generator).to(self.device))
-        said = self.words(tokens(self.tokenizer, texts, None).to(self.device)).text_embeds
+        ids = self.captions[rows, integers(self.captions.shape[1], len(rows), generator)].long()
+        ids = ids[:, : int((ids != self.end).sum(1).max()) + 1]  # all behind it is padding
+        seen, named = self.sight(self.batches.images(rows, generator))
+        said = self.words(ids).text_embeds
         seen, said = F.normalize(seen.float(), dim=-1), F.normalize(said.float(), dim=-1)
-        truth = torch.tensor([self.number[s.objects[0].name] for s in scenes], device=self.device)
         loss = contrast(self.sight.logit_scale, seen, said)
-        return loss + self.naming * F.cross_entropy(named.float(), truth)
+        return loss + self.naming * F.cross_entropy(named.float(), self.batches.objects[rows])
 
 
 Embed = Callable[[Tensor], Tensor]
@@ -184,7 +172,7 @@ def retrieval(see: Embed, read: Embed, tokenizer: CLIPTokenizer, data: Data, dev
         f"a {s.style} emoji of a {s.objects[0].name} on a {s.background} background"
         for s in (data.scenes[i] for i in chosen)
     ]
-    pixels = small_images(data.images, chosen).float().to(device) / 127.5 - 1
+    pixels = halved(data.images, chosen).float().to(device) / 127.5 - 1
     words = F.normalize(read(tokens(tokenizer, texts).to(device)), dim=-1)
     best = (see(pixels) @ words.T).argmax(1)
     print(f"retrieval among {len(chosen)} captions", flush=True)
@@ -214,29 +202,33 @@ def spectrum(words: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, data:
     )
 
 
-def main() -> None:
-    """Run the stage."""
-    args = arguments("clip", __doc__)
-    config, data = read_config(args.config), load()
+def train_text(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
+    """The stage."""
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     torch.manual_seed(config["budget"]["seed"])  # initial weights, dropout
-    sight = Sight(config["projection"], len(data.split.train))
-    run = Run(
-        {"text": build(config, tokenizer), "sight": sight}, FOLDER, args.device, Budget(**config["budget"])
-    )
+    modules = {"text": build(config, tokenizer), "sight": Sight(config["projection"], len(data.split.train))}
+    if config["warm_start"]:
+        start = CLIPTextModelWithProjection.from_pretrained(FOLDER / "average")
+        modules["text"].load_state_dict(start.state_dict())
+        modules["sight"].load_state_dict(torch.load(FOLDER / "sight.pt", weights_only=True))
+    run = Run(modules, FOLDER, device, Budget(**config["budget"]))
 
     def look(run: Run) -> None:
         words, sight = run.averages["text"], run.averages["sight"]
         words.save_pretrained(FOLDER / "average")
         write_atomically(FOLDER / "sight.pt", lambda path: torch.save(sight.state_dict(), path))
-        top1 = retrieval(
-            lambda x: sight(x)[0], lambda ids: words(ids).text_embeds, tokenizer, data, args.device
-        )
+        top1 = retrieval(lambda x: sight(x)[0], lambda ids: words(ids).text_embeds, tokenizer, data, device)
         write_json(FOLDER / "figures.json", {"retrieval_top1": top1, "step": run.step, "minutes": run.spent})
         print(f"unseen pairs, top-1 {top1:.3f}", flush=True)
-        spectrum(words, tokenizer, data, args.device)
+        spectrum(words, tokenizer, data, device)
 
-    train(run, Objective(run, tokenizer, data, config), args.minutes, look)
+    train(run, Objective(run, tokenizer, data, config), minutes, look)
+
+
+def main() -> None:
+    """Run the stage on its own."""
+    args = arguments("clip", __doc__)
+    train_text(read_config(args.config), load(args.device), args.device, args.minutes)
 
 
 if __name__ == "__main__":

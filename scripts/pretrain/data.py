@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
 import random
 import subprocess
 import tarfile
@@ -35,7 +37,7 @@ from scripts.pretrain.catalogue import (
 )
 from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.paint import paint
-from scripts.pretrain.scene import Placed, Scene, Shares, draw
+from scripts.pretrain.scene import Placed, Scene, Shares, close_ups, draw, side_by_side
 from scripts.pretrain.words import gather, ranked
 
 Icons = dict[tuple[str, str], Tensor]
@@ -97,16 +99,23 @@ def drawings(chosen: Split, icons: Icons) -> list[tuple[str, str, str]]:
 
 
 def scenes(chosen: Split, icons: Icons, config: dict[str, Any]) -> list[tuple[Scene, str]]:
-    """(scene, use) for every drawing, a few each; neighbours in pairs come from the same style and use."""
+    """(scene, use): a few random ones of every drawing; close-ups and pairs of what is learnt."""
     order, shares = random.Random(config["seed"]), Shares(**config["shares"])
     count = {"train": config["per_drawing"], "extra": config["per_extra"]}
     all_drawings = drawings(chosen, icons)
+    learnt = {style: [n for s, n, use in all_drawings if (s, use) == (style, "train")] for style in STYLES}
     found = []
     for style, name, use in all_drawings:
-        others = [n for s, n, u in all_drawings if (s, u) == (style, use) and n != name]
-        for _ in range(count.get(use, config["per_held_out"])):
-            scene = draw(style, name, others if use == "train" else [], shares, order)
-            found.append((scene, use))
+        others = [n for n in learnt[style] if n != name] if use == "train" else []
+        own = [
+            draw(style, name, others, shares, order) for _ in range(count.get(use, config["per_held_out"]))
+        ]
+        if use == "train":
+            own += close_ups(style, name, **config["close_ups"], order=order)
+        found += [(scene, use) for scene in own]
+    for _ in range(config["side_by_side"]):
+        style = order.choice(list(STYLES))
+        found.append((side_by_side(learnt[style], style, order), "train"))
     order.shuffle(found)
     return found
 
@@ -115,7 +124,7 @@ def scenes(chosen: Split, icons: Icons, config: dict[str, Any]) -> list[tuple[Sc
 class Data:
     """The data set as later stages see it."""
 
-    images: np.ndarray  # (n, 3, 128, 128) uint8, memory-mapped
+    images: Tensor  # (n, 3, 128, 128) uint8: the file itself on a CPU, all of it on the card elsewhere
     scenes: list[Scene]
     uses: list[str]
     words: dict[str, dict[str, float]]  # other words for an object, with weights
@@ -126,32 +135,53 @@ class Data:
         return [i for i, use in enumerate(self.uses) if use in uses]
 
 
-def load(folder: Path = WORK) -> Data:
-    """What `main` wrote."""
+def load(device: str = "cpu", folder: Path = WORK) -> Data:
+    """What `main` wrote, with the images on the device."""
     lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
     uses = [line.pop("use") for line in lines]
     rows = [Scene(**line | {"objects": tuple(Placed(**o) for o in line["objects"])}) for line in lines]
-    stored = json.loads((folder / "split.json").read_text())
-    chosen = Split(
-        tuple(stored["train"]), tuple(stored["objects"]), tuple((n, s) for n, s in stored["pairs"])
-    )
-    return Data(np.load(folder / "scenes.npy", mmap_mode="r"), rows, uses, stored["words"], chosen)
+    chosen, words = read_split(folder / "split.json")
+    images = torch.from_numpy(np.load(folder / "scenes.npy", mmap_mode="c"))
+    return Data(images.to(device), rows, uses, words, chosen)
+
+
+def read_split(path: Path) -> tuple[Split, dict[str, dict[str, float]]]:
+    """The split, and other words for its objects."""
+    stored = json.loads(path.read_text())
+    pairs = tuple((name, style) for name, style in stored["pairs"])
+    return Split(tuple(stored["train"]), tuple(stored["objects"]), pairs), stored["words"]
 
 
 def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Path) -> None:
-    """scenes.npy and scenes.jsonl."""
+    """scenes.npy and scenes.jsonl, painted by as many processes as there are cores for this one."""
+    cores = len(os.sched_getaffinity(0))
 
     def fill(path: Path) -> None:
-        images = open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), 3, size, size))
-        for i, (scene, _) in enumerate(rows):
-            images[i] = paint(scene, icons, size).numpy()
-            if i % 2000 == 0:
-                print(f"painted {i} of {len(rows)}", flush=True)
-        images.flush()
+        open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), 3, size, size)).flush()
+
+        def part(first: int) -> None:
+            torch.set_num_threads(1)
+            images = np.load(path, mmap_mode="r+")
+            for i in range(first, len(rows), cores):
+                images[i] = paint(rows[i][0], icons, size).numpy()
+            images.flush()
+
+        # Forked: the icons are shared as they are, and what is painted goes to the file, not through a pipe.
+        others = [
+            multiprocessing.get_context("fork").Process(target=part, args=(i,)) for i in range(1, cores)
+        ]
+        for process in others:
+            process.start()
+        part(0)
+        for process in others:
+            process.join()
+            if process.exitcode:
+                raise SystemExit("painting failed in one of its processes")
 
     write_atomically(folder / "scenes.npy", fill)
     text = "".join(json.dumps(asdict(scene) | {"use": use}) + "\n" for scene, use in rows)
     write_atomically(folder / "scenes.jsonl", lambda p: p.write_text(text))
+    print(f"{len(rows)} scenes", flush=True)
 
 
 def main() -> None:

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from scripts.pretrain.clip import MEAN, SIDE, STD
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
-from scripts.pretrain.latents import load_encoded
+from scripts.pretrain.latents import SCALING
 from scripts.pretrain.quality import NAMES as CLASSIFIERS
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.unet import FOLDER as UNET
 from scripts.pretrain.unet import scheduler
-from scripts.pretrain.vae import DECODER
+from scripts.pretrain.vae import latest
 from scripts.pretrain.vision import FOLDER as VISION
 
 FOLDER = WORK / "export"
@@ -81,8 +81,8 @@ def forget_folders(folder: Path) -> None:
 
 def write_pipeline(folder: Path) -> None:
     """vae/, unet/, scheduler/, tokenizer/ and model_index.json."""
-    vae = AutoencoderKL.from_pretrained(DECODER / "average")
-    vae.register_to_config(scaling_factor=load_encoded().scaling, force_upcast=False)
+    vae = latest()
+    vae.register_to_config(**json.loads(SCALING.read_text()), force_upcast=False)
     unet = UNet2DConditionModel.from_pretrained(UNET / "average")
     for model, name in ((vae, "vae"), (unet, "unet")):
         model.to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder / name)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.clip import shifted, small_images
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
 from scripts.pretrain.data import Data, load
+from scripts.pretrain.draws import halved, integers, shifted, worn
 from scripts.pretrain.loop import Budget, Run, train
 from scripts.pretrain.scene import COLOURS
 
@@ -45,41 +45,41 @@ class Judge(nn.Module):
 class JudgeObjective:
     """Cross-entropies of the three heads on single-object scenes of training objects, held-out pairs included."""
 
-    def __init__(self, judge: Judge, data: Data, config: dict[str, Any], device: str) -> None:
-        self.judge, self.config, self.device = judge, config, device
+    def __init__(self, judge: Judge, data: Data, batch: int) -> None:
+        self.judge, self.batch = judge, batch
         chosen = [i for i in data.indices("train", "pair") if len(data.scenes[i].objects) == 1]
         scenes = [data.scenes[i] for i in chosen]
         names, styles, colours = (
             {v: i for i, v in enumerate(values)} for values in (data.split.train, STYLES, COLOURS)
         )
-        self.pixels = small_images(data.images, chosen)
+        self.pixels = halved(data.images, chosen)
         self.targets = torch.tensor(
-            [(names[s.objects[0].name], styles[s.style], colours[s.background]) for s in scenes]
+            [(names[s.objects[0].name], styles[s.style], colours[s.background]) for s in scenes],
+            device=self.pixels.device,
         )
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
-        rows = torch.randint(0, len(self.pixels), (self.config["batch"],), generator=generator)
-        pixels = shifted(self.pixels[rows].float() / 127.5 - 1, 6, generator)
-        grain = 0.1 * torch.rand(len(rows), 1, 1, 1, generator=generator)
-        pixels = pixels + grain * torch.randn(pixels.shape, generator=generator)
-        soft = torch.rand(len(rows), generator=generator) < 0.3
-        pixels[soft] = F.avg_pool2d(F.pad(pixels[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
-        logits = self.judge(pixels.to(self.device))
-        targets = self.targets[rows].to(self.device).T
-        parts = [F.cross_entropy(a.float(), b) for a, b in zip(logits, targets, strict=True)]
+        rows = integers(len(self.pixels), self.batch, generator)
+        pixels = worn(shifted(self.pixels[rows].float() / 127.5 - 1, 6, generator), 0.1, generator)
+        logits = self.judge(pixels)
+        parts = [F.cross_entropy(a.float(), b) for a, b in zip(logits, self.targets[rows].T, strict=True)]
         return parts[0] + parts[1] + 0.3 * parts[2]
 
 
-def main() -> None:
-    """Run the stage."""
-    args = arguments("judge", __doc__)
-    config, data = read_config(args.config), load()
+def train_judge(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
+    """The stage."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights, dropout
     judge = Judge(len(data.split.train)).to(memory_format=torch.channels_last)
-    run = Run({"judge": judge}, FOLDER, args.device, Budget(**config["budget"]))
-    train(run, JudgeObjective(judge, data, config, args.device), args.minutes)
+    run = Run({"judge": judge}, FOLDER, device, Budget(**config["budget"]))
+    train(run, JudgeObjective(judge, data, config["batch"]), minutes)
     write_atomically(FOLDER / "average.pt", lambda path: torch.save(run.averages["judge"].state_dict(), path))
+
+
+def main() -> None:
+    """Run the stage on its own."""
+    args = arguments("judge", __doc__)
+    train_judge(read_config(args.config), load(args.device), args.device, args.minutes)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from scripts.pretrain.common import write_atomically
 
+REPORT_EVERY = 0.25  # minutes
 Step = Callable[[torch.Generator, float], Tensor]
 """(generator, share of the budget spent in [0, 1)) -> scalar loss. Runs under autocast."""
 
@@ -72,7 +73,7 @@ class Run:
         self.optimiser = torch.optim.AdamW(
             self.parameters(), b.learning_rate, betas=b.betas, weight_decay=b.weight_decay, fused=True
         )
-        self.generator = torch.Generator().manual_seed(b.seed)
+        self.generator = torch.Generator(self.device).manual_seed(b.seed)
         if self.checkpoint.exists():
             self.restore()
 
@@ -83,7 +84,11 @@ class Run:
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: every parameter of every module that wants a gradient."""
-        return [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        return [p for group in self.by_module() for p in group]
+
+    def by_module(self) -> list[list[nn.Parameter]]:
+        """The same, module by module: the gradients of each are clipped on their own."""
+        return [[p for p in m.parameters() if p.requires_grad] for m in self.modules.values()]
 
     def restore(self) -> None:
         """Take up the run where its checkpoint stands."""
@@ -122,8 +127,8 @@ class Run:
 def train(run: Run, step: Step, minutes: float | None, on_save: Callable[[Run], None] | None = None) -> None:
     """Train until the budget (or this stretch of `minutes`) is over; `on_save` may look at every checkpoint."""
     budget, started, stretch = run.budget, run.spent, minutes or math.inf
-    clock, saved, losses = time.monotonic(), run.spent, []
-    parameters = run.parameters()
+    clock, saved, reported, losses, first = time.monotonic(), run.spent, run.spent, [], True
+    by_module = run.by_module()
     while run.spent < budget.minutes and run.spent - started < stretch:
         share = run.spent / budget.minutes
         for group in run.optimiser.param_groups:
@@ -131,16 +136,20 @@ def train(run: Run, step: Step, minutes: float | None, on_save: Callable[[Run], 
         with torch.autocast(torch.device(run.device).type, torch.bfloat16):
             loss = step(run.generator, share)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for parameters in by_module:
+            nn.utils.clip_grad_norm_(parameters, 1.0)
         run.optimiser.step()
         run.optimiser.zero_grad(set_to_none=True)
         run.step += 1
         run.average()
         losses.append(loss.detach())
         now = time.monotonic()
-        run.spent, clock = run.spent + (now - clock) / 60, now
-        if len(losses) == 25:
-            _report(run, losses, started, stretch)
+        if not first:
+            run.spent += (now - clock) / 60
+        first, clock = False, now  # the first step compiles and takes memory: it would shift the schedule
+        if run.spent - reported >= REPORT_EVERY:
+            reported = run.spent
+            _report(run, losses, min(budget.minutes - run.spent, stretch - (run.spent - started)))
             losses.clear()
         if run.spent - saved >= budget.save_every:
             saved = run.spent
@@ -153,14 +162,17 @@ def train(run: Run, step: Step, minutes: float | None, on_save: Callable[[Run], 
         on_save(run)
 
 
-def _report(run: Run, losses: list[Tensor], started: float, stretch: float) -> None:
-    """One line to the terminal and to progress.jsonl: step, loss, rate, time left in this stretch."""
+def _report(run: Run, losses: list[Tensor], left: float) -> None:
+    """One line to the terminal and to progress.jsonl: step, mean loss, rate, minutes left in this stretch."""
+    loss = torch.stack(losses).float().mean().item()
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is no number after {run.step} steps; a lower rate may help")
     line = {
         "step": run.step,
-        "loss": round(torch.stack(losses).float().mean().item(), 5),
+        "loss": round(loss, 5),
         "rate": round(run.optimiser.param_groups[0]["lr"], 7),
         "spent_min": round(run.spent, 2),
-        "left_min": round(min(run.budget.minutes - run.spent, stretch - (run.spent - started)), 2),
+        "left_min": round(left, 2),
         "steps_per_s": round(run.step / (60 * run.spent), 3),
     }
     run.folder.mkdir(parents=True, exist_ok=True)

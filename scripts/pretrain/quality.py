@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.pretrain.clip import shifted
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.degrade import DEGRADATIONS
+from scripts.pretrain.draws import shifted
 from scripts.pretrain.loop import Budget, Run, train
-from scripts.pretrain.vae import DECODER
+from scripts.pretrain.vae import latest
 
 NAMES = ("judge_quality", "quality")  # of the folders, and in the YAML
 LABELS = ("clean", *DEGRADATIONS)
@@ -40,70 +40,55 @@ def quality_network(widths: list[int]) -> nn.Sequential:
 
 @torch.no_grad()
 def through_autoencoder(vae: AutoencoderKL, pixels: Tensor, device: str) -> Tensor:
-    """(n, 3, 128, 128) uint8 -> the same, encoded and decoded."""
-    vae, found = vae.to(device), []
-    for part in pixels.split(16):
+    """(n, 3, 128, 128) uint8 -> the same, encoded and decoded, on the device."""
+    vae, found = vae.to(device, memory_format=torch.channels_last), []
+    for part in pixels.split(64):
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             output = vae.decode(vae.encode(part.to(device).float() / 127.5 - 1).latent_dist.mode()).sample
-        found.append(((output.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
+        found.append(((output.float().clamp(-1, 1) + 1) * 127.5).round().byte())
     return torch.cat(found)
 
 
-def renderings(data: Data, indices: list[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Clean scenes, three in five of them degraded: (n, 3, 128, 128) uint8 and (n,) positions in LABELS."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(0, 20, (len(indices),), generator=generator)
-    labels = (draws // 3 + 1) * (draws < 12)  # three of twenty for each way to be bad, eight clean
-    pixels = torch.from_numpy(data.images[indices])
-    for image, label in zip(pixels, labels.tolist(), strict=True):
-        if label:
-            bad = DEGRADATIONS[LABELS[label]](image.float() / 255, generator)
-            image.copy_((bad * 255).round().clamp(0, 255))
-    return pixels, labels
-
-
-def clean(data: Data, use: str, half: int | None = None) -> list[int]:
-    """Scenes of this use that nothing degrades; of every second object only, if `half` is 0 or 1."""
+def labelled(data: Data, use: str, half: int | None = None) -> tuple[list[int], Tensor]:
+    """Scenes of this use and their positions in LABELS; of every second object only, if `half` is 0 or 1."""
     number = {name: i for i, name in enumerate(data.split.train)}
-    return [
-        i
-        for i in data.indices(use)
-        if not data.scenes[i].degradation
-        and (half is None or number[data.scenes[i].objects[0].name] % 2 == half)
+    rows = [
+        i for i in data.indices(use) if half is None or number[data.scenes[i].objects[0].name] % 2 == half
     ]
+    return rows, torch.tensor([LABELS.index(data.scenes[i].degradation or LABELS[0]) for i in rows])
 
 
 class Objective:
-    """Cross-entropy of the five labels; half of a batch is as the autoencoder hands it back."""
+    """Cross-entropy of the five labels, two in five of them clean; half of a batch is as the autoencoder hands it
+    back."""
 
     def __init__(self, network: nn.Module, data: Data, config: dict[str, Any], device: str) -> None:
-        self.network, self.batch, self.device = network, config["batch"], device
-        plain, labels = renderings(data, clean(data, "train", config["half"]), config["budget"]["seed"])
-        some = slice(0, config["decoded"])
-        vae = AutoencoderKL.from_pretrained(DECODER / "average")
-        decoded = through_autoencoder(vae, plain[some], device)
-        self.sets = ((plain, labels), (decoded, labels[some]))
+        self.network, self.half_batch = network, config["batch"] // 2
+        rows, labels = labelled(data, "train", config["half"])
+        self.images, self.rows = data.images, torch.tensor(rows, device=data.images.device)
+        share = torch.tensor([0.4, 0.15, 0.15, 0.15, 0.15]) / labels.bincount(minlength=len(LABELS))
+        self.labels, self.weights = labels.to(device), share[labels].to(device)
+        self.decoded = through_autoencoder(latest(), data.images[rows[: config["decoded"]]], device)
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
-        rows = [torch.randint(0, len(p), (self.batch // 2,), generator=generator) for p, _ in self.sets]
-        pixels = torch.cat([p[r] for (p, _), r in zip(self.sets, rows, strict=True)])
-        labels = torch.cat([t[r] for (_, t), r in zip(self.sets, rows, strict=True)])
-        pixels = shifted(pixels.float() / 127.5 - 1, 8, generator).contiguous(
-            memory_format=torch.channels_last
-        )
-        return F.cross_entropy(self.network(pixels.to(self.device)).float(), labels.to(self.device))
+        size, weights = self.half_batch, self.weights
+        plain = torch.multinomial(weights, size, replacement=True, generator=generator)
+        decoded = torch.multinomial(weights[: len(self.decoded)], size, replacement=True, generator=generator)
+        pixels = torch.cat([self.images[self.rows[plain]], self.decoded[decoded]]).float() / 127.5 - 1
+        pixels = shifted(pixels, 8, generator).contiguous(memory_format=torch.channels_last)
+        return F.cross_entropy(self.network(pixels).float(), self.labels[torch.cat([plain, decoded])])
 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, data: Data, device: str, count: int = 320) -> dict[str, float]:
     """Share of held-out objects' images told rightly to be degraded or not, plain and through the autoencoder, and
     the share of the clean ones that are called degraded."""
-    plain, labels = renderings(data, clean(data, "object")[:count], seed=0)
-    decoded = through_autoencoder(AutoencoderKL.from_pretrained(DECODER / "average"), plain, device)
+    rows, labels = labelled(data, "object")
+    plain, labels = data.images[rows[:count]].to(device), labels[:count].to(device)
     found = {}
-    for name, pixels in (("plain", plain), ("decoded", decoded)):
-        chances = [network(p.to(device).float() / 127.5 - 1).softmax(1)[:, 0].cpu() for p in pixels.split(64)]
+    for name, pixels in (("plain", plain), ("decoded", through_autoencoder(latest(), plain, device))):
+        chances = [network(p.float() / 127.5 - 1).softmax(1)[:, 0] for p in pixels.split(64)]
         called = torch.cat(chances) < 0.5
         found[name] = (called == (labels > 0)).float().mean().item()
         found[f"{name}, false alarms"] = called[labels == 0].float().mean().item()
@@ -119,21 +104,25 @@ def write(network: nn.Module, widths: list[int], folder: Path) -> None:
     write_json(folder / "config.json", config | {"layers": layers})
 
 
-def main() -> None:
-    """Run the stage: one classifier, then the other."""
-    args = arguments("quality", __doc__)
-    configs, data = read_config(args.config), load()
+def train_quality(configs: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
+    """The stage: one classifier, then the other; `minutes` for each."""
     for name in NAMES:
         config, folder = configs[name], WORK / name
         torch.manual_seed(config["budget"]["seed"])  # initial weights only
         network = quality_network(config["widths"]).to(memory_format=torch.channels_last)
-        run = Run({"quality": network}, folder, args.device, Budget(**config["budget"]))
+        run = Run({"quality": network}, folder, device, Budget(**config["budget"]))
         if run.spent < run.budget.minutes:
-            train(run, Objective(network, data, config, args.device), args.minutes)
+            train(run, Objective(network, data, config, device), minutes)
         write(run.averages["quality"], config["widths"], folder)
-        told = accuracy(run.averages["quality"], data, args.device)
+        told = accuracy(run.averages["quality"], data, device)
         write_json(folder / "figures.json", told)
         print(f"{name}: degraded or not, held-out objects: {told}", flush=True)
+
+
+def main() -> None:
+    """Run the stage on its own."""
+    args = arguments("quality", __doc__)
+    train_quality(read_config(args.config), load(args.device), args.device, args.minutes)
 
 
 if __name__ == "__main__":

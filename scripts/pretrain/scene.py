@@ -101,3 +101,24 @@ def draw(style: str, name: str, others: list[str], shares: Shares, order: random
     if bad < shares.degraded_silently + shares.degraded_said:
         degradation, said = order.choice(list(DEGRADATIONS)), bad >= shares.degraded_silently
     return Scene(style, objects, background, words, degradation, said, order.getrandbits(31))
+
+
+def close_ups(style: str, name: str, on_white: int, degraded: float, order: random.Random) -> list[Scene]:
+    """The object large and centred on every colour, and `on_white` times on white; a share of them degraded in silence.
+
+    A small model needs to see what it is to draw often.
+    """
+    found = []
+    for background in [c for c in COLOURS if c != "white"] + ["white"] * on_white:
+        kind = order.choice(list(DEGRADATIONS)) if order.random() < degraded else ""
+        placed = (Placed(name, 0.5, 0.5, LARGE),)
+        found.append(Scene(style, placed, background, "", kind, False, order.getrandbits(31)))
+    return found
+
+
+def side_by_side(names: list[str], style: str, order: random.Random) -> Scene:
+    """Two of these objects in one style, left and right, half of the time on white."""
+    background = "white" if order.random() < 0.5 else order.choice(list(COLOURS))
+    return Scene(
+        style, beside(*order.sample(names, 2)), background, "next to", "", False, order.getrandbits(31)
+    )

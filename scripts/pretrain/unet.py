@@ -8,6 +8,7 @@ original gives the last, purely noisy timestep no weight at all and sampling sta
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,33 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from scripts.pretrain.common import ROOT, WORK, arguments, read_config
+from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_json
 from scripts.pretrain.convolution import speed_up_wide
+from scripts.pretrain.draws import chances, integers, normal
 from scripts.pretrain.latents import Encoded, load_encoded
 from scripts.pretrain.loop import Budget, Run, train
-from scripts.pretrain.vae import FOLDER as VAE
-from scripts.pretrain.vae import write_grid
+from scripts.pretrain.vae import latest, write_grid
 from scripts.pretrain.whiten import Whitening, fold, measure, unfold
 
 FOLDER = WORK / "unet"
-READ_TEXT = "attn2.to_k", "attn2.to_v"
 
 
 def build(config: dict[str, Any], text_width: int) -> UNet2DConditionModel:
-    """The untrained U-Net. Plain attention and few groups: both are far faster on a CPU in channels-last layout."""
+    """The untrained U-Net. Few groups: far faster on a CPU in channels-last layout. Its middle is one block without
+    attention, since attention stands right before and behind it."""
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=config["latent_channels"],
+        out_channels=config["latent_channels"],
         block_out_channels=tuple(config["widths"]),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=list(config["heads"]),
         cross_attention_dim=text_width,
         norm_num_groups=config["groups"],
     )
-    unet.set_attn_processor(AttnProcessor())
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -66,43 +67,47 @@ def timesteps(count: int, generator: torch.Generator) -> Tensor:
 
     Where noise is strong the text decides what appears, and there is most to learn; a little noise is soon undone.
     """
-    place = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    place = (torch.arange(count, device=generator.device) + chances(count, generator)) / count
     return (1000 * (1 - place.square())).long().clamp(max=999)
 
 
 class Objective:
-    """One step of denoising."""
+    """One step of denoising; `forward` is the U-Net, as it is or compiled."""
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        forward: Callable[..., Any],
         encoded: Encoded,
         whitening: Whitening,
         config: dict[str, Any],
         device: str,
     ) -> None:
-        self.unet, self.encoded, self.whitening = unet, encoded, whitening
-        self.config, self.device = config, device
+        self.forward, self.encoded, self.whitening, self.config = forward, encoded, whitening, config
         self.signal = scheduler().alphas_cumprod.to(device)
+
+    def states(self, captions: Tensor, generator: torch.Generator) -> Tensor:
+        """(b, 77, d): the captions' whitened states; some are empty, some end where the caption does."""
+        states, empty = self.encoded.states[captions], self.encoded.empty
+        hidden = chances((len(captions), 1), generator) < self.config["end_hidden"]
+        past = torch.arange(states.shape[1], device=states.device) >= self.encoded.ends[captions, None]
+        silent = chances((len(captions), 1), generator) < self.config["empty"]
+        states = torch.where(((hidden & past) | silent)[..., None], empty, states)
+        with torch.autocast(
+            states.device.type, enabled=False
+        ):  # small directions would drown in bf16's rounding
+            return self.whitening(states.float())
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
-        count = self.config["batch"]
-        captions = torch.randint(0, len(self.encoded.captions), (count,), generator=generator)
+        captions = integers(len(self.encoded.captions), self.config["batch"], generator)
         x = self.encoded.latents[captions // self.encoded.per_scene].float()
-        states = torch.from_numpy(self.encoded.states[captions.numpy()])
-        states[torch.rand(count, generator=generator) < self.config["empty"]] = self.encoded.empty
-        hidden = torch.rand(count, 1, generator=generator) < self.config["end_hidden"]
-        past = torch.arange(states.shape[1]) >= self.encoded.ends[captions, None]
-        states = torch.where((hidden & past)[..., None], self.encoded.empty, states)
-        noise = torch.randn(x.shape, generator=generator)
-        steps = timesteps(count, generator)
-        x, states, noise, steps = (t.to(self.device) for t in (x, states, noise, steps))
+        states = self.states(captions, generator)
+        noise, steps = normal(x, generator), timesteps(len(x), generator)
         signal = self.signal[steps].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * x + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * x
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        output = self.unet(noisy, steps, encoder_hidden_states=self.whitening(states.float())).sample.float()
+        output = self.forward(noisy, steps, encoder_hidden_states=states).sample.float()
         weight = (5 * (1 - signal)).clamp(max=1)  # SNR + 1 is 1 / (1 - signal)
         return (weight * (output - target).square()).mean()
 
@@ -114,11 +119,11 @@ def unexplained(unet: UNet2DConditionModel, encoded: Encoded, count: int = 192) 
     device, noise = next(unet.parameters()).device, torch.Generator().manual_seed(0)
     errors = []
     for part in rows.split(48):
-        x = torch.randn(len(part), 4, 16, 16, generator=noise).to(device)
-        states = torch.from_numpy(encoded.states[part.numpy() * encoded.per_scene]).float().to(device)
+        x = torch.randn(encoded.latents[part].shape, generator=noise).to(device)
+        states = encoded.states[part * encoded.per_scene].float()
         with torch.autocast(device.type, torch.bfloat16):
             output = unet(x.contiguous(memory_format=torch.channels_last), 999, states).sample.float()
-        errors.append((output + encoded.latents[part].float().to(device)).square().mean())
+        errors.append((output + encoded.latents[part].float()).square().mean())
     return torch.stack(errors).mean().item()
 
 
@@ -132,13 +137,14 @@ def sample(
     rescale: float,
     seeds: list[int],
 ) -> Tensor:
-    """Latents (b, 4, 16, 16) by DDIM with guidance and its rescaling (Lin et al. 2023, eq. 15 and 16).
+    """Latents (b, c, 16, 16) by DDIM with guidance and its rescaling (Lin et al. 2023, eq. 15 and 16).
 
     `states` (b, 77, d) and `unconditional` (77, d) or (b, 77, d) are text states; one seed an image.
     """
     plan, device = scheduler(), next(unet.parameters()).device
     plan.set_timesteps(steps)
-    noise = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    shape = unet.config.in_channels, 16, 16
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     x = torch.stack(noise).to(device)
     both = torch.cat([unconditional.expand_as(states), states]).float().to(device)
     for t in plan.timesteps:
@@ -159,30 +165,33 @@ def decode(vae: AutoencoderKL, latents: Tensor, scaling: float) -> Tensor:
     return torch.cat(images)
 
 
-def begin(unet: UNet2DConditionModel, folder: Path, whitening: Whitening | None) -> None:
-    """Take over the weights in `folder`; without `whitening` not those that read the text: it was another's."""
+def begin(unet: UNet2DConditionModel, folder: Path, whitening: Whitening) -> None:
+    """Take over the weights in `folder`, which learnt from the same text states and latents."""
     start = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
-    if whitening:
-        unfold(start, whitening)
-    kept = {
-        k: v for k, v in start.state_dict().items() if whitening or not any(part in k for part in READ_TEXT)
-    }
-    unet.load_state_dict(kept, strict=False)
+    unfold(start, whitening)
+    unet.load_state_dict(start.state_dict())
 
 
-def main() -> None:
-    """Run the stage."""
-    args = arguments("unet", __doc__)
-    config, encoded = read_config(args.config), load_encoded()
+def train_unet(
+    config: dict[str, Any],
+    encoded: Encoded,
+    device: str,
+    minutes: float | None,
+    saved: Callable[[], None] | None = None,
+) -> None:
+    """The stage; `saved` is called when averaged weights have been written."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     unet = build(config, encoded.states.shape[-1])
     whitening = measure(encoded.states, config["whitening_floor"])
     if config["warm_start"]:
-        begin(unet, ROOT / config["warm_start"], whitening if config["same_text_encoder"] else None)
-    if args.device == "cpu":
+        begin(unet, ROOT / config["warm_start"], whitening)
+    if device == "cpu":
+        unet.set_attn_processor(
+            AttnProcessor()
+        )  # plain: the fused kernel's backward pass is slow for narrow heads
         speed_up_wide(unet)
-    run = Run({"unet": unet}, FOLDER, args.device, Budget(**config["budget"]))
-    vae = AutoencoderKL.from_pretrained(VAE / "average").to(args.device)
+    run = Run({"unet": unet}, FOLDER, device, Budget(**config["budget"]))
+    vae = latest().to(device)
     every = len(encoded.latents) // config["shown"]
     shown = [every * i + every // 2 for i in range(config["shown"])]
     print(*(encoded.captions[i * encoded.per_scene] for i in shown), sep="\n", flush=True)
@@ -191,15 +200,25 @@ def main() -> None:
         average = copy.deepcopy(run.averages["unet"]).cpu()
         fold(average, whitening)
         average.save_pretrained(FOLDER / "average")
-        average.to(args.device)
-        print(f"unexplained at pure noise: {unexplained(average, encoded):.4f}", flush=True)
-        states = torch.from_numpy(encoded.states[[i * encoded.per_scene for i in shown]])
+        average.to(device)
+        left = unexplained(average, encoded)
+        write_json(FOLDER / "figures.json", {"unexplained": left, "step": run.step, "minutes": run.spent})
+        print(f"unexplained at pure noise: {left:.4f}", flush=True)
+        states = encoded.states[[i * encoded.per_scene for i in shown]]
         latents = sample(average, states, encoded.empty, 15, 4.0, 0.5, shown)
-        real = encoded.latents[shown].float().to(args.device)
-        pictures = decode(vae, torch.cat([real, latents]), encoded.scaling)
+        pictures = decode(vae, torch.cat([encoded.latents[shown].float(), latents]), encoded.scaling)
         write_grid(pictures.view(-1, 12, 3, 128, 128), FOLDER / "samples.png")
+        if saved:
+            saved()
 
-    train(run, Objective(unet, encoded, whitening, config, args.device), args.minutes, look)
+    forward = torch.compile(unet) if config["compile"] else unet
+    train(run, Objective(forward, encoded, whitening.to(device), config, device), minutes, look)
+
+
+def main() -> None:
+    """Run the stage on its own."""
+    args = arguments("unet", __doc__)
+    train_unet(read_config(args.config), load_encoded(args.device), args.device, args.minutes)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train the autoencoder: 128 px images <-> 4 x 16 x 16 latents that a small U-Net finds easy.
+"""Train the autoencoder: 128 px images <-> 8 x 16 x 16 latents that a small U-Net finds easy.
 
 Loss: L1, squared error, edges (L1 of neighbours' differences), L1 after 2x and 4x pooling, a small KL; and for half
 of the batches the equivariance term of EQ-VAE (arXiv 2502.09509, eq. 6): the decoder turns latents that were scaled
 down, turned or mirrored into the image transformed alike. That keeps latents smooth.
 
-Once the U-Net has begun to learn from the latents, the encoder is frozen and the decoder may go on
-(configs/pretrain/decoder.yaml).
+Once the U-Net has begun to learn from the latents, the encoder is frozen and the decoder may go on, now against a
+discriminator as well (configs/pretrain/decoder.yaml).
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scripts.pretrain.adversary import Patches, Perception, sharpness_loss
+from scripts.pretrain.clip import FOLDER as CLIP
+from scripts.pretrain.clip import Sight
 from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, load
+from scripts.pretrain.draws import chances, integers, normal, windows
 from scripts.pretrain.loop import Budget, Run, train
 
 FOLDER = WORK / "vae"
@@ -49,20 +53,56 @@ def build(config: dict[str, Any]) -> AutoencoderKL:
     return vae
 
 
-def pick(low: int, high: int, count: int, generator: torch.Generator) -> list[int]:
-    """`count` integers from [low, high)."""
-    return torch.randint(low, high, (count,), generator=generator).tolist()
+def latest() -> AutoencoderKL:
+    """What the last stretch left: with the decoder's own, if it had one."""
+    folder = DECODER if (DECODER / "average").exists() else FOLDER
+    return AutoencoderKL.from_pretrained(folder / "average")
 
 
-def crops(data: Data, indices: list[int], side: int, count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, side, side) in [-1, 1]: of three random crops each, the one with the most contrast."""
-    found = []
-    for which in pick(0, len(indices), count, generator):
-        image = torch.from_numpy(data.images[indices[which]].copy())
-        corners = zip(*(pick(0, image.shape[-1] - side + 1, 3, generator) for _ in range(2)), strict=True)
-        options = [image[:, y : y + side, x : x + side].float() for y, x in corners]
-        found.append(max(options, key=lambda o: o[:, ::4, ::4].std().item()))
-    return torch.stack(found) / 127.5 - 1
+def grown(old: Tensor, fresh: Tensor, latents: tuple[int, int]) -> Tensor:
+    """A layer's weights for more channels, computing what it did; `latents` are the latent channels before and now.
+
+    Hidden channels are repeated, and what reads them divides by how often. (One normalisation group over all of them
+    makes that exact.) New latent channels keep their `fresh` weights, but no old one reads them.
+    """
+    places = []
+    for axis, (before, now) in enumerate(zip(old.shape[:2], fresh.shape[:2], strict=True)):
+        if before in (latents[0], 2 * latents[0]) and now * latents[0] == before * latents[1]:
+            of_latents = torch.arange(before)  # means, then log variances
+            places.append(of_latents + (of_latents >= latents[0]) * (latents[1] - latents[0]))
+        else:
+            old = old.repeat_interleave(now // before, axis) / (now // before if axis else 1)
+            places.append(torch.arange(now))
+    found = fresh.clone()
+    found[places[0]] = 0
+    if old.dim() == 1:
+        found[places[0]] = old
+    else:
+        found[places[0][:, None], places[1]] = old
+    return found
+
+
+@torch.no_grad()
+def begin(vae: AutoencoderKL, folder: Path) -> None:
+    """Take over the weights in `folder`, of an autoencoder that may be narrower and have fewer latent channels; a
+    little noise tells repeated channels apart."""
+    start = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    old, latents = start.state_dict(), (start.config.latent_channels, vae.config.latent_channels)
+    for name, value in vae.state_dict().items():
+        found = grown(old[name], value, latents)
+        repeated = found.dim() > 1 and found.shape != old[name].shape
+        value.copy_(found + 0.02 * found.std() * torch.randn_like(found) if repeated else found)
+
+
+def crops(images: Tensor, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """(b, 3, side, side) in [-1, 1]: of three random squares of each image, the one with the most contrast."""
+    found = images[rows].float() / 127.5 - 1
+    if side == found.shape[-1]:
+        return found
+    room = found.shape[-1] - side + 1
+    options = torch.stack([windows(found, integers(room, (len(rows), 2), generator), side) for _ in range(3)])
+    best = options[..., ::4, ::4].flatten(2).std(2).argmax(0)
+    return options[best, torch.arange(len(rows), device=best.device)]
 
 
 def transformed(x: Tensor, turns: int, mirrored: bool, scale: float) -> Tensor:
@@ -99,42 +139,67 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
 class Objective:
     """One training step of the autoencoder; with `encoder_frozen` only the decoder learns."""
 
-    def __init__(self, vae: AutoencoderKL, data: Data, config: dict[str, Any], device: str) -> None:
-        self.vae, self.data, self.config, self.device = vae, data, config, device
-        self.indices = data.indices("train", "extra")
+    def __init__(self, run: Run, data: Data, config: dict[str, Any], perception: Perception | None) -> None:
+        self.vae, self.patches, self.perception = run.modules["vae"], run.modules.get("patches"), perception
+        self.images, self.config = data.images, config
+        self.rows = torch.tensor(data.indices("train", "extra"), device=data.images.device)
 
     def __call__(self, generator: torch.Generator, share: float) -> Tensor:
         """The loss of one batch."""
         c = self.config
         large = share > 1 - c["share_at_128"]
         side, count = (128, c["batch"] // 4) if large else (64, c["batch"])
-        x = crops(self.data, self.indices, side, count, generator).to(self.device)
-        x = x.contiguous(memory_format=torch.channels_last)
+        rows = self.rows[integers(len(self.rows), count, generator)]
+        x = crops(self.images, rows, side, generator).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not c["encoder_frozen"]):
             posterior = self.vae.encode(x).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator).to(self.device)
-        turns, mirrored, scale_steps = pick(0, 4, 3, generator)
-        if torch.rand((), generator=generator) < c["equivariance"]:
-            scale = (1.0, 0.75, 0.5, 0.5)[scale_steps]
-            x, z = (transformed(v, turns, mirrored >= 2, scale) for v in (x, z))
-        loss = reconstruction_loss(self.vae.decode(z).sample.float(), x)
+        z = mean + (0.5 * log_variance).exp() * normal(mean, generator)
+        turns, mirrored, shrunk, chance = chances(4, generator).tolist()
+        if chance < c["equivariance"]:
+            scale = (1.0, 0.75, 0.5, 0.5)[int(4 * shrunk)]
+            x, z = (transformed(v, int(4 * turns), mirrored < 0.5, scale) for v in (x, z))
+        output = self.vae.decode(z).sample.float()
+        loss = reconstruction_loss(output, x)
+        if self.patches:
+            ramp = min(1.0, share / c["ramp"])  # not at once: an untrained discriminator says nothing
+            weights = {name: ramp * c[name] for name in ("adversary", "matching")}
+            loss = loss + sharpness_loss(self.patches, output, x, weights)
+        if self.perception:
+            loss = loss + c["perception"] * self.perception(output, x)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return loss + c["kl"] * kl
 
 
 @torch.no_grad()
-def held_out_psnr(vae: AutoencoderKL, data: Data, device: str, count: int = 96) -> tuple[float, Tensor]:
-    """Mean PSNR in dB over clean scenes of held-out objects; and rows of (image, reconstruction) to look at."""
+def reconstructed(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3, 128, 128) uint8 -> the images in [-1, 1] and what the autoencoder makes of them, on the CPU."""
+    device, found = next(vae.parameters()).device, []
+    for part in images.split(16):
+        x = (part.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        found.append((x.cpu(), vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1).cpu()))
+    return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
+
+
+def softness(images: Tensor) -> float:
+    """Of neighbouring pixels that differ by more than 0.05, the share that differs by less than 0.4; values in [-1, 1].
+
+    Two flat colours side by side differ by much at once; blur spreads the step over many small ones.
+    """
+    steps = torch.cat([g.abs().flatten() for g in gradients(images)])
+    steps = steps[steps > 0.05]
+    return (steps < 0.4).float().mean().item()
+
+
+def figures(vae: AutoencoderKL, data: Data, count: int = 96) -> tuple[dict[str, float], Tensor]:
+    """How well clean scenes of held-out objects come back: PSNR in dB, softness beside the originals'; and rows of
+    (image, reconstruction) to look at."""
     clean = [i for i in data.indices("object") if not data.scenes[i].degradation][:count]
-    scores, rows = [], []
-    for start in range(0, len(clean), 16):
-        batch = [torch.from_numpy(data.images[i].copy()) for i in clean[start : start + 16]]
-        x = torch.stack(batch).to(device).float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mode()).sample
-        scores.append(psnr(y, x))
-        rows.append(torch.stack([x[:8], y[:8].clamp(-1, 1)]))
-    return torch.cat(scores).mean().item(), torch.cat(rows[:2])
+    x, y = reconstructed(vae, data.images[clean])
+    found = {"psnr": psnr(y, x).mean().item(), "softness": softness(y), "softness_of_originals": softness(x)}
+    return found, torch.stack([x[:16].view(2, 8, *x.shape[1:]), y[:16].view(2, 8, *y.shape[1:])], 1).flatten(
+        0, 1
+    )
 
 
 def write_grid(rows: Tensor, path: Path) -> None:
@@ -144,28 +209,39 @@ def write_grid(rows: Tensor, path: Path) -> None:
     Image.fromarray(((pixels + 1) * 127.5).round().byte().cpu().numpy()).save(path)
 
 
-def main() -> None:
-    """Run the stage."""
-    args = arguments("vae", __doc__)
-    config, data = read_config(args.config), load()
+def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
+    """The stage: both halves, or the decoder alone."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     vae = build(config).to(memory_format=torch.channels_last)
     folder = WORK / config["folder"]
     if config["warm_start"]:
-        vae.load_state_dict(AutoencoderKL.from_pretrained(ROOT / config["warm_start"]).state_dict())
+        begin(vae, ROOT / config["warm_start"])
     if config["encoder_frozen"]:
         vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
-    run = Run({"vae": vae}, folder, args.device, Budget(**config["budget"]))
+    modules: dict[str, nn.Module] = {"vae": vae}
+    if config["adversary"]:
+        modules["patches"] = Patches()
+    perception = None
+    if config["perception"]:
+        sight = Sight.of(torch.load(CLIP / "sight.pt", weights_only=True)).to(device)
+        perception = Perception(sight)
+    run = Run(modules, folder, device, Budget(**config["budget"]))
 
     def look(run: Run) -> None:
         average = run.averages["vae"]
         average.save_pretrained(folder / "average")
-        decibels, rows = held_out_psnr(average, data, args.device)
+        found, rows = figures(average, data)
         write_grid(rows, folder / "reconstructions.png")
-        write_json(folder / "figures.json", {"psnr": decibels, "step": run.step, "minutes": run.spent})
-        print(f"held-out PSNR {decibels:.2f} dB", flush=True)
+        write_json(folder / "figures.json", found | {"step": run.step, "minutes": run.spent})
+        print(found, flush=True)
 
-    train(run, Objective(vae, data, config, args.device), args.minutes, look)
+    train(run, Objective(run, data, config, perception), minutes, look)
+
+
+def main() -> None:
+    """Run the stage on its own."""
+    args = arguments("vae", __doc__)
+    train_autoencoder(read_config(args.config), load(args.device), args.device, args.minutes)
 
 
 if __name__ == "__main__":

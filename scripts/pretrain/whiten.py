@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -26,27 +25,31 @@ class Whitening:
 
     def __call__(self, states: Tensor) -> Tensor:
         """(..., d) -> (..., d) of about unit variance in every direction."""
-        return (states - self.mean.to(states.device)) @ self.matrix.to(states.device)
+        return (states - self.mean) @ self.matrix
+
+    def to(self, device: str) -> Whitening:
+        """The same on another device."""
+        return Whitening(self.mean.to(device), self.matrix.to(device))
 
 
-def measure(states: np.ndarray, floor: float, count: int = 1500) -> Whitening:
+def measure(states: Tensor, floor: float, count: int = 1500) -> Whitening:
     """From `count` captions' states (n, 77, d); `floor` is the smallest variance that is raised to one."""
     every = max(1, len(states) // count)
-    sample = torch.from_numpy(states[::every].astype(np.float32)).flatten(0, 1)
+    sample = states[::every].cpu().float().flatten(0, 1)
     mean = sample.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(sample.T))
     return Whitening(mean, vectors @ torch.diag(values.clamp_min(floor).rsqrt()) @ vectors.T)
 
 
 def fold(unet: UNet2DConditionModel, whitening: Whitening) -> None:
-    """Turn a U-Net for whitened states into one for plain states, in place."""
-    matrix, mean = whitening.matrix.double(), whitening.mean.double()
+    """Turn a U-Net for whitened states into one for plain states, in place (on the CPU)."""
+    matrix, mean = whitening.matrix.cpu().double(), whitening.mean.cpu().double()
     _change_states(unet, matrix, -mean @ matrix)
 
 
 def unfold(unet: UNet2DConditionModel, whitening: Whitening) -> None:
-    """Turn a U-Net for plain states into one for whitened states, in place."""
-    _change_states(unet, whitening.matrix.double().inverse(), whitening.mean.double())
+    """Turn a U-Net for plain states into one for whitened states, in place (on the CPU)."""
+    _change_states(unet, whitening.matrix.cpu().double().inverse(), whitening.mean.cpu().double())
 
 
 @torch.no_grad()

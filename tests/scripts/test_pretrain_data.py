@@ -5,14 +5,14 @@ import random
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from scripts.pretrain.caption import caption, quality_words, with_article
 from scripts.pretrain.catalogue import Split, Thing, split
-from scripts.pretrain.data import Data
+from scripts.pretrain.data import paint_all, scenes
 from scripts.pretrain.degrade import DEGRADATIONS
-from scripts.pretrain.latents import side_by_side
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, SMALL, Placed, Scene, Shares, draw
 from scripts.pretrain.words import gather, ranked
@@ -66,15 +66,39 @@ def test_without_neighbours_scenes_hold_one_object():
     assert all(len(draw("noto", "cat", [], SHARES, order).objects) == 1 for _ in range(200))
 
 
-def test_objects_side_by_side_are_never_held_out_pairs():
+def test_held_out_pairs_are_in_no_scene_to_learn_from():
+    names = ("cat", "dog", "owl", "bee")
     held = [(name, style) for name in ("cat", "dog") for style in ("noto", "fluent")]
-    data = Data(None, [], [], {}, Split(("cat", "dog", "owl", "bee"), (), tuple(held)))
-    scenes = side_by_side(set(data.split.train), data, 200, random.Random(0))
-    assert len(scenes) == 200
-    for one in scenes:
-        left, right = one.objects
-        assert left.name != right.name and left.x < 0.5 < right.x
-        assert not {(left.name, one.style), (right.name, one.style)} & set(held)
+    drawn = {
+        (style, name): torch.zeros(4, 8, 8)
+        for style in ("noto", "fluent", "twemoji")
+        for name in (*names, "x")
+    }
+    config = {
+        "seed": 0,
+        "shares": vars(SHARES),
+        "per_drawing": 9,
+        "per_extra": 1,
+        "per_held_out": 2,
+        "close_ups": {"on_white": 2, "degraded": 0.2},
+        "side_by_side": 50,
+    }
+    found = scenes(Split(names, (), tuple(held)), drawn, config)
+    for one, use in found:
+        drawings = {(o.name, one.style) for o in one.objects}
+        assert use == (
+            "extra" if "x" in {o.name for o in one.objects} else "pair" if drawings & set(held) else "train"
+        )
+    assert sum(len(one.objects) == 2 and one.objects[0].x < 0.5 for one, _ in found) >= 50
+    assert sum(use == "train" for _, use in found) == 8 * (9 + 13) + 50
+
+
+def test_painting_in_processes_is_painting(tmp_path):
+    rows = [(scene(background=colour), "train") for colour in COLOURS]
+    paint_all(rows, icons(), 32, tmp_path)
+    painted = np.load(tmp_path / "scenes.npy")
+    for pixels, (one, _) in zip(painted, rows, strict=True):
+        assert torch.equal(torch.from_numpy(pixels), paint(one, icons(), 32))
 
 
 def test_captions_speak_of_degradations_only_when_they_are_said():

@@ -91,10 +91,10 @@ def test_a_copy_of_a_fast_model_uses_its_own_weights():
 
 def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
     generator = torch.Generator().manual_seed(0)
-    config = {"widths": [16, 16, 16], "heads": [1, 1, 1], "groups": 4}
+    config = {"widths": [16, 16, 16], "heads": [1, 1, 1], "groups": 4, "latent_channels": 4}
     unet = build(config, text_width=8).eval()
     states = torch.randn(20, 5, 8, generator=generator) * torch.logspace(-1, 1, 8) + 3
-    whitening = measure(states.numpy(), floor=1e-4)
+    whitening = measure(states, floor=1e-4)
     noisy = torch.randn(2, 4, 16, 16, generator=generator)
 
     def output(words):
