@@ -17,9 +17,9 @@ def with_article(name: str) -> str:
 
 
 def _name(name: str, words: dict[str, dict[str, float]], order: random.Random) -> str:
-    """An object's name; one time in five another word for it, drawn by weight."""
+    """An object's name; one time in four another word for it, drawn by weight."""
     others = words.get(name)
-    if not others or order.random() > 0.2:
+    if not others or order.random() > 0.25:
         return name
     return order.choices(list(others), list(others.values()))[0]
 
@@ -28,6 +28,8 @@ def _subject(scene: Scene, words: dict[str, dict[str, float]], order: random.Ran
     """The objects by name, with an article three times in four."""
     article = order.random() < 0.75
     names = [_name(o.name, words, order) for o in scene.objects]
+    if scene.words == "small" and order.random() < 0.5:
+        names[0] = f"small {names[0]}"
     names = [with_article(n) if article else n for n in names]
     if len(names) == 1:
         return names[0]

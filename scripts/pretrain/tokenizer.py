@@ -1,4 +1,4 @@
-"""Train the byte-pair vocabulary on captions and emoji names, and write it in CLIP's layout, old and new.
+"""Train the byte-pair vocabulary on captions and words for objects, and write it in CLIP's layout, old and new.
 
 The order of the vocabulary is CLIP's: 256 bytes, the same 256 ending a word, the merges in order, start, end.
 """
@@ -24,16 +24,13 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 FOLDER = WORK / "tokenizer"
 
 
-def corpus(data: Data, packages: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Captions of the training scenes; every word for an object, so often that it becomes one token; and every emoji's
-    name and tags, so that ordinary words are known too."""
+def corpus(data: Data, config: dict[str, Any]) -> Iterator[str]:
+    """Captions of the training scenes, and every word for an object so often that it becomes one token."""
     order = random.Random(config["seed"])
     for index in order.sample(data.indices("train"), config["captions"]):
         yield caption(data.scenes[index], data.words, order)
-    names = [word for name in (*data.split.train, *data.split.objects) for word in (name, *data.words[name])]
-    yield from names * config["repeated"]
-    for entry in json.loads((packages / "emojibase-data" / "en" / "data.json").read_text()):
-        yield " ".join([entry["label"].lower(), *entry.get("tags", [])])
+    for name in (*data.split.train, *data.split.objects):
+        yield from (name, *data.words[name]) * config["repeated"]
 
 
 def learn(texts: Iterator[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -82,7 +79,7 @@ def write(vocabulary: dict[str, int], merges: list[tuple[str, str]], folder: Pat
 def main() -> None:
     """Run the stage."""
     config = read_config(arguments("tokenizer", __doc__).config)
-    vocabulary, merges = learn(corpus(load(), WORK / "packages", config), config["entries"])
+    vocabulary, merges = learn(corpus(load(), config), config["entries"])
     tokenizer = write(vocabulary, merges, FOLDER)
     for text in ("a noto emoji of a red apple on a teal background, washed out", "an unheard-of zxq 42"):
         print(len(tokenizer), tokenizer.tokenize(text))

@@ -117,7 +117,7 @@ def gather(found: list[Thing], packages: Path, config: dict[str, Any]) -> dict[s
             codes.get(thing.code, []),
             [w.replace("_", " ") for w in keywords],
             entry.get("tags", []),
-            wordnet.kinds(thing.name, LEXICAL.get(entry.get("group"), (5, 6, 8, 20))),
+            *[wordnet.kinds(thing.name, LEXICAL.get(entry.get("group"), (5, 6, 8, 20)))] * 2,  # a dictionary
         )
         counts[thing.name] = Counter(w for words in lists for w in dict.fromkeys(words) if fits(w))
     uses = Counter(w for own in counts.values() for w in own)
