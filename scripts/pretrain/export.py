@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from scripts.pretrain.catalogue import HELD_OUT_STYLE
 from scripts.pretrain.clip import MEAN, SIDE, STD
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.data import read_split
 from scripts.pretrain.latents import SCALING
 from scripts.pretrain.quality import NAMES as CLASSIFIERS
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
@@ -100,6 +102,13 @@ def write_pipeline(folder: Path) -> None:
     pipeline.save_config(folder)
 
 
+def write_held_out(folder: Path) -> None:
+    """held_out.json: what no training saw, and the objects that one can ask for."""
+    chosen, _ = read_split(WORK / "split.json")
+    held_out = {"objects": list(chosen.objects), "styles": list(HELD_OUT_STYLE), "pairs": list(chosen.pairs)}
+    write_json(folder / "held_out.json", held_out | {"training_objects": list(chosen.train)})
+
+
 def main() -> None:
     """Run the stage; what it writes replaces the folder of the last export."""
     config: dict[str, Any] = read_config(arguments("export", __doc__).config)
@@ -112,6 +121,7 @@ def main() -> None:
     write_pipeline(part)
     forget_folders(part)
     write_json(part / "generation_config.json", config["generation"])
+    write_held_out(part)
     for folder in CLASSIFIERS:
         (part / folder).mkdir()
         for name in ("config.json", "model.safetensors"):

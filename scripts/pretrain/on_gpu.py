@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,9 +62,10 @@ class Session:
     def settings(self, name: str, minutes: float) -> dict[str, Any]:
         """The stage's YAML with what `plan` changes of it, and the whole budget in these minutes."""
         config = merged(read_config(CONFIGS / f"{name}.yaml"), self.plan["stages"].get(name, {}))
-        parts = config.values() if name == "quality" else (config,)
-        for part in parts:
+        for part in config.values() if name == "quality" else (config,):
             part["budget"] |= {"minutes": minutes, "save_every": max(minutes / 4, 0.75)}
+        if "warm_start" in config and (WORK / name / "average").exists():
+            config["warm_start"] = f"outputs/pretrain/{name}/average"
         return config
 
     def run(self, name: str) -> None:
@@ -72,6 +74,8 @@ class Session:
         if minutes <= 0:
             return
         config = self.settings(name, minutes)
+        if name == "vae":
+            shutil.rmtree(WORK / "decoder", ignore_errors=True)  # it belongs to another encoder
         attempt(name, config, lambda c: STAGES[name](c, self.data, self.device, minutes))
         self.pack()
 
@@ -145,6 +149,7 @@ def worth_compiling(ahead: subprocess.Popen[bytes]) -> bool:
 def main() -> None:
     """Run all stages."""
     began = time.monotonic()
+    torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
