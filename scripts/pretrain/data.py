@@ -141,8 +141,8 @@ def load(device: str = "cpu", folder: Path = WORK) -> Data:
     uses = [line.pop("use") for line in lines]
     rows = [Scene(**line | {"objects": tuple(Placed(**o) for o in line["objects"])}) for line in lines]
     chosen, words = read_split(folder / "split.json")
-    images = torch.from_numpy(np.load(folder / "scenes.npy", mmap_mode="c"))
-    return Data(images.to(device), rows, uses, words, chosen)
+    images = np.load(folder / "scenes.npy", mmap_mode="c" if device == "cpu" else None)
+    return Data(torch.from_numpy(images).to(device), rows, uses, words, chosen)
 
 
 def read_split(path: Path) -> tuple[Split, dict[str, dict[str, float]]]:
@@ -158,13 +158,15 @@ def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Pa
 
     def fill(path: Path) -> None:
         open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), 3, size, size)).flush()
+        start = path.stat().st_size - len(rows) * 3 * size * size
 
-        def part(first: int) -> None:
+        def part(number: int) -> None:
             torch.set_num_threads(1)
-            images = np.load(path, mmap_mode="r+")
-            for i in range(first, len(rows), cores):
-                images[i] = paint(rows[i][0], icons, size).numpy()
-            images.flush()
+            first, last = (len(rows) * i // cores for i in (number, number + 1))
+            with path.open("r+b") as file:  # written, not mapped: mapped files are slow under some kernels
+                file.seek(start + first * 3 * size * size)
+                for scene, _ in rows[first:last]:
+                    file.write(paint(scene, icons, size).numpy().tobytes())
 
         # Forked: the icons are shared as they are, and what is painted goes to the file, not through a pipe.
         others = [

@@ -60,7 +60,7 @@ def load_encoded(device: str = "cpu") -> Encoded:
     ids = CLIPTokenizer.from_pretrained(TOKENIZER)(captions, truncation=True).input_ids
     return Encoded(
         latents=torch.load(LATENTS, weights_only=True).to(device),
-        states=torch.from_numpy(np.load(TEXT, mmap_mode="c")).to(device),
+        states=torch.from_numpy(np.load(TEXT, mmap_mode="c" if device == "cpu" else None)).to(device),
         scaling=json.loads(SCALING.read_text())["scaling_factor"],
         captions=captions,
         ends=torch.tensor([len(row) - 1 for row in ids], device=device),

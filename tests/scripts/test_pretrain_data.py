@@ -1,6 +1,7 @@
 """Scenes, captions, painting and degradations of the pretraining data; nothing is fetched."""
 
 import json
+import os
 import random
 import sys
 from types import SimpleNamespace
@@ -93,7 +94,8 @@ def test_held_out_pairs_are_in_no_scene_to_learn_from():
     assert sum(use == "train" for _, use in found) == 8 * (9 + 13) + 50
 
 
-def test_painting_in_processes_is_painting(tmp_path):
+def test_painting_in_processes_is_painting(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     rows = [(scene(background=colour), "train") for colour in COLOURS]
     paint_all(rows, icons(), 32, tmp_path)
     painted = np.load(tmp_path / "scenes.npy")
