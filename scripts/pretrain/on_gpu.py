@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -59,37 +60,57 @@ class Session:
         """Hand over all there is so far."""
         cargo.pack(WORK, self.out)
 
-    def settings(self, name: str, minutes: float) -> dict[str, Any]:
-        """The stage's YAML with what `plan` changes of it, and the whole budget in these minutes."""
+    def settings(self, name: str, minutes: float, divisor: int) -> dict[str, Any]:
+        """The stage's YAML with what `plan` changes of it, the whole budget in these minutes, a part of the batch."""
         config = merged(read_config(CONFIGS / f"{name}.yaml"), self.plan["stages"].get(name, {}))
         for part in config.values() if name == "quality" else (config,):
             part["budget"] |= {"minutes": minutes, "save_every": max(minutes / 4, 0.75)}
+            part["batch"] //= divisor
         if "warm_start" in config and (WORK / name / "average").exists():
             config["warm_start"] = f"outputs/pretrain/{name}/average"
         return config
 
+    def attempt(self, name: str, learn: Stage) -> bool:
+        """Whether a stage was done; out of memory, it begins again with half the batch, twice at most."""
+        print(f"--- {name}", flush=True)
+        for divisor in (1, 2, 4):
+            minutes = min(self.plan["minutes"].get(name, math.inf), self.left())
+            if minutes <= 0:
+                return False
+            (WORK / name / "checkpoint.pt").unlink(missing_ok=True)  # anew, from the average if there is one
+            try:
+                learn(self.settings(name, minutes, divisor), self.data, self.device, minutes)
+                return True
+            except torch.OutOfMemoryError:
+                print(f"{name}: out of memory with 1/{divisor} of the batch", flush=True)
+                torch.cuda.empty_cache()
+            except Exception:
+                traceback.print_exc()
+                return False
+        return False
+
     def run(self, name: str) -> None:
         """One stage but the U-Net's, and what it leaves."""
-        minutes = min(self.plan["minutes"][name], self.left())
-        if minutes <= 0:
-            return
-        config = self.settings(name, minutes)
         if name == "vae":
             shutil.rmtree(WORK / "decoder", ignore_errors=True)  # it belongs to another encoder
-        attempt(name, config, lambda c: STAGES[name](c, self.data, self.device, minutes))
+        self.attempt(name, STAGES[name])
         self.pack()
 
     def run_unet(self, compiled: bool) -> None:
-        """The last stage: encode, then learn for all the time that is left."""
+        """The last stage: encode, then learn for all the time that is left; if that fails compiled, as it is."""
         latents.encode(read_config(CONFIGS / "latents.yaml"), self.data, self.device)
         encoded = latents.load_encoded(self.device)
 
-        def learn(config: dict[str, Any]) -> None:
-            minutes = self.left()
-            config["budget"]["minutes"] = minutes
-            unet.train_unet(config | {"compile": compiled}, encoded, self.device, minutes, self.pack)
+        def learn(config: dict[str, Any], data: data.Data, device: str, minutes: float | None) -> None:
+            unet.train_unet(config, encoded, device, minutes, self.pack)
 
-        attempt("unet", self.settings("unet", self.left()), learn)
+        def learn_compiled(
+            config: dict[str, Any], data: data.Data, device: str, minutes: float | None
+        ) -> None:
+            learn(config | {"compile": True}, data, device, minutes)
+
+        if not (compiled and self.attempt("unet", learn_compiled)):
+            self.attempt("unet", learn)
         self.pack()
 
 
@@ -99,22 +120,6 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for name, value in changes.items():
         found[name] = merged(config[name], value) if isinstance(value, dict) and name in config else value
     return found
-
-
-def attempt(name: str, config: dict[str, Any], run: Callable[[dict[str, Any]], None]) -> None:
-    """Run a stage; out of memory, again with half the batch, twice at most; any other failure is told and passed."""
-    print(f"--- {name}", flush=True)
-    for divisor in (1, 2, 4):
-        smaller = {k: v // divisor if k == "batch" else v for k, v in config.items()}
-        try:
-            return run(smaller)
-        except torch.OutOfMemoryError:
-            print(f"{name}: out of memory at {smaller.get('batch')}; half of it", flush=True)
-            torch.cuda.empty_cache()
-        except Exception:
-            traceback.print_exc()
-            return None
-    return None
 
 
 def unpack(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from scripts.pretrain import cargo
 from scripts.pretrain.catalogue import STYLES
 from scripts.pretrain.common import ROOT, write_json
-from scripts.pretrain.on_gpu import attempt, merged
+from scripts.pretrain.on_gpu import Session, merged
 from scripts.pretrain.tokenizer import learn, write
 
 NAMES = ["cat", "dog", "owl", "bee"]
@@ -55,7 +56,7 @@ PLAN = {
     "reserve": 0.02,
     "first": ["clip", "vae", "decoder", "vision", "judge", "quality"],
     "again": ["decoder"],
-    "minutes": dict.fromkeys(["clip", "vae", "decoder", "vision", "judge", "quality"], 0.01),
+    "minutes": dict.fromkeys(["clip", "vae", "decoder", "vision", "judge", "quality", "unet"], 0.01),
     "stages": {"quality": {"quality": {"batch": 8}, "judge_quality": {"batch": 8}}},
 }
 
@@ -91,7 +92,7 @@ def project(tmp_path) -> Path:
 
 
 def go(project: Path, out: str, cargo_folder: str) -> str:
-    command = [sys.executable, "-m", "scripts.pretrain.on_gpu", "--device", "cpu", "--minutes", "0.9"]
+    command = [sys.executable, "-m", "scripts.pretrain.on_gpu", "--device", "cpu", "--minutes", "9"]
     found = subprocess.run(
         [*command, "--cargo", cargo_folder, "--out", out], cwd=project, capture_output=True, text=True
     )
@@ -134,18 +135,32 @@ def test_weights_come_back_complete_in_parts_of_a_limited_size(tmp_path):
     assert all(torch.equal(back[name], value) for name, value in tensors.items())
 
 
-def test_a_stage_out_of_memory_begins_again_with_half_the_batch():
+@pytest.fixture
+def session(tmp_path, monkeypatch) -> Session:
+    monkeypatch.setattr("scripts.pretrain.on_gpu.WORK", tmp_path)
+    plan = {"reserve": 0, "minutes": {"judge": 1}, "stages": {"judge": {"batch": 8}}}
+    found = Session(plan, "cpu", tmp_path / "out", time.monotonic() + 60)
+    found.data = None
+    return found
+
+
+def test_a_stage_out_of_memory_begins_again_with_half_the_batch(session):
     batches = []
 
-    def run(config):
+    def learn(config, data, device, minutes):
         batches.append(config["batch"])
         if config["batch"] > 2:
             raise torch.OutOfMemoryError
 
-    attempt("any", {"batch": 8}, run)
+    assert session.attempt("judge", learn)
     assert batches == [8, 4, 2]
 
 
-def test_a_stage_that_fails_is_told_and_passed(capsys):
-    attempt("any", {"batch": 8}, lambda config: 1 / 0)
+def test_a_stage_that_fails_is_told_and_passed(session, capsys):
+    assert not session.attempt("judge", lambda *_: 1 / 0)
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_stage_without_time_is_left_out(session):
+    session.ends = time.monotonic()
+    assert not session.attempt("judge", lambda *_: pytest.fail("it ran"))
