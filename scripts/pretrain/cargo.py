@@ -21,19 +21,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scripts.pretrain.common import WORK, write_atomically
-from scripts.pretrain.data import Icons
+from scripts.pretrain.data import Icons, read_split
 
 FOLDER = WORK / "cargo"
 ICONS, SMALL, TENSORS = "icons.zip", "small.zip", "tensors"
 PART, TOTAL = 15 << 20, 58 << 20  # bytes of a file, and of all weights
 KINDS = {".json", ".txt", ".png", ".jsonl"}
 TEXT, SIGHT = "clip/average/model.safetensors", "vision/average/model.safetensors"
-VAE, DECODER = (f"{folder}/average/diffusion_pytorch_model.safetensors" for folder in ("vae", "decoder"))
+VAE, DECODER, UNET = (
+    f"{folder}/average/diffusion_pytorch_model.safetensors" for folder in ("vae", "decoder", "unet")
+)
 WEIGHTS = (
     TEXT,
     DECODER,
     VAE,
-    "unet/average/diffusion_pytorch_model.safetensors",
+    UNET,
     SIGHT,
     "quality/model.safetensors",
     "judge_quality/model.safetensors",
@@ -68,14 +70,14 @@ def read_icons(path: Path) -> Icons:
     return icons
 
 
-def read_weights(work: Path) -> dict[str, Tensor]:
+def read_weights(work: Path, names: tuple[str, ...] = WEIGHTS) -> dict[str, Tensor]:
     """The weights under `work` in fp16, named FILE:TENSOR, file by file until `TOTAL` is reached.
 
     What two files share is left out of one: the decoder's stretch has the encoder, too, and the vision tower's file
     repeats the text tower.
     """
     found: dict[str, Tensor] = {}
-    for name in WEIGHTS:
+    for name in names:
         path = work / name
         if not path.exists() or (name == VAE and (work / DECODER).exists()):
             continue
@@ -123,12 +125,12 @@ def in_parts(tensors: dict[str, Tensor], limit: int = PART) -> list[dict[str, Te
     return [part for _, part in parts]
 
 
-def pack(work: Path, out: Path) -> None:
+def pack(work: Path, out: Path, names: tuple[str, ...] = WEIGHTS) -> None:
     """Weights in parts and everything small (configurations, figures, pictures, the tokenizer) in one zip file."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob(f"{TENSORS}-*"):
         old.unlink()
-    for number, part in enumerate(in_parts(read_weights(work))):
+    for number, part in enumerate(in_parts(read_weights(work, names))):
         write_atomically(out / f"{TENSORS}-{number}.safetensors", partial(save_file, part))
 
     def fill(temporary: Path) -> None:
@@ -166,9 +168,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "unpack":
         return unpack(args.folder, WORK)
-    pack(WORK, args.folder)
-    if not (args.folder / ICONS).exists():
-        write_icons(torch.load(WORK / "icons.pt", weights_only=True), args.folder / ICONS)
+    icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
+    going_on = (WORK / UNET).exists()  # it alone learns then, and needs no more than what it learns from
+    if going_on:
+        chosen, _ = read_split(WORK / "split.json")
+        icons = {(s, n): pixels for (s, n), pixels in icons.items() if n in {*chosen.train, *chosen.objects}}
+    pack(WORK, args.folder, (TEXT, DECODER, VAE, UNET) if going_on else WEIGHTS)
+    write_icons(icons, args.folder / ICONS)
     for path in sorted(args.folder.iterdir()):
         print(f"{path.stat().st_size / 2**20:6.2f} MiB  {path}")
     return None

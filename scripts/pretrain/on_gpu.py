@@ -4,9 +4,9 @@
 
 What was packed by `scripts.pretrain.cargo` is unpacked, the scenes are painted on all cores, and the stages run one
 after the other, each for its share of the time, the U-Net last with all that is left. Weights that came along are gone
-on from; where a U-Net did, what it learnt from stays as it is. After every stage, and every minute of the U-Net's, the
-folder holds all there is. A stage that runs out of memory begins again with half the batch; one that fails otherwise
-is left out.
+on from; where a U-Net did, it has all the time, since what it learnt from must stay as it is. After every stage, and at
+every checkpoint of the U-Net's, the folder holds all there is. A stage that runs out of memory begins again with half
+the batch; one that fails otherwise is left out.
 """
 
 from __future__ import annotations
@@ -154,7 +154,6 @@ def worth_compiling(ahead: subprocess.Popen[bytes]) -> bool:
 def main() -> None:
     """Run all stages."""
     began = time.monotonic()
-    torch.backends.cudnn.benchmark = True
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,8 +169,7 @@ def main() -> None:
     ahead = compile_ahead(plan["stages"]["unet"]["batch"]) if args.device == "cuda" else None
     unpack(args.cargo)
     session.data = data.load(args.device)
-    taught = (WORK / "unet" / "average").exists()
-    for name in plan["again" if taught else "first"]:
+    for name in () if (WORK / cargo.UNET).exists() else plan["order"]:
         session.run(name)
         print(f"{(time.monotonic() - began) / 60:.2f} minutes", flush=True)
     session.run_unet(compiled=ahead is not None and worth_compiling(ahead))
