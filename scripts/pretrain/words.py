@@ -97,7 +97,6 @@ def gather(found: list[Thing], packages: Path, config: dict[str, Any]) -> dict[s
     library = json.loads((packages / "emojilib" / "dist" / "emoji-en-US.json").read_text())
     listed = json.loads((packages / "emojibase-data" / "en" / "data.json").read_text())
     entries = {e["hexcode"]: e for e in listed}
-
     taken = {*COLOURS, *(t.name for t in found)}
 
     def fits(word: str) -> bool:
@@ -112,12 +111,13 @@ def gather(found: list[Thing], packages: Path, config: dict[str, Any]) -> dict[s
     for thing in found:
         entry = entries[thing.code]
         keywords = library.get(thing.emoji, library.get(thing.emoji.rstrip("\ufe0f"), []))
+        kinds = wordnet.kinds(thing.name, LEXICAL.get(entry.get("group"), (5, 6, 8, 20)))
         lists = (
-            config["called"].get(thing.name, []) * 2,
+            *(config["called"].get(thing.name, []), kinds)
+            * 2,  # what a person and a dictionary say counts twice
             codes.get(thing.code, []),
             [w.replace("_", " ") for w in keywords],
             entry.get("tags", []),
-            *[wordnet.kinds(thing.name, LEXICAL.get(entry.get("group"), (5, 6, 8, 20)))] * 2,  # a dictionary
         )
         counts[thing.name] = Counter(w for words in lists for w in dict.fromkeys(words) if fits(w))
     uses = Counter(w for own in counts.values() for w in own)
