@@ -1,6 +1,7 @@
 """Prompts of one bundle into prompt embeddings: read, cut into chunks, encoded, weighted, with an account of it."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from lab.condition.chunks import Chunk, applied_embeddings, cut_notes, fill_chun
 from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
 from lab.condition.config import TextOptions
 from lab.condition.tokens import Tokenizer, Word
-from lab.condition.towers import encode_chunks, vectors_for, weigh_chunks
+from lab.condition.towers import encode_chunks, vectors_for, weigh_chunks, weigh_schedule
+from lab.condition.weighting import WEIGHTINGS
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.models.bundle import Bundle
@@ -103,7 +105,8 @@ class PromptEncoder:
 
         def part(timeline: Timeline) -> Part:
             entries = ((variant.until, made[variant.text, variant.reading]) for variant in timeline.variants)
-            return self._level(Part(timeline.weight, tuple(entries)))
+            levelled = self._level(Part(timeline.weight, tuple(entries)))
+            return self._weigh_schedule(levelled, timeline, chunked)
 
         return {
             prompt: Conditioning(prompt, _level_parts([part(timeline) for timeline in parts]))
@@ -113,6 +116,27 @@ class PromptEncoder:
     def _level(self, part: Part) -> Part:
         rows = max(len(entry.embeds) for _, entry in part.entries)
         return part.map(lambda entry: _with_embeds(entry, self._pad(entry.embeds, rows)))
+
+    def _weigh_schedule(
+        self, part: Part, timeline: Timeline, chunked: Mapping[tuple[str, Reading], _ChunkedText]
+    ) -> Part:
+        """The part with its texts weighted together, if the weighting does that and there are several."""
+        counts: Counter[tuple[str, Reading]] = Counter()
+        for variant in timeline.variants:
+            counts[variant.text, variant.reading] += variant.entries
+        texts = [chunked[key].terms[0][1][0] for key in counts]
+        weighting = self._options.weighting_used
+        plain = all(word.weight == 1 for chunks in texts for chunk in chunks for word in chunk)
+        if len(texts) == 1 or plain or WEIGHTINGS[weighting].over_schedule is None:
+            return part
+        most = max(map(len, texts))
+        filled = [[*chunks, *[Chunk()] * (most - len(chunks))] for chunks in texts]
+        states = torch.stack(
+            [torch.stack([self._encode_chunk(chunk)[0] for chunk in chunks]) for chunks in filled]
+        )
+        shares = [count // math.gcd(*counts.values()) for count in counts.values()]
+        weighted = iter(weigh_schedule(self._bundle, filled, states, shares, weighting).flatten(1, 2))
+        return part.map(lambda entry: replace(entry, embeds=_finite(next(weighted), entry.text)))
 
     @torch.no_grad()
     def _pad(self, states: Tensor, rows: int) -> Tensor:
@@ -175,8 +199,7 @@ class PromptEncoder:
                 spans += token_spans(member, self._context, rows)
             rows += len(states)
         joined = torch.cat(embeds)
-        if not joined.sum().isfinite():
-            raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
+        _finite(joined, source)
         _, pooled = self._encode_chunk(text.pooled)
         applied = applied_embeddings(spans, self._embeddings)
         cuts = (note for _, members in text.terms for member in members for note in cut_notes(member))
@@ -207,6 +230,12 @@ class PromptEncoder:
                 self._bundle, chunks, states, empty, self._vectors, weighting, self._clip_skip
             )
         return states.flatten(0, 1)
+
+
+def _finite(embeds: Tensor, source: str) -> Tensor:
+    if not embeds.sum().isfinite():
+        raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
+    return embeds
 
 
 def _level_parts(parts: Sequence[Part]) -> tuple[Part, ...]:

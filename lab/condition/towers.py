@@ -179,6 +179,30 @@ def weigh_chunks(
     return torch.cat(weighted, dim=-1)
 
 
+def weigh_schedule(
+    bundle: Bundle, texts: Sequence[Sequence[Chunk]], states: Tensor, counts: Sequence[int], weighting: str
+) -> Tensor:
+    """(texts, chunks, context, d): hidden states of a schedule's texts, likewise, under the weights of all of them.
+
+    Args:
+        texts: The chunks of each distinct text, as many of each.
+        counts: How often each comes in the schedule.
+        weighting: A name in `WEIGHTINGS` that has `over_schedule`.
+    """
+    apply = WEIGHTINGS[weighting].over_schedule
+    assert apply is not None, "the caller has looked"
+    often = torch.tensor(counts)
+    firsts = often.cumsum(0) - often
+    weighted = []
+    for index, z in enumerate(states.split([tower.width for tower in bundle.towers], -1)):
+        context = z.shape[2]
+        w = torch.tensor([[chunk.row_weights(index, context) for chunk in chunks] for chunks in texts])
+        rows = z.repeat_interleave(often, 0).transpose(0, 1).flatten(1, 2)
+        made = apply(rows, w.repeat_interleave(often, 0).transpose(0, 1).flatten(1, 2))
+        weighted.append(made.unflatten(1, (-1, context)).transpose(0, 1)[firsts])
+    return torch.cat(weighted, dim=-1)
+
+
 def _fragments(
     chunks: Sequence[Chunk], ids: Sequence[Sequence[int]], index: int
 ) -> Iterator[tuple[list[int], float]]:

@@ -24,24 +24,29 @@ class Weighting:
     Attributes:
         label: What it does, for help texts and pages.
         a1111: What the A1111 web UI calls it; None if it has none such.
+        over_schedule: The same for all texts that a schedule switches between, where each has a say in the others, as
+            in the web UI; None if each stands for itself. Takes z (chunks, rows, width) and w (chunks, rows), the
+            texts' rows side by side.
         apply: From a text to its hidden states (chunks, context, width) float32 under its weights.
     """
 
     label: str
     apply: "Callable[[EncodedText], Tensor]"
     a1111: str | None = None
+    over_schedule: "Callable[[Tensor, Tensor], Tensor] | None" = None
 
 
 def _keep_mean(text: EncodedText) -> "Tensor":
-    """z w mean(z) / mean(z w), each chunk with its own means.
+    """z w mean(z) / mean(z w), each chunk with its own means."""
+    return _keep_mean_over(text.z, text.w)
 
-    The web UI takes the means over all variants of a scheduled prompt at once; here each text stands for itself.
-    """
-    weighted = _scale(text)
-    for chunk, (z, w) in enumerate(zip(text.z, text.w, strict=True)):
+
+def _keep_mean_over(z: "Tensor", w: "Tensor") -> "Tensor":
+    weighted = z * w[..., None]
+    for chunk in range(len(z)):
         mean = weighted[chunk].mean()
-        if mean != 0 and (w != 1).any():
-            weighted[chunk] *= z.mean() / mean
+        if mean != 0 and (w[chunk] != 1).any():
+            weighted[chunk] *= z[chunk].mean() / mean
     return weighted
 
 
@@ -70,7 +75,10 @@ def _ignore(text: EncodedText) -> "Tensor":
 
 WEIGHTINGS: dict[str, Weighting] = {
     "a1111": Weighting(
-        "scales, and keeps each chunk's mean (the web UI's Original emphasis)", _keep_mean, "Original"
+        "scales, and keeps each chunk's mean (the web UI's Original emphasis)",
+        _keep_mean,
+        "Original",
+        _keep_mean_over,
     ),
     "a1111-no-norm": Weighting("scales (the web UI's No norm emphasis)", _scale, "No norm"),
     "comfy": Weighting("goes from the empty text towards the words (ComfyUI)", _from_empty),

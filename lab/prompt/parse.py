@@ -111,7 +111,7 @@ def _variants(prompt: Prompt, nodes: Sequence[Node], masked: str, steps: int) ->
         ]
         text = _join(prompt.source, slices)
         if variants and variants[-1].text == text:
-            variants[-1] = replace(variants[-1], until=until)
+            variants[-1] = replace(variants[-1], until=until, entries=variants[-1].entries + 1)
             continue
         reading = read(_join(masked, slices))
         reading = replace(reading, notes=(*prompt.notes, *reading.notes, *_notes(text, prompt.dialect)))

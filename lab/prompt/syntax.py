@@ -183,11 +183,13 @@ class Variant:
             `lab.condition.conditioning.Part`). The last variant's is the number of steps.
         text: The prompt with its schedules resolved, weight syntax still in it.
         reading: What `text` says.
+        entries: How many entries of the web UI's list it stands for: neighbours of equal text are one variant.
     """
 
     until: int
     text: str
     reading: Reading
+    entries: int = 1
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -44,6 +44,39 @@ def test_ignore_ignores(text):
     assert WEIGHTINGS["ignore"].apply(text) is text.z
 
 
+@pytest.mark.parametrize("family", ["emoji", "sdxl"])
+def test_a1111_keeps_the_mean_over_all_texts_of_a_schedule(request, family):
+    """A1111's `forward` takes the texts of a schedule as one batch, and `EmphasisOriginal` that batch's means.
+
+    The final LayerNorm of the other random models leaves means of 0.
+    """
+    bundle = request.getfixturevalue(family)
+    context = bundle.context_length
+    widths = [tower.width for tower in bundle.towers]
+    plain = ["red apple", "cat", "dog BREAK white"]
+    rows = [encode(bundle, text).embeds.view(-1, context, sum(widths)) for text in (*plain, "")]
+    z = torch.stack([torch.cat([text, rows[3]])[:2] for text in rows[:3]])
+    w = torch.ones(3, 2, context, 1)
+    w[0, 0, 1], w[2, 1, 1] = 1.4, 0.5
+    part = encode(bundle, "[(red:1.4) apple|cat|dog BREAK (white:0.5)]", steps=6).parts[0]
+    made = torch.stack([entry.embeds for _, entry in part.entries[:3]]).view(3, 2, context, -1)
+    for ours, states in zip(made.split(widths, -1), z.split(widths, -1), strict=True):
+        scaled = states * w
+        factors = states.mean(dim=(0, 2, 3)) / scaled.mean(dim=(0, 2, 3))
+        assert close(ours, scaled * factors.view(1, 2, 1, 1), 1e-3)  # sums of 10,000s of float32 numbers
+
+
+def test_equal_neighbours_of_a_schedule_count_as_often_as_they_come(emoji):
+    """Over four steps A1111's list is a, a, a, b: three entries of one text."""
+    part = encode(emoji, "[[(red:1.5)|(red:1.5)]:cat:3]", steps=4).parts[0]
+    z, other = encode(emoji, "red").embeds, encode(emoji, "cat").embeds
+    w = torch.ones(len(z), 1)
+    w[1] = 1.5
+    factor = (3 * z.mean() + other.mean()) / (3 * (z * w).mean() + other.mean())
+    for (_, entry), expected in zip(part.entries, (z * w, other), strict=True):
+        assert close(entry.embeds, expected * factor, 1e-3)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_prompts_are_weighted_row_by_row_in_each_encoder(request, family):
     bundle = request.getfixturevalue(family)
