@@ -5,8 +5,8 @@ schema, the command-line flags and the Python keyword arguments all come from th
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Self, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -16,10 +16,13 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
+    model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from lab.errors import InputError, did_you_mean
+from lab.strict_yaml import read_yaml
 
 
 class OneOf:
@@ -61,8 +64,16 @@ def one_of(table: Mapping[str, Any], what: str) -> OneOf:
     return OneOf(table, what)
 
 
+def at_home(path: Path) -> Path:
+    """The path with the home folder for a leading `~`; a user that there is not stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _existing_file(path: Path) -> Path:
-    path = path.expanduser()
+    path = at_home(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file is wanted")
     if not path.is_file():
@@ -71,7 +82,7 @@ def _existing_file(path: Path) -> Path:
 
 
 def _existing_folder(path: Path) -> Path:
-    path = path.expanduser()
+    path = at_home(path)
     if path.is_file():
         raise ValueError(f"{path} is a file, and a folder is wanted")
     if not path.is_dir():
@@ -80,11 +91,14 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _existing_path(path: Path) -> Path:
-    path = path.expanduser()
+    path = at_home(path)
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     return path
 
+
+NewPath = Annotated[Path, AfterValidator(at_home)]
+"""A file or folder that need not be there yet; `~` is the home folder."""
 
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 """A file that is there when the config is built; `~` is the home folder."""
@@ -110,6 +124,17 @@ class Config(BaseModel):
             if names:
                 field.description = f"{field.description or ''} [choices: {', '.join(names)}]".strip()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _shape(cls, settings: Any) -> Any:
+        """Takes one value for a list of one, and the other way round."""
+        if not isinstance(settings, Mapping):
+            return settings
+        fields = cls.model_fields
+        return {
+            key: _shaped(fields[key], value) if key in fields else value for key, value in settings.items()
+        }
+
     @classmethod
     def build(cls, settings: Mapping[str, Any], where: str = "options") -> Self:
         """Validates `settings`; `where` names their origin in the error.
@@ -132,11 +157,11 @@ class Config(BaseModel):
         over = dict(over or {})
         if path is None:
             return cls.build(over)
-        settings, lines = _read_yaml(path)
+        settings, lines = _read_file(path)
         for key in settings:
             if key not in cls.model_fields:
                 nearest = did_you_mean(str(key), cls.model_fields)
-                raise InputError(f"{path}:{lines[key]}: unknown key '{key}'{nearest}")
+                raise InputError(f"{path}:{lines.get(key, 1)}: unknown key '{key}'{nearest}")
         try:
             return cls(**(settings | over))
         except ValidationError as error:
@@ -163,24 +188,42 @@ def _metadata(field: Any) -> Iterator[OneOf]:
         waiting += parts
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Returns the settings and the line on which each top-level key stands."""
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        settings = yaml.safe_load(text)
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"{path}: cannot read the config file: {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    settings, lines = read_yaml(text, str(path))
     if settings is None:
         return {}, {}
-    if not isinstance(settings, dict) or not isinstance(node, yaml.MappingNode):
+    if not isinstance(settings, dict):
         raise InputError(f"{path}:1: expected 'key: value' lines, found {type(settings).__name__}")
-    return settings, {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    return settings, lines
+
+
+def _shaped(field: FieldInfo, value: Any) -> Any:
+    """One value where a list is wanted as a list of one, a list of one where one is wanted as the one, paths as texts
+    where texts are wanted."""
+    kinds = set(_kinds(field.annotation))
+    if list in kinds and isinstance(value, (str, PurePath, Mapping)):
+        value = [value]
+    elif isinstance(value, list) and len(value) == 1 and not kinds & {list, tuple, dict, Any}:
+        value = value[0]
+    if str in kinds and Path not in kinds:
+        if isinstance(value, PurePath):
+            return str(value)
+        if isinstance(value, list):
+            return [str(one) if isinstance(one, PurePath) else one for one in value]
+    return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation, with those inside of lists, unions and Annotated."""
+    yield get_origin(annotation) or annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
 
 
 def first_problem(cls: type[BaseModel], error: ValidationError) -> str:

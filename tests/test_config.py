@@ -132,3 +132,78 @@ def test_inputs_have_to_be_there(tmp_path):
 def test_paths_from_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Chosen.build({"folder": "~"}).folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "steps: 5\nscheduler: euler\nsteps: 6\n",
+            ":3: not valid YAML: 'steps' stands twice, first on line 1",
+        ),
+        ("prompt: a\naxes: {steps: 1, steps: 2}\n", ":2: not valid YAML: 'steps' stands twice"),
+        ("prompt: [cat:dog:0.5]\n", r":1: not valid YAML: is \[cat:dog:0.5\] a list, or prompt syntax"),
+        ("negative_prompt: [cat|dog]\n", r":1: not valid YAML: is \[cat\|dog\] a list"),
+        ("seeds: 1:30\n", ":1: seeds: '1:30' is no seed"),
+        ("seeds: 0x10\n", ":1: seeds: '0x10' is no seed"),
+        ("seeds: " + "1" * 5000, "not valid YAML"),
+        ("[" * 5000, "nested too deeply"),
+        ("1: x\n", ":1: unknown key '1'"),
+        ("no: x\n", ":1: unknown key 'no'"),
+        ("? [a]\n: x\n", ":1: not valid YAML"),
+    ],
+)
+def test_what_yaml_would_drop_or_turn_is_refused(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        GenerateConfig.read(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("prompt: no", "prompt", ["no"]),
+        ("prompt: [off, 2024-01-01, yes, 1_0, =]", "prompt", ["off", "2024-01-01", "yes", "1_0", "="]),
+        ("negative_prompt: on", "negative_prompt", "on"),
+        ("negative_prompt: [blurry]", "negative_prompt", "blurry"),
+        ("negative_prompt: ~", "negative_prompt", None),
+        ("seeds: 010", "seeds", "010"),
+        ("seeds: [3]", "seeds", "3"),
+        ("steps: 010", "steps", 10),
+        ("karras: yes", "karras", True),
+        ("strength: 1e-1", "strength", 0.1),
+        ("\ufeffsteps: 5", "steps", 5),
+    ],
+)
+def test_values_are_what_they_look_like(tmp_path, text, key, value):
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    assert getattr(GenerateConfig.read(tmp_path / "x.yaml"), key) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "010", "08", "1:30", "~", "1e-3", "2024-01-01", "[a:b:0.5]", "=", "a\u2028b"]
+)
+def test_texts_that_look_like_values_survive_the_round_trip(tmp_path, text):
+    config = GenerateConfig(prompt=[text, text + " "], negative_prompt=text)
+    (tmp_path / "x.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert GenerateConfig.read(tmp_path / "x.yaml") == config
+
+
+def test_python_values_are_taken_as_meant(tmp_path):
+    import numpy as np
+    import torch
+
+    (tmp_path / "x.pt").write_bytes(b"")
+    config = GenerateConfig(
+        embedding=tmp_path / "x.pt", seeds=np.int64(3), dtype=torch.float16, prompt=("a", "b")
+    )
+    assert config.embedding == [str(tmp_path / "x.pt")] and config.seeds == "3" and config.dtype == "float16"
+    assert config.prompt == ["a", "b"]
+
+
+def test_home_is_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.pt").write_bytes(b"")
+    config = GenerateConfig.build({"out": "~/made", "embedding": "~/x.pt", "embeddings": "~"})
+    assert config.out == tmp_path / "made" and config.embeddings == [tmp_path]
+    assert GenerateConfig.build({"out": "~nobody-here/x"}).out.parts[0] == "~nobody-here"

@@ -4,14 +4,13 @@ YAML keys, flags and keyword arguments come from here.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from lab.comparing.axes import AXES, AxisValue, read_axis
 from lab.condition.config import TextOptions
-from lab.config import Config
+from lab.config import Config, NewPath
 from lab.errors import InputError, did_you_mean
 from lab.models.config import ModelOptions
 from lab.sample.config import Prompts, SamplingOptions, Seeds
@@ -40,7 +39,7 @@ class ExperimentOptions(Config):
     guidance_curve: bool = False
     """Also measures at which steps the variants' guidance differs from the baseline's (a few more images' time)."""
 
-    out: Path | None = None
+    out: NewPath | None = None
     """Folder for the run; by default one under outputs/ that the settings name."""
 
 

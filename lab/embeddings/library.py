@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
+from lab.config import at_home
 from lab.embeddings.embedding import Embedding, vectors_sha256
 from lab.embeddings.read import (
     HUB,
@@ -135,7 +136,8 @@ def _mutable(mapping: Mapping[str, Embedding]) -> "dict[str, Embedding]":
 
 
 def _split_name(text: str) -> tuple[str, str | None]:
-    """Parts FILE=name; an existing file may have an equals sign in its own name."""
+    """Parts FILE=name, `~` being the home folder; an existing file may have an equals sign in its own name."""
+    text = str(at_home(Path(text))) if text.startswith("~") else text
     source, equals, name = text.rpartition("=")
     if not equals or Path(text).exists():
         return text, None

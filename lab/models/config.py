@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lab.config import Config, ExistingFolder
 from lab.errors import InputError, did_you_mean
@@ -49,7 +49,10 @@ class ModelOptions(Config):
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        BeforeValidator(lambda value: str(value).removeprefix("torch.")),
+    ] = "float32"
     """Precision of the U-Net; `auto` takes the fastest that looks the same."""
 
     revision: str | None = None

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
-from lab.config import Config, ExistingFile, one_of
+from lab.config import Config, ExistingFile, NewPath, one_of
 from lab.errors import InputError
 from lab.models.config import ModelOptions
 from lab.models.schedulers import SCHEDULERS
@@ -50,7 +50,7 @@ def join_seeds(value: Any) -> Any:
     """Turns a number, or a list of numbers, into the form that `parse_seeds` reads; leaves the rest alone."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, int):
+    if isinstance(value, Integral):  # NumPy's, too
         return str(value)
     if isinstance(value, (list, tuple, range)):
         return ",".join(str(seed) for seed in value)
@@ -140,7 +140,7 @@ class PromptOptions(Config):
     negative_embeds: ExistingFile | None = None
     """Prompt embeddings in place of a negative prompt: of `lab encode --out`, or learned by a reward."""
 
-    out: Path | None = None
+    out: NewPath | None = None
     """Folder for the images; by default one under outputs/ that the settings name."""
 
 

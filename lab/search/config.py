@@ -1,12 +1,11 @@
 """The options of search, each defined once: YAML keys, flags and keyword arguments come from here."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lab.condition.config import Pool
-from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
+from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.library import check_embedding_source
 from lab.models.config import ModelOptions
 from lab.prompt.dialects import DIALECTS
@@ -33,7 +32,7 @@ class SearchOptions(Config):
     over: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)
     """What is searched: prompts:FILE (one a line), images:FOLDER, embeddings:FOLDER or vocabulary; repeatable."""
 
-    index: Path | None = None
+    index: NewPath | None = None
     """Folder of an index: made from --over if it is not there, added to if it is, searched either way."""
 
     kind: IndexKind | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lab.config import at_home
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 
@@ -43,7 +44,7 @@ def check_source(over: str) -> str:
         raise ValueError(f"what is searched begins with its type{did_you_mean(over, known)}")
     if bool(place) == (name == "vocabulary"):
         raise ValueError(f"write {'vocabulary' if name == 'vocabulary' else f'{name}:PATH'}")
-    if place and not Path(place).exists():
+    if place and not at_home(Path(place)).exists():
         raise ValueError(f"{place}: no such {'file' if name == 'prompts' else 'folder'}")
     return over
 
@@ -58,7 +59,7 @@ def read_source(over: str, bundle: "Bundle", listener: Listener = Listener()) ->
         InputError: one that cannot be read or is empty.
     """
     name, _, place = over.partition(":")
-    rows = SOURCES[name](Path(place), bundle, listener)
+    rows = SOURCES[name](at_home(Path(place)), bundle, listener)
     if not rows:
         raise InputError(f"--over {over}: there is nothing in it")
     return rows

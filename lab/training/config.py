@@ -3,12 +3,11 @@
 import hashlib
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from lab.config import Config, ExistingFolder, ExistingPath, one_of
+from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
@@ -202,10 +201,10 @@ class StopOptions(Config):
 class RunOptions(Config):
     """What is written where."""
 
-    out: Path | None = None
+    out: NewPath | None = None
     """Folder for the run; by default one under outputs/ that the embedding names."""
 
-    resume: Path | None = None
+    resume: NewPath | None = None
     """Goes on with the run in this folder, with its own settings."""
 
     save_every: int = Field(50, ge=1)
@@ -214,7 +213,7 @@ class RunOptions(Config):
     layout: Annotated[str, one_of(WRITABLE, "layout")] | None = None
     """File layout of the embedding; by default diffusers', or the one for SDXL."""
 
-    latents: Path | None = None
+    latents: NewPath | None = None
     """Folder that keeps encoded images for other runs; by default they stay in memory."""
 
     preview_every: int = Field(100, ge=0)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
+from lab.config import at_home
 from lab.errors import InputError, did_you_mean
+from lab.strict_yaml import read_yaml
 from lab.text import split_lines
 from lab.training.config import TrainConfig
 
@@ -33,13 +34,14 @@ def read_templates(chosen: Sequence[str]) -> list[str]:
 
 def _read_set(name: str) -> list[str]:
     sets = {path.stem: path for path in sorted(TEMPLATES.glob("*.yaml"))}
-    path = sets.get(name, Path(name))
+    path = sets.get(name, at_home(Path(name)))
     try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
         raise InputError(
             f"templates: '{name}' is no set, no YAML file and has no {{name}}{did_you_mean(name, sets)}"
         ) from None
+    lines, _ = read_yaml(text, str(path))
     if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
         raise InputError(f"{path}: expected a YAML list of caption templates, one a line")
     return lines
