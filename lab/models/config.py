@@ -1,6 +1,7 @@
 """The options that say which model to load, where, and how precisely."""
 
 import re
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,15 +17,18 @@ def split_lora(text: str) -> tuple[Path, float]:
     """Splits `FILE` or `FILE=scale`; without a scale it is 1.
 
     Raises:
-        InputError: the scale is not a number.
+        InputError: the scale is not a finite number.
     """
     name, equals, scale = text.rpartition("=")
     if not equals:
         return Path(text).expanduser(), 1.0
     try:
-        return Path(name).expanduser(), float(scale)
+        strength = float(scale)
     except ValueError:
-        raise InputError(f"{text}: '{scale}' is not a scale; write FILE or FILE=0.8") from None
+        strength = nan
+    if not isfinite(strength):
+        raise InputError(f"{text}: '{scale}' is not a scale; write FILE or FILE=0.8")
+    return Path(name).expanduser(), strength
 
 
 def _check_lora(text: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
@@ -27,8 +28,8 @@ def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **opt
             `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
 
     Raises:
-        InputError: an unknown model or option, a missing or damaged part, a family that the lab does not load, or
-            an option that this machine cannot serve.
+        InputError: an unknown model or option, a missing or damaged part, weights that are not finite, a family that
+            the lab does not load, or an option that this machine cannot serve.
     """
     return load_options(ModelOptions.build({"model": str(source), **options}, where="load"), listener)
 
@@ -56,6 +57,7 @@ def load_options(
         from lab.models.lora import fuse_all  # brings peft
 
         bundle = fuse_all(bundle)
+    _check_finite(bundle)
     arrange_modules(bundle)
     return bundle
 
@@ -92,6 +94,31 @@ def _bundle(
         force_zeros_for_empty_prompt=facts.traits.zeros_without_negative
         and bool(parts.settings.get("force_zeros_for_empty_prompt", True)),
     )
+
+
+def _check_finite(bundle: Bundle) -> None:
+    """Refuses weights that hold NaN or infinity: every image would be black. One sum a tensor, one wait for a GPU.
+
+    Raises:
+        InputError: names the first such tensor.
+    """
+    modules = {"U-Net": bundle.unet, "VAE": bundle.vae}
+    modules |= {f"text encoder {place}": tower.encoder for place, tower in enumerate(bundle.towers, 1)}
+    named = [
+        (part, name, weight) for part, module in modules.items() for name, weight in module.named_parameters()
+    ]
+    with torch.no_grad():
+        sums = torch.stack([weight.sum(dtype=torch.float32) for _, _, weight in named])
+        suspects = (~sums.isfinite()).nonzero().flatten().tolist()  # sums of large numbers may overflow
+        for part, name, weight in (named[place] for place in suspects):
+            if not weight.isfinite().all():
+                blame = " or a LoRA" if bundle.options.lora else ""
+                other = (
+                    "" if weight.dtype == torch.float32 else "; --dtype float32 may hold what this one cannot"
+                )
+                raise InputError(
+                    f"{bundle.source}: the {part}'s {name} holds NaN or infinity: its file{blame} is damaged{other}"
+                )
 
 
 def _towers(parts: Parts, family: Family) -> tuple[TextTower, ...]:

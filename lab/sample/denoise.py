@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.patches import text_keys_kept
 from lab.models.schedulers import make_scheduler
@@ -65,10 +66,33 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
 
     Returns:
         (b, c, h, w) float32 on the bundle's device.
+
+    Raises:
+        InputError: the latents are not finite; says from which step on.
     """
+    finite: list[Tensor] = []
+
+    def watch(step: Step) -> None:
+        finite.append(step.prediction.isfinite().all())
+        if observer:
+            observer(step)
+
     on_cpu = bundle.device.type == "cpu" and not bundle.options.compile  # GPUs would give memory for no time
     with text_keys_kept(bundle.unet) if on_cpu else nullcontext():
-        return _denoise(bundle, jobs, observer)
+        latents = _denoise(bundle, jobs, watch)
+    if not latents.isfinite().all():
+        raise InputError(_not_finite(bundle, finite))
+    return latents
+
+
+def _not_finite(bundle: Bundle, finite: Sequence[Tensor]) -> str:
+    """What to say of latents that hold NaN or infinity: `finite` has a truth value for each call of the U-Net."""
+    first = next((place for place, good in enumerate(finite, 1) if not good), len(finite))
+    precision = str(bundle.dtype).removeprefix("torch.")
+    advice = "a --guidance nearer to 7, weights nearer to 1, or another --scheduler"
+    if bundle.dtype != torch.float32:
+        advice = f"--dtype float32 in place of {precision}, or {advice}"
+    return f"step {first} of {len(finite)}: the U-Net gave NaN or infinity, which would be a black image; try {advice}"
 
 
 def denoise_with_gradient(

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lab.errors import InputError
 from lab.models.bundle import Bundle
 
 DECODE_BATCH = 4
@@ -28,10 +29,17 @@ def decode(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
 
     Beside a U-Net in bfloat16 the VAE multiplies in it too: half the time, 55 dB PSNR from float32
     (`scripts/bench_dtype.py`). float16 overflows in many VAEs, which therefore stay in float32 beside it.
+
+    Raises:
+        InputError: the VAE gave pixels that are no numbers.
     """
     for some in latents.split(DECODE_BATCH):
         with torch.inference_mode(), _precision(bundle):
             pixels = to_pixels(bundle, some).permute(0, 2, 3, 1).cpu().numpy()
+        if not np.isfinite(pixels).all():
+            raise InputError(
+                "the VAE gave NaN, which would be a black image; try another --vae, or --dtype float32"
+            )
         for array in (pixels * 255).round().astype(np.uint8):
             yield Image.fromarray(array)
 

@@ -114,5 +114,8 @@ def test_scales_are_read_behind_the_last_equals_sign():
     path, scale = split_lora("a=b.safetensors=-0.25")
     assert (str(path), scale) == ("a=b.safetensors", -0.25)
     assert split_lora("x.safetensors")[1] == 1
+    for scale in ("nan", "inf", "-inf", "1e999"):
+        with pytest.raises(InputError, match=f"'{scale}' is not a scale"):
+            split_lora(f"a.safetensors={scale}")
     with pytest.raises(InputError, match="'strong' is not a scale"):
         split_lora("x.safetensors=strong")
