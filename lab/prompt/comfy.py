@@ -1,7 +1,7 @@
 r"""ComfyUI's attention syntax, as its comfy/sd1_clip.py reads it.
 
 `(x)` multiplies the weight in force by 1.1 and `(x:w)` replaces it; square brackets are plain text; `\(` and `\)`
-are literals. Each bracket starts a segment of its own.
+are literals. Each bracket starts a segment of its own, and so does one that nothing closes.
 """
 
 import re
@@ -29,14 +29,19 @@ class _Group:
 
 def read(text: str) -> Reading:
     """Reads attention. Never fails."""
-    escapes, groups = _find_groups(text)
+    escapes, groups, unclosed = _find_groups(text)
     builder = SegmentBuilder(text)
     opened: list[_Group] = []
     weights = [1.0]
     position = 0
-    for mark in sorted([*escapes, *groups, *(group.close for group in groups.values())]):
+    marks = [*escapes, *groups, *(group.close for group in groups.values()), *unclosed]
+    for mark in sorted(marks):
         end = opened[-1].stop if opened and mark == opened[-1].close else mark
         builder.add(position, end, weights[-1])
+        if mark in unclosed:
+            builder.close()
+            position = mark
+            continue
         position = mark + 1
         if mark in escapes:
             continue  # the backslash goes, the bracket after it is text
@@ -52,8 +57,9 @@ def read(text: str) -> Reading:
     return Reading.of(builder.finish())
 
 
-def _find_groups(text: str) -> tuple[set[int], dict[int, _Group]]:
-    """Returns where the backslashes of escapes are, and the groups by their opening bracket.
+def _find_groups(text: str) -> tuple[set[int], dict[int, _Group], set[int]]:
+    """Returns where the backslashes of escapes are, the groups by their opening bracket, and where one is that nothing
+    closes and that cuts the text all the same.
 
     Its peculiarities are kept. After a surplus `)` the outermost brackets that follow are plain text, one for each
     surplus. An open bracket makes all that follows plain text; but if the text ends in `)`, the outermost open
@@ -87,7 +93,7 @@ def _find_groups(text: str) -> tuple[set[int], dict[int, _Group]]:
         end = groups[first].stop
     if opened:
         groups = {start: group for start, group in groups.items() if start < opened[0]}
-    return escapes, groups
+    return escapes, groups, set(list(opened)[:1])
 
 
 def _group(text: str, start: int, close: int) -> _Group:
