@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,11 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file; choose another --out",
     errno.EEXIST: "a file of that name is in the way; choose another --out",
     errno.EISDIR: "a folder of that name is in the way; choose another --out",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+_LONGEST_STEM = 100
+"""Bytes of a file's name that its temporary one repeats: a name of any length that is allowed has room beside it."""
 
 
 @contextmanager
@@ -34,7 +39,9 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        path.is_symlink()  # a name that is too long is told before anything is written
+        stem = path.stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore")
+        handle, name = tempfile.mkstemp(prefix=f".{stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -62,6 +69,19 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in _REASONS or not _is_about(error, path):
             raise
         raise InputError(f"{path}: cannot write: {_REASONS[error.errno]}") from None
+    except Exception as error:
+        code = _rust_errno(error)
+        if code is None:
+            raise
+        raise InputError(f"{path}: cannot write: {_REASONS[code]}") from None
+
+
+def _rust_errno(error: Exception) -> int | None:
+    """The operating system's error in a SafetensorError, which tells it in words alone: `... (os error 28)`."""
+    found = (
+        re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    )
+    return int(found[1]) if found and int(found[1]) in _REASONS else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -90,10 +110,10 @@ def check_writable(folder: Path) -> None:
         InputError: a file is in the way, the file system is read-only or full, or writing is not permitted.
     """
     folder = folder.expanduser()
-    if folder.is_file():
-        raise InputError(f"{folder}: cannot write: {_REASONS[errno.EEXIST]}")
     place = folder.absolute()
     try:
+        if folder.is_file():
+            raise FileExistsError(errno.EEXIST, "File exists")
         while not place.exists():
             place = place.parent
         with tempfile.TemporaryFile(dir=place):

@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from safetensors import SafetensorError
 
 from lab.errors import InputError
 from lab.files import atomic, check_writable, writing
@@ -38,3 +39,31 @@ def test_another_files_error_is_not_told_as_this_ones(tmp_path):
         writing(tmp_path / "progress.jsonl"),
     ):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "progress.jsonl"))
+
+
+def test_a_full_disk_is_one_when_safetensors_says_so(tmp_path):
+    told = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(InputError, match=r"x\.safetensors: cannot write: the disk is full"),
+        atomic(tmp_path / "x.safetensors"),
+    ):
+        raise SafetensorError(told)
+    with pytest.raises(SafetensorError), atomic(tmp_path / "x.safetensors"):
+        raise SafetensorError("Error while deserializing header: header too large")
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    for name in ("x" * 300, "x" * 300 + ".pt"):
+        for path in (tmp_path / name, tmp_path / name / "x.pt"):
+            with pytest.raises(InputError, match="the name is too long"), atomic(path):
+                pass
+        with pytest.raises(InputError, match="the name is too long"):
+            check_writable(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stem", ["\u732b" * 82, "x" * 250, "caf\udce9"])
+def test_any_name_that_is_allowed_can_be_written(tmp_path, stem):
+    with atomic(tmp_path / f"{stem}.pt") as temporary:
+        temporary.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.pt"]
