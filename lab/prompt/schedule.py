@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from lab.prompt.syntax import Alternation, Group, Node, Schedule, Span, Text
 
 _SPECIAL = re.compile(r"\\.?|[\[\]():|]")
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 
 
 class _PlainError(Exception):
