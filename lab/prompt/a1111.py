@@ -15,6 +15,8 @@ _BREAK = re.compile(r"\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
+_DEEP = 64
+"""Brackets within each other up to which their factors are sorted."""
 
 
 def read(text: str) -> Reading:
@@ -29,28 +31,40 @@ def read(text: str) -> Reading:
     tokens = list(_TOKEN.finditer(text))
     factors, closing = _match_brackets(tokens)
     builder = SegmentBuilder(text)
-    weights: dict[str, list[float]] = {"(": [1.0], "[": [1.0]}
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    running: dict[str, list[float]] = {"(": [1.0], "[": [1.0]}
     for index, token in enumerate(tokens):
         sign, (start, end) = token[0], token.span()
         if sign in _FACTORS:
-            weights[sign].append(weights[sign][-1] * factors[index])
+            opened[sign].append(index)
+            running[sign].append(running[sign][-1] * factors[index][1])
         elif index in closing:
-            weights[closing[index]].pop()
+            opened[closing[index]].pop()
+            running[closing[index]].pop()
         else:
-            weight = weights["("][-1] * weights["["][-1]
+            weight = running["("][-1] * running["["][-1]
+            inside = *opened["("], *opened["["]
+            if len(inside) <= _DEEP:  # the web UI's order of products, for the same last digit
+                weight = math.prod(factor for _, factor in sorted(factors[each] for each in inside))
             _add_text(builder, text, (start + 1, end) if sign[0] == "\\" else (start, end), weight)
     return Reading.of(builder.finish())
 
 
-def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
-    """Returns the factor of each opening bracket, and for each closing one the kind that it closes."""
-    factors: dict[int, float] = {}
+def _match_brackets(
+    tokens: list[re.Match[str]],
+) -> tuple[dict[int, tuple[int, float]], dict[int, str]]:
+    """Returns of each opening bracket its factor and when that is multiplied, and of each closing one what it closes.
+
+    The web UI multiplies where a bracket closes, and those that nothing closes at the end, round ones first.
+    """
+    factors: dict[int, tuple[int, float]] = {}
     closing: dict[int, str] = {}
     opened: dict[str, list[int]] = {"(": [], "[": []}
     for index, token in enumerate(tokens):
         sign = token[0]
         if sign in _FACTORS:
-            factors[index] = _FACTORS[sign]
+            order = len(tokens) * (1 if sign == "(" else 2) + index
+            factors[index] = order, _FACTORS[sign]
             opened[sign].append(index)
             continue
         kind = "[" if sign == "]" else "("
@@ -58,8 +72,7 @@ def _match_brackets(tokens: list[re.Match[str]]) -> tuple[dict[int, float], dict
             continue
         closing[index] = kind
         opening = opened[kind].pop()
-        if token["weight"] is not None:
-            factors[opening] = float(token["weight"])
+        factors[opening] = index, _FACTORS[kind] if token["weight"] is None else float(token["weight"])
     return factors, closing
 
 

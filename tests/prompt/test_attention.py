@@ -81,6 +81,12 @@ def test_comfy_reads_as_comfyui(text, expected):
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
 
 
+def test_equal_weights_are_equal_to_the_last_digit():
+    """A1111 multiplies from the inside out, so that what it joins is one text."""
+    (only,) = a1111.read("(un([want])ed:0.333)").segments
+    assert (only.text, only.weight) == ("unwanted", 0.333)
+
+
 def test_break_inside_brackets_breaks():
     assert said(a1111.read("(a BREAK b:2)")) == [("a", 2.0), ("BREAK", 1.0), ("b", 2.0)]
 
