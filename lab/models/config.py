@@ -14,13 +14,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def split_lora(text: str) -> tuple[Path, float]:
-    """Splits `FILE` or `FILE=scale`; without a scale it is 1.
+    """Splits `FILE` or `FILE=scale`; without a scale it is 1. An existing file may have an equals sign in its name.
 
     Raises:
         InputError: the scale is not a finite number.
     """
     name, equals, scale = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).expanduser().is_file():
         return Path(text).expanduser(), 1.0
     try:
         strength = float(scale)

@@ -20,6 +20,7 @@ from lab.models.family import (
     family_of,
     known_families,
 )
+from lab.models.kinds import file_kind
 from lab.models.source import locate
 from lab.models.weights import (
     HOW_TO_CONVERT,
@@ -27,6 +28,7 @@ from lab.models.weights import (
     TensorInfo,
     pick_weights,
     read_header,
+    read_metadata,
     sha256,
     uses_variant,
     variants,
@@ -37,6 +39,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 """Prefixes of a part's tensors in a single file in the layout of the original code."""
+
+REFINER = "conditioner.embedders.0.model."
+"""SDXL's refiner has OpenCLIP's encoder where the base model has CLIP's."""
 
 LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
 
@@ -96,7 +101,9 @@ def _describe_file(source: str, path: Path) -> Description:
         part: {name: info for name, info in header.items() if name.startswith(prefix)}
         for part, prefix in prefixes.items()
     }
-    return _description(source, path, CONFIGS / family, family, headers, [path], file_marks(header))
+    return _description(
+        source, path, CONFIGS / family, family, headers, [path], file_marks(header, read_metadata(path))
+    )
 
 
 def _description(
@@ -194,32 +201,59 @@ def has_vocabulary(names: Iterable[str], part: str) -> bool:
     return any(vocabulary <= found for vocabulary in VOCABULARIES)
 
 
-def file_family(header: Mapping[str, TensorInfo], path: Path) -> Family:
+def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool = False) -> Family:
     """Tells a checkpoint's family from the names of its tensors.
+
+    Args:
+        without_vae: Another VAE is given, so that the file needs none.
 
     Raises:
         InputError: which part is missing, or that the model is of another kind.
     """
-    prefixes = {"U-Net": UNET, "VAE": VAE}
+    prefixes = {"U-Net": UNET} if without_vae else {"U-Net": UNET, "VAE": VAE}
     missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
     family = next((name for name, traits in FAMILIES.items() if _has_encoders(header, traits)), None)
     if family is None:
         missing.append(f"text encoder of {known_families('or')}")
     if missing or family is None:
-        raise InputError(
-            f"{path}: not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
-            f"VAE and text encoder in the layout of the original code"
-        )
+        raise InputError(f"{path}: {_not_whole(header, missing)}")
     if LATENTS_IN in header and LATENTS_OUT in header:
         check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
     return family
 
 
-def file_marks(header: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """What marker tensors say of the noise schedule: `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files."""
+def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
+    """What a file that lacks parts is, and what to do."""
+    kind = file_kind(header)
+    if "U-Net" in missing and kind is not None:
+        return f"{kind.label}, not a model; {kind.use}"
+    if any(key.startswith(REFINER) for key in header) and "U-Net" not in missing:
+        return "an SDXL refiner, which only goes on from another model's image; take the base model"
+    if "U-Net" in missing and any(key.startswith("model_ema.") for key in header):
+        return "holds only the averaged (EMA) copy of its U-Net; take the model's pruned or full file"
+    if missing == ["VAE"]:
+        return (
+            "not a whole checkpoint, it has no VAE; give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for "
+            "SD 1.x and 2.x or hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
+        )
+    return (
+        f"not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
+        f"VAE and text encoder in the layout of the original code"
+    )
+
+
+def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of the noise schedule.
+
+    Marker tensors `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files, and ModelSpec's `prediction_type`, as
+    kohya's sd-scripts write it.
+    """
     marks: dict[str, Any] = {}
-    if "v_pred" in header:
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    if said in ("v", "v_prediction", "v-prediction") or "v_pred" in header:
         marks["prediction_type"] = "v_prediction"
+    elif said in ("epsilon", "eps"):
+        marks["prediction_type"] = "epsilon"
     if "ztsnr" in header:
         marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return marks

@@ -13,8 +13,9 @@ from lab.models.config import ModelOptions, split_lora
 from lab.models.defaults import GenerationDefaults, generation_defaults, vae_scale
 from lab.models.describe import CONFIGS, check_folder, file_family, file_marks, folder_family
 from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
+from lab.models.kinds import BUNDLED, LORA, file_kind
 from lab.models.source import locate, locate_vae
-from lab.models.weights import read_header
+from lab.models.weights import read_header, read_metadata
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,17 @@ def read_facts(options: ModelOptions, listener: Listener = Listener()) -> ModelF
 
 
 def check_lora(path: Path, facts: ModelFacts) -> None:
-    """Refuses a LoRA whose U-Net layers read prompt embeddings of another width than the model's.
+    """Refuses what is no LoRA, and one whose U-Net layers read prompt embeddings of another width than the model's.
 
     Raises:
         InputError: as said, or the file is damaged.
     """
     width = facts.unet.get("cross_attention_dim")
-    for name, info in read_header(path).items():
+    header = read_header(path)
+    kind = file_kind([name for name in header if not name.startswith(BUNDLED)] or header)
+    if kind is not None and kind != LORA:
+        raise InputError(f"{path}: {kind.label}, not a LoRA; {kind.use}")
+    for name, info in header.items():
         reads_text = "attn2" in name and ("to_k" in name or "to_v" in name)
         if reads_text and ("lora_down" in name or "lora_A" in name) and info.shape[-1] != width:
             raise InputError(
@@ -139,13 +144,18 @@ def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:
 
 def _file_facts(path: Path, options: ModelOptions) -> ModelFacts:
     header = read_header(path)
-    family = file_family(header, path)
+    family = file_family(header, path, without_vae=options.vae is not None)
+    marks = file_marks(header, read_metadata(path))
     given = [options.config_folder] if options.config_folder else []
     # SD 2.x's tensors do not tell whether the U-Net predicts noise or v: without an override it is v.
     published_size: dict[str, Any] = {}
-    if family == "sd2" and options.prediction_type == "epsilon" and not given:
+    if (
+        family == "sd2"
+        and "epsilon" in (options.prediction_type or marks.get("prediction_type"),)
+        and not given
+    ):
         published_size["sample_size"] = 64  # the noise-predicting models are the 512 px ones
-    return _facts(path, family, [*given, CONFIGS / family], options, published_size, file_marks(header))
+    return _facts(path, family, [*given, CONFIGS / family], options, published_size, marks)
 
 
 def _facts(

@@ -17,14 +17,19 @@ class FileKind(NamedTuple):
 
 EMBEDDING = FileKind("a textual-inversion embedding", "give it by --embedding")
 
+LORA = FileKind("a LoRA", "give it by --lora beside a model")
+
+BUNDLED = "bundle_emb."
+"""With this the names of embeddings begin that OneTrainer bundles with a LoRA."""
+
 _OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
 
 _KINDS: Mapping[FileKind, str] = {
     EMBEDDING: r"emb_params$|emp_params(_out)?$|string_to_(param|token)|bundle_emb\.|text_encoders_\d$"
     r"|clip_[lgh](_out)?$|<[^<>]+>$",
     FileKind("a LyCORIS file (LoHa, LoKr and the like)", "LyCORIS is not supported, take a LoRA"): r".*("
-    r"\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_(blocks|diag)|\.dora_scale|\.on_input$|\.glora_)|lycoris_",
-    FileKind("a LoRA", "give it by --lora beside a model"): r"(.*[._])?lora[._]",
+    r"\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_(blocks|diag)|\.on_input$|\.glora_)|lycoris_",
+    LORA: r"(.*[._])?lora[._]",
     FileKind("a hypernetwork of the A1111 web UI", "hypernetworks are not supported"): r"layer_structure$"
     r"|activation_func$|(320|640|768|1024|1280)(\.|$)",
     FileKind(

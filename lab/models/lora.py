@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
+from lab.models.kinds import BUNDLED
 from lab.models.libraries import one_line_errors
 from lab.models.pipeline import build_pipeline
 from lab.models.weights import read_header
@@ -27,12 +30,16 @@ def fuse_all(bundle: Bundle) -> Bundle:
 
 
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
-    read_header(path)
+    bundled = any(name.startswith(BUNDLED) for name in read_header(path))
     pipeline = build_pipeline(bundle)
     with one_line_errors(f"{path}: no LoRA for this {bundle.traits.label} model"):
-        pipeline.load_lora_weights(
-            path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
-        )
+        if bundled:
+            tensors = {n: tensor for n, tensor in load_file(path).items() if not n.startswith(BUNDLED)}
+            pipeline.load_lora_weights(tensors, adapter_name="lora")
+        else:
+            pipeline.load_lora_weights(
+                path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
+            )
         parts = [part for part, adapters in pipeline.get_list_adapters().items() if adapters]
         pipeline.fuse_lora(components=parts, lora_scale=scale)
         pipeline.unload_lora_weights()

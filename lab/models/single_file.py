@@ -5,20 +5,28 @@ the published architectures. A file has no tokenizer: that comes from the given 
 vocabulary is in `clip-tokenizer/`.
 """
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    create_diffusers_clip_model_from_ldm,
+)
+from safetensors.torch import load_file
 
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.describe import CONFIGS, VOCABULARIES
 from lab.models.facts import ModelFacts
 from lab.models.family import FAMILIES, Family
-from lab.models.folder import Parts, read_tokenizer
+from lab.models.folder import Parts, encoder_class, read_tokenizer
 from lab.models.libraries import one_line_errors, quiet
 
 CLIP_VOCABULARY = Path(__file__).parent / "clip-tokenizer"
@@ -41,7 +49,7 @@ def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: 
         configs = Path(folder)
         gather_configs(configs, family, config_folder)
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
-        modules = _convert(path, configs, family, tokenizers)
+        modules = _convert(path, configs, family, without_vae=facts.vae_root is not None)
         with quiet():
             modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
@@ -50,7 +58,7 @@ def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: 
         tokenizers=tokenizers,
         encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
         unet=modules["unet"].eval(),
-        vae=modules["vae"].float().eval(),
+        vae=modules["vae"].eval() if facts.vae_root is not None else modules["vae"].float().eval(),
         settings=settings,
         weights={"checkpoint": (path,)},
     )
@@ -78,21 +86,53 @@ def _vocabulary(folder: Path) -> list[Path] | None:
     return None
 
 
-def _convert(path: Path, configs: Path, family: Family, tokenizers: list[Any]) -> dict[str, Any]:
-    """Diffusers' own conversion, from local configs alone."""
-    suffixes = FAMILIES[family].suffixes
-    given = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, tokenizers, strict=True)}
+_CONVERTED = (
+    ("unet", UNet2DConditionModel, convert_ldm_unet_checkpoint),
+    ("vae", AutoencoderKL, convert_ldm_vae_checkpoint),
+)
+
+_VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def _published_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by the names of the published files: some tools leave out `text_model.`, or write diffusers' names."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(
+            r"^(cond_stage_model|conditioner\.embedders\.0)\.transformer\."
+            r"(embeddings|encoder|final_layer_norm)\.",
+            r"\1.transformer.text_model.\2.",
+            name,
+        )
+        name = re.sub(
+            r"(?<=\.attn_1\.)(to_q|to_k|to_v|to_out\.0)(?=\.)", lambda m: _VAE_ATTENTION[m[1]], name
+        )
+        renamed[name] = tensor
+    return renamed
+
+
+def _convert(path: Path, configs: Path, family: Family, without_vae: bool) -> dict[str, Any]:
+    """Diffusers' own conversion, from local configs alone; `without_vae` leaves a VAE without weights."""
     label = FAMILIES[family].label
+    modules: dict[str, Any] = {}
     with one_line_errors(
         f"{path}: does not fit the configs of {label}", "; give the model's own by --config-folder"
     ):
-        pipeline = getattr(diffusers, FAMILIES[family].pipeline).from_single_file(
-            str(path), config=str(configs), local_files_only=True, **given
-        )
-    names = ("unet", "vae", *(f"text_encoder{suffix}" for suffix in suffixes))
-    modules = {name: getattr(pipeline, name) for name in names}
+        tensors = _published_names(load_file(path))
+        for suffix in FAMILIES[family].suffixes:
+            modules[f"text_encoder{suffix}"] = create_diffusers_clip_model_from_ldm(
+                encoder_class(suffix), tensors, f"text_encoder{suffix}", str(configs), local_files_only=True
+            )
+        for name, kind, convert in _CONVERTED:
+            config = kind.load_config(configs / name)
+            with init_empty_weights():
+                modules[name] = kind.from_config(config)
+            if name != "vae" or not without_vae:
+                modules[name].load_state_dict(
+                    convert(dict(tensors), config=config), strict=False, assign=True
+                )
     for name, module in modules.items():
         absent = [key for key, tensor in module.named_parameters() if tensor.is_meta]
-        if absent:
+        if absent and not (name == "vae" and without_vae):
             raise InputError(f"{path}: its {name} lacks {len(absent)} tensors, among them {absent[0]}")
     return modules

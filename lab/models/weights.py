@@ -16,6 +16,14 @@ HOW_TO_CONVERT = (
     "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True)"
 )
 
+_OTHER_FILES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
+    b"<!doctype html": "a web page, not the file itself: download it again, signed in if need be",
+    b"<html": "a web page, not the file itself: download it again, signed in if need be",
+    b"gguf": "a GGUF file, which the lab does not read; take the model's .safetensors",
+    b"pk": HOW_TO_CONVERT,
+}
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -60,6 +68,19 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         InputError: no such file, a pickle (with how to convert it), or a damaged or truncated file.
     """
+    return _read(path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors, such as ModelSpec's.
+
+    Raises:
+        InputError: as `read_header`.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{path}: {HOW_TO_CONVERT}")
     if not path.is_file():
@@ -67,9 +88,22 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         with safe_open(path, framework="np") as file:  # "pt" would import torch
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+            header = {name: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+            return header, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from None
+        raise InputError(
+            f"{path}: {_instead(path) or f'damaged or not a safetensors file ({error}); fetch it again'}"
+        ) from None
+
+
+def _instead(path: Path) -> str | None:
+    """What a file that is called .safetensors is, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return None
+    return next((said for sign, said in _OTHER_FILES.items() if start.startswith(sign)), None)
 
 
 def sha256(files: Sequence[Path]) -> str:

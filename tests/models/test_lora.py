@@ -1,6 +1,6 @@
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lab.errors import InputError
 from lab.models.config import split_lora
@@ -119,3 +119,29 @@ def test_scales_are_read_behind_the_last_equals_sign():
             split_lora(f"a.safetensors={scale}")
     with pytest.raises(InputError, match="'strong' is not a scale"):
         split_lora("x.safetensors=strong")
+
+
+def test_a_lora_with_a_bundled_embedding_loads(sd1, tmp_path):
+    path = tmp_path / "my=lora.safetensors"
+    write_diffusers(sd1, path)
+    alone = load(sd1.root, device="cpu", lora=[str(path)])
+    save_file(load_file(path) | {"bundle_emb.cat.clip_l": torch.ones(2, 768)}, path)
+    bundled = load(sd1.root, device="cpu", lora=[str(path)])
+    for part in ("unet", "text"):
+        assert torch.equal(weights(bundled)[part], weights(alone)[part])
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf"])
+def test_scales_are_finite(scale):
+    with pytest.raises(InputError, match="is not a scale"):
+        split_lora(f"x.safetensors={scale}")
+
+
+@pytest.mark.parametrize(
+    "name, said", [("x.hada_w1_a", "LyCORIS is not supported"), ("emb_params", "embedding")]
+)
+def test_other_files_given_as_lora_are_called_by_their_name(name, said, sd1_folder, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({name: torch.ones(2, 768)}, path)
+    with pytest.raises(InputError, match=said):
+        load(sd1_folder, device="cpu", lora=[str(path)])

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
 from lab.errors import InputError
+from lab.models.describe import describe
 from lab.models.family import FAMILIES as FAMILY_TRAITS
 from lab.models.folder import encoder_class, read_tokenizer
 from lab.models.load import load
@@ -145,4 +146,91 @@ def test_inpainting_models_are_refused(checkpoints, tmp_path):
     tensors = load_file(checkpoints["sd1"])
     save_file(tensors | {name: torch.zeros(16, 9, 3, 3)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="takes 9 channels"):
+        load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
+
+
+def without(tensors, *prefixes):
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+
+
+VAE_NAMES = {".q.": ".to_q.", ".k.": ".to_k.", ".v.": ".to_v.", ".proj_out.": ".to_out.0."}
+
+
+def diffusers_attention(name):
+    for ours, theirs in VAE_NAMES.items():
+        name = name.replace(f".attn_1{ours}", f".attn_1{theirs}")
+    return name
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [lambda name: name.replace("transformer.text_model.", "transformer."), diffusers_attention],
+    ids=["no text_model", "VAE attention by diffusers' names"],
+)
+def test_other_names_of_the_same_tensors(rename, checkpoints, sd1, tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = load_file(checkpoints["sd1"])
+    save_file({rename(name): tensor for name, tensor in tensors.items()}, path)
+    assert any(rename(name) != name for name in tensors)
+    loaded = load(f"file:{path}", config_folder=sd1.root, device="cpu")
+    for ours, theirs in zip(states(loaded), states(sd1), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_file_without_a_vae_takes_the_given_one_or_says_where_to_get_one(checkpoints, sd1, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(without(load_file(checkpoints["sd1"]), "first_stage_model."), path)
+    loaded = load(f"file:{path}", config_folder=sd1.root, device="cpu", vae=str(sd1.root))
+    assert (picture(loaded) == picture(sd1)).all()
+    with pytest.raises(InputError, match="no VAE; give one by --vae, such as hub:"):
+        load(f"file:{path}", config_folder=sd1.root, device="cpu")
+
+
+def test_a_missing_tensor_is_told_by_name(checkpoints, sd1, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(without(load_file(checkpoints["sd1"]), "model.diffusion_model.out.2.bias"), path)
+    with pytest.raises(InputError, match=r"its unet lacks 1 tensors, among them conv_out\.bias"):
+        load(f"file:{path}", config_folder=sd1.root, device="cpu")
+
+
+def test_modelspec_says_what_is_predicted(checkpoints, sdxl, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(checkpoints["sdxl"]), path, {"modelspec.prediction_type": "v"})
+    assert load(f"file:{path}", config_folder=sdxl.root, device="cpu").prediction_type == "v_prediction"
+    assert describe(f"file:{path}").prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    "tensors, said",
+    [
+        ({"lora_unet_x.lora_up.weight": torch.zeros(4, 4)}, "a LoRA, not a model; give it by --lora"),
+        ({"emb_params": torch.ones(2, 768)}, "a textual-inversion embedding, not a model"),
+        ({"model_ema.diffusion_modelout2bias": torch.zeros(4)}, "EMA"),
+        (
+            {
+                "model.diffusion_model.out.2.bias": torch.zeros(4),
+                "conditioner.embedders.0.model.ln_final.bias": torch.zeros(4),
+            },
+            "an SDXL refiner",
+        ),
+    ],
+)
+def test_what_is_no_model_is_called_by_its_name(tensors, said, tmp_path):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=said):
+        load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"GGUF\x03" + bytes(64), "a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>login", "a web page"),
+    ],
+)
+def test_files_that_only_have_the_suffix(data, said, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=said):
         load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
