@@ -161,7 +161,6 @@ def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Pa
         start = path.stat().st_size - len(rows) * 3 * size * size
 
         def part(number: int) -> None:
-            torch.set_num_threads(1)
             first, last = (len(rows) * i // cores for i in (number, number + 1))
             with path.open("r+b") as file:  # written, not mapped: mapped files are slow under some kernels
                 file.seek(start + first * 3 * size * size)
@@ -172,9 +171,12 @@ def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Pa
         others = [
             multiprocessing.get_context("fork").Process(target=part, args=(i,)) for i in range(1, cores)
         ]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of each process, or they would get in each other's way
         for process in others:
             process.start()
         part(0)
+        torch.set_num_threads(threads)
         for process in others:
             process.join()
             if process.exitcode:

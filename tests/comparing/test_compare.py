@@ -54,7 +54,8 @@ def finished(sd1, clip_folder, tmp_path_factory):
 
 def test_what_a_run_folder_holds(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.yaml", "contents.sha256", "results.csv", "effects.csv", "cells", "report.html"}
+    tables = {"results.csv", "effects.csv"}
+    assert names == {"config.yaml", "contents.sha256", *tables, "cells", "index.html", "report.html"}
     assert len(list((finished.folder / "cells").glob("*.png"))) == 24
 
 

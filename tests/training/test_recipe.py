@@ -22,6 +22,7 @@ def everywhere(sd1_folder, changed, tmp_path):
     bundle = load(str(model), device="cpu")
     first = lab.train(bundle, changed(steps=1, out=near / "first"))
     first.save(near / "first.safetensors")
+    first.save(near / "ink.safetensors")
     config = TrainConfig(
         **changed().model_dump()
         | {

@@ -52,7 +52,7 @@ def test_from_a_folder_it_is_textual_inversion_that_says_it_is_negative(sd1, cha
 def test_the_lab_makes_images_and_learns_from_the_worst(sd1, making):
     config = making()
     learned = lab.train(sd1, config)
-    made = sorted((config.out / "made").glob("*.png"))
+    made = sorted((config.out / "made").glob("0*.png"))
     worst = sorted((config.out / "worst").glob("*.png"))
     brightness = {path.name: float(read_pixels(path).mean()) for path in made}
     assert len(made) == 7 and learned.kind == "negative"
