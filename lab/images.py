@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError, features
 
 from lab.errors import InputError
@@ -112,6 +111,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         ValueError: pixels that are negative, not finite or beyond this; floats up to between 1 and 16, which are
             neither 0..1 nor 0..255.
     """
+    import numpy as np  # commands tell what is wrong before they take the time for it
+
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     reaches = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
@@ -161,6 +162,7 @@ def text_chunks(path: Path) -> Mapping[str, str]:
 
 def to_tensor(images: Sequence[Image.Image]) -> "Tensor":
     """Images of one size as (n, 3, H, W) float32 in 0..1."""
+    import numpy as np
     import torch
 
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
@@ -236,6 +238,8 @@ ROUNDING = 50.0
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
     """Peak signal-to-noise ratio of two images of one size, in dB; infinite if they are identical."""
+    import numpy as np
+
     one, other = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (first, second))
     error = float(((one - other) ** 2).mean())
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
