@@ -1,15 +1,12 @@
 """The report in a real browser, where there is one: the system's, or playwright's own."""
 
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
 import lab
 from lab.comparing import report as pages
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from tests.browser import chromium
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +30,8 @@ def folder(sd1, clip_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        if CHROMIUM is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no chromium: install the system's, or run `playwright install chromium`")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
