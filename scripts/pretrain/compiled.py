@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
     width = read_config(CONFIGS / "clip.yaml")["text"]["hidden_size"]
     unet = build(read_config(CONFIGS / "unet.yaml"), width).to("cuda")
     noisy = torch.randn(args.batch, unet.config.in_channels, 16, 16, device="cuda")

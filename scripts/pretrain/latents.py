@@ -1,14 +1,11 @@
 """Encode once what the U-Net reads many times: latents of the training scenes and their captions' text states.
 
-Writes outputs/pretrain/latents.pt, scaling.json, text.npy and captions.json: latents (n, c, 16, 16) float16 scaled to
-unit standard deviation, and states (n k + 1, 77, d) float16 of k captions a scene, the text encoder's last hidden state
-as StableDiffusionPipeline uses it.
+Writes outputs/pretrain/latents.pt (latents and the captions' token ids), scaling.json and text.npy.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,31 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from numpy.lib.format import open_memmap
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from scripts.pretrain.caption import caption
 from scripts.pretrain.clip import FOLDER as CLIP
-from scripts.pretrain.clip import tokens
+from scripts.pretrain.clip import tokens, written
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.tokenizer import LENGTH
 from scripts.pretrain.vae import latest
 
-LATENTS, TEXT, CAPTIONS = WORK / "latents.pt", WORK / "text.npy", WORK / "captions.json"
-SCALING = WORK / "scaling.json"
+LATENTS, TEXT, SCALING = WORK / "latents.pt", WORK / "text.npy", WORK / "scaling.json"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the U-Net learns from; the captions of row i are rows i k to i k + k - 1 of `states`."""
+    """What the U-Net learns from; the k captions of row i are rows i k to i k + k - 1 of `states`."""
 
     latents: Tensor  # (n, c, 16, 16) float16, unit standard deviation
-    states: Tensor  # (n k + 1, 77, d) float16: the file itself on a CPU; the last row is the empty prompt's
+    states: Tensor  # (n k + 1, 77, d) float16: a file itself on a CPU; the last row is the empty prompt's
     scaling: float  # the autoencoder's scaling_factor
-    captions: list[str]  # n k
+    captions: Tensor  # (n k, length) int16: token ids
     ends: Tensor  # (n k,) place of each caption's end token, from which on every state has read all of it
 
     @property
@@ -53,18 +48,35 @@ class Encoded:
         """(77, d), the states of the empty prompt."""
         return self.states[-1]
 
+    def texts(self, rows: list[int]) -> list[str]:
+        """What the first caption of each of these scenes says."""
+        tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+        first = self.captions[[i * self.per_scene for i in rows]]
+        return tokenizer.batch_decode(first.tolist(), skip_special_tokens=True)
+
+
+def save(encoded: Encoded) -> None:
+    """Write it down, to be read by `load_encoded`."""
+    stored = {
+        "latents": encoded.latents.cpu(),
+        "captions": encoded.captions.cpu(),
+        "ends": encoded.ends.cpu(),
+    }
+    write_atomically(LATENTS, lambda path: torch.save(stored, path))
+    states = encoded.states.cpu().numpy()
+
+    def fill(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, states)
+
+    write_atomically(TEXT, fill)
+
 
 def load_encoded(device: str = "cpu") -> Encoded:
-    """What `encode` wrote, on the device."""
-    captions = json.loads(CAPTIONS.read_text())
-    ids = CLIPTokenizer.from_pretrained(TOKENIZER)(captions, truncation=True).input_ids
-    return Encoded(
-        latents=torch.load(LATENTS, weights_only=True).to(device),
-        states=torch.from_numpy(np.load(TEXT, mmap_mode="c" if device == "cpu" else None)).to(device),
-        scaling=json.loads(SCALING.read_text())["scaling_factor"],
-        captions=captions,
-        ends=torch.tensor([len(row) - 1 for row in ids], device=device),
-    )
+    """What `save` wrote, on the device."""
+    stored = torch.load(LATENTS, weights_only=True, map_location=device)
+    states = torch.from_numpy(np.load(TEXT, mmap_mode="c" if device == "cpu" else None)).to(device)
+    return Encoded(states=states, scaling=json.loads(SCALING.read_text())["scaling_factor"], **stored)
 
 
 @torch.no_grad()
@@ -78,49 +90,45 @@ def encode_images(vae: AutoencoderKL, images: Tensor, indices: list[int], device
         found.append(posterior.mean.float())
         if start % 6400 == 0:
             print(f"{start} images", flush=True)
-    return torch.cat(found).cpu()
+    return torch.cat(found)
 
 
 @torch.no_grad()
-def encode_texts(
-    model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: list[str], path: Path, device: str
-) -> None:
-    """The last hidden states, (n, 77, d) float16."""
+def encode_texts(model: CLIPTextModelWithProjection, ids: Tensor, device: str) -> Tensor:
+    """(n, length) token ids -> (n, 77, d) float16 on the device: the last hidden state as StableDiffusionPipeline uses
+    it, padded with the end token."""
     text_model = model.text_model.to(device)
-
-    def fill(temporary: Path) -> None:
-        shape = (len(texts), LENGTH, text_model.config.hidden_size)
-        states = open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        for start in range(0, len(texts), 256):
-            ids = tokens(tokenizer, texts[start : start + 256]).to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                found = text_model(ids).last_hidden_state.half()
-            states[start : start + 256] = found.cpu().numpy()
-            if start % 12800 == 0:
-                print(f"captions {start} of {len(texts)}", flush=True)
-        states.flush()
-
-    write_atomically(path, fill)
+    states = torch.empty(len(ids), LENGTH, model.config.hidden_size, dtype=torch.float16, device=device)
+    for start in range(0, len(ids), 256):
+        part = ids[start : start + 256].to(device).long()
+        padded = F.pad(part, (0, LENGTH - part.shape[1]), value=model.config.eos_token_id)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            states[start : start + 256] = text_model(padded).last_hidden_state.half()
+        if start % 12800 == 0:
+            print(f"captions {start} of {len(ids)}", flush=True)
+    return states
 
 
-def encode(config: dict[str, Any], data: Data, device: str) -> None:
+def encode(config: dict[str, Any], data: Data, device: str) -> Encoded:
     """The stage; latents of the autoencoder as it stands, states of the text encoder as it stands."""
-    own, order = data.indices("train"), random.Random(config["seed"])
+    own = data.indices("train")
     latents = encode_images(latest(), data.images, own, device)
     scaling = 1 / latents.std().item()
     print(f"{len(own)} scenes; scaling factor {scaling:.4f}", flush=True)
-    write_atomically(LATENTS, lambda path: torch.save((latents * scaling).half(), path))
     write_json(SCALING, {"scaling_factor": scaling})
-    captions = [caption(data.scenes[i], data.words, order) for i in own for _ in range(config["captions"])]
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    captions = written(data, own, config["captions"], tokenizer).flatten(0, 1)
+    empty = F.pad(tokens(tokenizer, [""], None), (0, captions.shape[1] - 2), value=tokenizer.eos_token_id)
     model = CLIPTextModelWithProjection.from_pretrained(CLIP / "average").eval()
-    encode_texts(model, CLIPTokenizer.from_pretrained(TOKENIZER), [*captions, ""], TEXT, device)
-    write_json(CAPTIONS, captions)
+    states = encode_texts(model, torch.cat([captions, empty.to(captions.dtype)]), device)
+    ends = (captions != tokenizer.eos_token_id).sum(1).to(device)
+    return Encoded((latents * scaling).half(), states, scaling, captions, ends)
 
 
 def main() -> None:
     """Run the stage on its own."""
     args = arguments("latents", __doc__)
-    encode(read_config(args.config), load(args.device), args.device)
+    save(encode(read_config(args.config), load(args.device), args.device))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 What was packed by `scripts.pretrain.cargo` is unpacked, the scenes are painted on all cores, and the stages run one
 after the other, each for its share of the time, the U-Net last with all that is left. Weights that came along are gone
-on from; where a U-Net did, it has all the time, since what it learnt from must stay as it is. After every stage, and at
-every checkpoint of the U-Net's, the folder holds all there is. A stage that runs out of memory begins again with half
+on from; where a U-Net did, it has all the time, since what it learnt from must stay as it is. Before the U-Net's stage,
+and at every checkpoint of it, the folder holds all there is. A stage that runs out of memory begins again with half
 the batch; one that fails otherwise is left out.
 """
 
@@ -64,7 +64,7 @@ class Session:
         """The stage's YAML with what `plan` changes of it, the whole budget in these minutes, a part of the batch."""
         config = merged(read_config(CONFIGS / f"{name}.yaml"), self.plan["stages"].get(name, {}))
         for part in config.values() if name == "quality" else (config,):
-            part["budget"] |= {"minutes": minutes, "save_every": max(minutes / 4, 0.75)}
+            part["budget"] |= {"minutes": minutes, "save_every": max(minutes / 2, 0.75)}
             part["batch"] //= divisor
         if "warm_start" in config and (WORK / name / "average").exists():
             config["warm_start"] = f"outputs/pretrain/{name}/average"
@@ -90,16 +90,15 @@ class Session:
         return False
 
     def run(self, name: str) -> None:
-        """One stage but the U-Net's, and what it leaves."""
+        """One stage but the U-Net's."""
         if name == "vae":
             shutil.rmtree(WORK / "decoder", ignore_errors=True)  # it belongs to another encoder
         self.attempt(name, STAGES[name])
-        self.pack()
 
     def run_unet(self, compiled: bool) -> None:
         """The last stage: encode, then learn for all the time that is left; if that fails compiled, as it is."""
-        latents.encode(read_config(CONFIGS / "latents.yaml"), self.data, self.device)
-        encoded = latents.load_encoded(self.device)
+        changes = self.plan["stages"].get("latents", {})
+        encoded = latents.encode(read_config(CONFIGS / "latents.yaml") | changes, self.data, self.device)
 
         def learn(config: dict[str, Any], data: data.Data, device: str, minutes: float | None) -> None:
             unet.train_unet(config, encoded, device, minutes, self.pack)
@@ -111,7 +110,6 @@ class Session:
 
         if not (compiled and self.attempt("unet", learn_compiled)):
             self.attempt("unet", learn)
-        self.pack()
 
 
 def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -166,12 +164,14 @@ def main() -> None:
     plan = read_config(args.config)
     session = Session(plan, args.device, args.out, began + 60 * args.minutes)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(WORK / "inductor"))
+    torch.backends.cudnn.benchmark = True
     ahead = compile_ahead(plan["stages"]["unet"]["batch"]) if args.device == "cuda" else None
     unpack(args.cargo)
     session.data = data.load(args.device)
     for name in () if (WORK / cargo.UNET).exists() else plan["order"]:
         session.run(name)
         print(f"{(time.monotonic() - began) / 60:.2f} minutes", flush=True)
+    session.pack()
     session.run_unet(compiled=ahead is not None and worth_compiling(ahead))
     print(f"done after {(time.monotonic() - began) / 60:.2f} minutes", flush=True)
 

@@ -194,7 +194,7 @@ def train_unet(
     vae = latest().to(device)
     every = len(encoded.latents) // config["shown"]
     shown = [every * i + every // 2 for i in range(config["shown"])]
-    print(*(encoded.captions[i * encoded.per_scene] for i in shown), sep="\n", flush=True)
+    print(*encoded.texts(shown), sep="\n", flush=True)
 
     def look(run: Run) -> None:
         average = copy.deepcopy(run.averages["unet"]).cpu()
