@@ -1,6 +1,6 @@
 """The A1111 web UI's attention syntax, `BREAK` and `AND`, as its modules/prompt_parser.py reads them.
 
-One difference: a `BREAK` inside brackets breaks as well; the web UI reads it there as a word of negative weight.
+A `BREAK` inside brackets is a word of negative weight there, and so it is here; a note says so.
 """
 
 import math
@@ -15,6 +15,7 @@ _BREAK = re.compile(r"\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
+_BREAK_NOTE = "BREAK inside brackets is a word of negative weight, as in the web UI; write it outside of them"
 _DEEP = 64
 """Brackets within each other up to which their factors are sorted."""
 
@@ -47,7 +48,9 @@ def read(text: str) -> Reading:
             if len(inside) <= _DEEP:  # the web UI's order of products, for the same last digit
                 weight = math.prod(factor for _, factor in sorted(factors[each] for each in inside))
             _add_text(builder, text, (start + 1, end) if sign[0] == "\\" else (start, end), weight)
-    return Reading.of(builder.finish())
+    segments = builder.finish()
+    broken = any(segment.weight != 1 and _BREAK.search(segment.text) for segment in segments)
+    return Reading.of(segments, (_BREAK_NOTE,) if broken else ())
 
 
 def _match_brackets(
@@ -81,7 +84,14 @@ def _add_text(builder: SegmentBuilder, text: str, span: Span, weight: float) -> 
     for match in _BREAK.finditer(text, start, end):
         before = start + len(text[start : match.start()].rstrip())
         builder.add(start, before, weight)
-        builder.add_break((before, match.end()))
+        if weight == 1:
+            builder.add_break((before, match.end()))
+        else:
+            if weight:  # of 0, both signs are one weight
+                builder.close()
+            builder.add(match.start(), match.start() + len("BREAK"), -weight)
+            if weight:
+                builder.close()
         start = match.end()
     builder.add(start, end, weight)
 

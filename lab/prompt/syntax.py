@@ -221,12 +221,12 @@ class SegmentBuilder:
         self._weight = 1.0
 
     def add(self, start: int, end: int, weight: float) -> None:
-        """Adds characters `start:end` of the text under a weight."""
-        if start == end:
-            return
+        """Adds characters `start:end` of the text under a weight; none of another weight part their neighbours too."""
         if weight != self._weight:
             self.close()
             self._weight = weight
+        if start == end:
+            return
         last = self._runs[-1] if self._runs else None
         if last and last.start + last.length == start:
             self._runs[-1] = Run(last.at, last.start, last.length + end - start)

@@ -87,8 +87,17 @@ def test_equal_weights_are_equal_to_the_last_digit():
     assert (only.text, only.weight) == ("unwanted", 0.333)
 
 
-def test_break_inside_brackets_breaks():
-    assert said(a1111.read("(a BREAK b:2)")) == [("a", 2.0), ("BREAK", 1.0), ("b", 2.0)]
+def test_break_inside_brackets_is_a_word():
+    """As `parse_prompt_attention` gives it, whose caller takes only a BREAK of weight -1 for one."""
+    read = a1111.read("(a cat BREAK a dog:1.2)")
+    assert [(each.kind, each.text, each.weight) for each in read.segments] == [
+        ("text", "a cat", 1.2),
+        ("text", "BREAK", -1.2),
+        ("text", "a dog", 1.2),
+    ]
+    assert "BREAK inside brackets" in read.notes[0] and not a1111.read("(a:1.2) BREAK b").notes
+    assert [each.text for each in a1111.read("(a BREAK:0)").segments] == ["aBREAK"]
+    assert [each.kind for each in a1111.read("(a BREAK b:1)").segments] == ["text", "break", "text"]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +114,8 @@ def test_break_inside_brackets_breaks():
 )
 def test_and_composes(text, parts):
     assert [(weight, text[slice(*span)]) for weight, span in a1111.compose(text)] == parts
+
+
+def test_an_empty_text_of_another_weight_parts_its_neighbours():
+    assert said(a1111.read("cat(\\:1.3)b")) == [("cat", 1.0), ("b", 1.0)]
+    assert said(a1111.read("cat()b\\d")) == [("catbd", 1.0)]

@@ -18,7 +18,8 @@ SYNTAX = st.lists(
     max_size=12,
 ).map("".join)  # fmt: skip
 ANY = st.one_of(SYNTAX, st.text(max_size=20))
-REMOVED = re.compile(r"(?:[()\[\]\\]|:\s*[-+.\de_naif]*\s*\)?|\s*\bBREAK\b\s*)*", re.IGNORECASE)
+REMOVED = re.compile(r"(?:[()\[\]\\]|:\s*[-+.\de_naif]*\s*\)?)*", re.IGNORECASE)
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 def segments(text, dialect, references=(), steps=4):
@@ -64,6 +65,7 @@ def test_what_segments_leave_out_is_syntax(text):
         (part,) = resolve(parse(text, dialect), 1)
         end = len(part.variants[0].text) if dialect == "a1111" else len(text)
         used = {at for each in part.variants[0].segments for at in _characters(each)}
+        used |= {at for match in BREAK.finditer(text) for at in range(*match.span())}  # spaces go with it
         gaps = "".join(text[at] if at not in used else "\0" for at in range(end)).split("\0")
         assert all(REMOVED.fullmatch(gap) for gap in gaps), gaps
 
