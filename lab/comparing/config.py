@@ -67,7 +67,7 @@ def read_axes(config: CompareConfig) -> tuple[Axes, dict[str, str]]:
 
     Raises:
         InputError: axes that are unknown (with the nearest names), clash, lack another or vary nothing, values that
-            cannot be read, no prompts, or a baseline that is none of the values.
+            cannot be read, no prompts or one given twice, or a baseline that is none of the values.
     """
     _check_axes(config)
     axes = {name: read_axis(name, given) for name, given in config.axes.items()}
@@ -102,6 +102,12 @@ def _check_axes(config: CompareConfig) -> None:
             raise InputError(f"axes: '{name}' says something of another axis; give {axis.needs[0]} as well")
     if not config.prompts and "prompt" not in config.axes:
         raise InputError("prompts: there is none; give --prompt")
+    known: set[str] = set()
+    for prompt in config.prompts:
+        words = " ".join(prompt.split())  # spaces make no other image
+        if words in known:
+            raise InputError(f"prompts: '{words}' is given twice and would count as two in every interval")
+        known.add(words)
 
 
 def _baseline_label(config: CompareConfig, axis: str, values: Sequence[AxisValue]) -> str:

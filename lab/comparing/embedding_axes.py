@@ -10,7 +10,7 @@ from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
 from lab.prompt.dialects import find_dialect
-from lab.prompt.references import find_references
+from lab.prompt.parse import references_in, without_comments
 
 SLOT = "{embedding}"
 """Stands in a prompt for the embeddings of an axis."""
@@ -129,13 +129,14 @@ def place_embeddings(
         prompt, negative = _filled(prompt, written), None if negative is None else _filled(negative, written)
         names = [name for name in names if name in negatives]
     for name in names:
-        if _has(prompt, name, library) or _has(negative or "", name, library):
+        sides = references_in(prompt, library, dialect), references_in(negative or "", library, dialect)
+        if any(reference.name == name for there in sides for reference in there):
             continue
         written = _written(name, weight, dialect)
         if name in negatives or _side_of(library[name], side) == "negative":
-            negative = f"{negative}, {written}" if negative else written
+            negative = _added(negative or "", written, dialect)
         else:
-            prompt = f"{prompt}, {written}" if prompt else written
+            prompt = _added(prompt, written, dialect)
     return prompt, negative
 
 
@@ -144,6 +145,13 @@ def _halves(name: str, library: Mapping[str, Embedding]) -> tuple[str, ...]:
     negative = f"{name}{NEGATIVE_SUFFIX}"
     paired = PARTNER in library[name].provenance.metadata and negative in library
     return (name, negative) if paired else (name,)
+
+
+def _added(text: str, written: str, dialect: str) -> str:
+    if not text:
+        return written
+    in_comment = without_comments(f"{text}.", dialect)[-1] == " "
+    return f"{text}\n, {written}" if in_comment else f"{text}, {written}"
 
 
 def _filled(text: str, written: str) -> str:
@@ -166,10 +174,6 @@ def _written(name: str, weight: float, dialect: str) -> str:
             f"axes: embedding_weight: the {dialect} dialect has no weights; choose another --dialect"
         )
     return emphasis.format(text=f"<{name}>", weight=weight)
-
-
-def _has(text: str, name: str, library: Mapping[str, Embedding]) -> bool:
-    return any(reference.name == name for reference in find_references(text, library))
 
 
 def _side_of(embedding: Embedding, side: AskedSide) -> Side:

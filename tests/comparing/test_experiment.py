@@ -105,6 +105,14 @@ def test_prompt_axes(config):
     assert [text for text, _ in texts(experiment)] == ["a red apple", "a green apple", "a (red:1.3) apple"]
 
 
+def test_an_embedding_in_a_comment_is_not_there_yet(config):
+    experiment = lay_out(config, prompts=["a cat # <cat-toy> "], axes={"embedding": ["none", "cat-toy"]})
+    cell = experiment.cells[-1]
+    assert cell.prompt == "a cat # <cat-toy> \n, <cat-toy>" and [each.name for each in cell.embeddings] == [
+        "cat-toy"
+    ]
+
+
 def test_seed_axis_takes_the_place_of_seeds(config):
     experiment = lay_out(config, seeds=None, axes={"seed": "5-7"})
     assert [cell.seed for cell in experiment.cells] == [5, 5, 6, 6, 7, 7]
@@ -224,6 +232,7 @@ def test_equal_cells_share_one_picture(config):
         ({"axes": {"guidance": [3, 7]}, "baseline": {"steps": 5}}, "no axis"),
         ({"axes": {"dialect": ["a1111", "midjourney"]}}, "dialect"),
         ({"prompts": None}, "--prompt"),
+        ({"prompts": ["a cat", "a dog", "a  cat "]}, "'a cat' is given twice"),
         ({"prompts": ["a <dragon>"]}, "dragon"),
         ({"axes": {"negative_prompt": ["", "<dragon>"]}}, "dragon"),
     ],
