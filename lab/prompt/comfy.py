@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lab.prompt.syntax import Reading, SegmentBuilder
 
 _BRACKET = re.compile(r"\\[()]|[()]")
+_MENTION = re.compile(r"(?:^|(?<=[ \n]))embedding:\s*(\S+)")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ def read(text: str) -> Reading:
             weights.pop()
     builder.add(position, len(text), weights[-1])
     return Reading.of(builder.finish())
+
+
+def find_mentions(text: str) -> dict[int, str]:
+    """Where ComfyUI itself looks for an embedding: the name, commas around it not counted, by where its `embedding:`
+    begins.
+
+    A space, a line break or a segment's start is before it, and the name goes on to the next space.
+    """
+    return {
+        segment.locate(*match.span())[0]: match[1].strip(",")
+        for segment in read(text).segments
+        for match in _MENTION.finditer(segment.text)
+    }
 
 
 def _find_groups(text: str) -> tuple[set[int], dict[int, _Group], set[int]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate, islice
 
 from lab.prompt.dialects import DIALECTS, Dialect, find_dialect, foreign_words
-from lab.prompt.references import find_references
+from lab.prompt.references import bare_name, find_references, without_suffix
 from lab.prompt.schedule import slices_at, switches
 from lab.prompt.syntax import (
     Blend,
@@ -48,7 +48,7 @@ def parse(
     masked = _join(_mask(text, references), kept)
     whole = [(1.0, (0, len(masked)))]
     composed = rules.compose(masked) if rules.compose else whole
-    notes = _negative_notes(composed) if negative else ()
+    notes = [*_composition_notes(composed, negative), *_mention_notes(text, rules, references)]
     if negative:
         composed = whole
     parts = tuple(
@@ -86,11 +86,35 @@ def _join(text: str, spans: Sequence[Span]) -> str:
     return "".join(text[start:end] for start, end in spans)
 
 
-def _negative_notes(composed: Sequence[tuple[float, Span]]) -> Iterator[str]:
-    if len(composed) > 1:
+def _composition_notes(composed: Sequence[tuple[float, Span]], negative: bool) -> Iterator[str]:
+    weighted = any(weight != 1 for weight, _ in composed)
+    if negative and len(composed) > 1:
         yield "AND is a plain word in a negative prompt; it composes prompts alone"
-    if any(weight != 1 for weight, _ in composed):
+    if negative and weighted:
         yield "a weight at the end of a negative prompt is text; write (words:1.4)"
+    if not negative and weighted and len(composed) == 1:
+        yield f"the number at its end multiplies guidance by {composed[0][0]:g}, as in the web UI; it is no text"
+
+
+def _mention_notes(text: str, rules: Dialect, references: Sequence[Reference]) -> Iterator[str]:
+    """Says where the tool would not apply an embedding that is found here, or drop what is none."""
+    if rules.mentions is None or "embedding:" not in text:
+        return
+    mentions = rules.mentions(text)
+    for reference in references:
+        start, end = reference.span
+        if not text.startswith("embedding:", start):
+            continue  # `<name>`, which is the lab's
+        looked_for = mentions.pop(start, None)
+        if looked_for is None:
+            yield f"'{text[start:end]}': {rules.label} would not apply it; write a space before it"
+        elif bare_name(reference.name) not in (looked_for, without_suffix(looked_for)):
+            yield (
+                f"'{text[start:end]}': {rules.label} would look for '{looked_for}' and leave it out; write its name as "
+                "the file has it and a space behind it"
+            )
+    for name in mentions.values():
+        yield f"{rules.label} would look for an embedding '{name}' and leave it out; here these are words"
 
 
 def resolve(prompt: Prompt, steps: int) -> tuple[Timeline, ...]:

@@ -4,7 +4,7 @@
   decomposed letters (NFC, NFD) are the same.
 - `<name>` has no space next to its brackets, so `a < b > c` and `<3` are text. So is `<|endoftext|>`.
 - `embedding:name` takes the longest known name that ends where a word ends; a comma or any other punctuation may
-  follow, and so may a file suffix, which is dropped as ComfyUI does.
+  follow, and so may a file suffix, which is dropped as ComfyUI does. Spaces may stand before a known name.
 """
 
 import re
@@ -15,7 +15,7 @@ from lab.errors import InputError, did_you_mean
 from lab.prompt.syntax import Reference
 
 _SUFFIXES = (".safetensors", ".pt", ".bin")
-_MENTION = re.compile(r"<(?![|\s])([^<>\n]*[^<>\s])>|(?<!\w)embedding:(?=\S)")
+_MENTION = re.compile(r"<(?![|\s])([^<>\n]*[^<>\s])>|(?<!\w)embedding:(?P<gap>\s*)(?=\S)")
 _EXTRA_NETWORK = re.compile(r"(lora|lyco|hypernet):", re.IGNORECASE)
 _START = re.compile(r"(?<!\w)(?<!\w[-.])")
 _GOES_ON = re.compile(r"[\w\u0300-\u036f]|[-.]\w")
@@ -39,7 +39,7 @@ def find_references(text: str, names: Iterable[str]) -> tuple[Reference, ...]:
     for mention in _MENTION.finditer(text):
         if references and mention.start() < references[-1].span[1]:
             continue
-        name, end = book.bracketed(mention[1], mention) if mention[1] else book.prefixed(text, mention.end())
+        name, end = book.bracketed(mention[1], mention) if mention[1] else book.prefixed(text, mention)
         if name is not None:
             references.append(Reference(name, (mention.start(), end)))
     return tuple(references)
@@ -74,7 +74,7 @@ class _Names:
     def __init__(self, names: Iterable[str], named_inside: Callable[[str], str | None] | None = None):
         self.names = list(names)
         self.named_inside = named_inside
-        self.exact = {unicodedata.normalize("NFC", _bare(name)): name for name in self.names}
+        self.exact = {unicodedata.normalize("NFC", bare_name(name)): name for name in self.names}
         self.folded: dict[str, list[str]] = {}
         for bare, name in self.exact.items():
             self.folded.setdefault(bare.casefold(), []).append(name)
@@ -90,7 +90,7 @@ class _Names:
     def bracketed(self, written: str, mention: re.Match[str]) -> tuple[str, int]:
         name = self.find(written)
         if name is None and written.startswith("embedding:"):
-            name = self.find(_without_suffix(written.removeprefix("embedding:")))
+            name = self.find(without_suffix(written.removeprefix("embedding:")))
         if name is None and _EXTRA_NETWORK.match(written):
             raise InputError(
                 f"{mention[0]} in the prompt: a LoRA is loaded by --lora FILE=scale, not by the prompt"
@@ -101,14 +101,15 @@ class _Names:
             raise self._unknown(mention[0], written)
         return name, mention.end()
 
-    def prefixed(self, text: str, start: int) -> tuple[str | None, int]:
+    def prefixed(self, text: str, mention: re.Match[str]) -> tuple[str | None, int]:
+        start = mention.end()
         length, name = self._longest(text, start)
         if name is not None:
             return name, _after_suffix(text, start + length)
         written = _WRITTEN.match(text, start)
-        if written is None:
+        if written is None or mention["gap"]:
             return None, start
-        raise self._unknown(f"embedding:{written[0]}", _without_suffix(written[0]))
+        raise self._unknown(f"embedding:{written[0]}", without_suffix(written[0]))
 
     def _longest(self, text: str, start: int) -> tuple[int, str | None]:
         forms = {len(unicodedata.normalize(form, bare)) for bare in self.exact for form in ("NFC", "NFD")}
@@ -147,11 +148,13 @@ def _after_suffix(text: str, end: int) -> int:
     return end
 
 
-def _without_suffix(written: str) -> str:
+def without_suffix(written: str) -> str:
+    """A name as it is written in a prompt, without the suffix of a file."""
     for suffix in _SUFFIXES:
         written = written.removesuffix(suffix)
     return written
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """A name without the angle brackets that its file may give it."""
     return name[1:-1] if len(name) > 2 and name[0] == "<" and name[-1] == ">" else name

@@ -27,6 +27,9 @@ from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
 SHOWN = 48
 """Images of a list that a notebook shows."""
 
+NOTES = 10
+"""Notes on prompts that a run tells."""
+
 THUMBNAIL = 192
 """Pixels of the longer side of an image that a notebook shows among others."""
 
@@ -126,7 +129,7 @@ def generate(
     Args:
         config: What to make and how; its model options are ignored, as the bundle is loaded.
         embeddings: What the prompts may name: `Embedding` values, files, folders.
-        listener: Hears of images made, and when memory runs out.
+        listener: Hears of images made, when memory runs out, and what to know about how the prompts were read.
         settings: Fields of `lab.GenerateConfig`, on top of `config`; `prompt` may be one or a list, `seeds` a list
             or text such as "1-4,9". With `out`, a folder, images are written as soon as they are finished, the same
             call goes on where it was interrupted, and there are a contact sheet and an index.html.
@@ -144,6 +147,7 @@ def generate(
     config = GenerateConfig.build({**(config.given() if config else {}), **settings})
     library = collect(embeddings, config.embedding, config.embeddings)
     jobs = plan(bundle, requests(config), library)
+    _tell_notes(jobs, listener)
     if config.out is not None:
         return _generate_to_disk(bundle, config, jobs, config.out, listener)
     made = run_jobs(bundle, jobs, config.batch_size, listener)
@@ -161,11 +165,22 @@ def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener 
         InputError: see `generate`.
     """
     jobs = plan(bundle, requests(config))
+    _tell_notes(jobs, listener)
     out = config.out
     if out is None:
         digest = run_digest(_stored(config), contents(bundle, jobs), BY_CONTENT)
         out = Path("outputs", f"generate-{digest[:8]}")
     return _generate_to_disk(bundle, config, jobs, out, listener)
+
+
+def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:
+    """Tells each distinct note on the jobs' texts once."""
+    sides = (side for job in jobs for side in (job.positive, *([job.negative] if job.guided else [])))
+    notes = list(dict.fromkeys(note for side in sides for entry in side.entries for note in entry.notes))
+    for note in notes[:NOTES]:
+        listener.note(f"note: {note}")
+    if len(notes) > NOTES:
+        listener.note(f"note: and {len(notes) - NOTES} more; lab encode PROMPT tells all of a prompt's")
 
 
 def make_images(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.prompt.dialects import DIALECTS
-from lab.prompt.parse import parse, resolve, without_comments
+from lab.prompt.parse import parse, references_in, resolve, without_comments
 from lab.prompt.syntax import Reference
 
 SYNTAX = st.lists(
@@ -122,6 +122,41 @@ def test_references_switch_with_schedules():
 def test_words_that_only_a1111_knows_are_noted():
     (only,) = resolve(parse("a BREAK b AND c", "comfy"), 1)
     assert len(only.variants[0].reading.notes) == 2
+
+
+LENIENT = {
+    "a cat,embedding:toy, dog": "would not apply it",
+    "(dog,embedding:toy:1.2)": "would not apply it",
+    "[embedding:toy]": "would not apply it",
+    "embedding:toy,dog": "look for 'toy,dog'",
+    "embedding:toy. dog": "look for 'toy.'",
+    "embedding:toy's style": "look for 'toy's'",
+    "embedding:toy:1.2": "look for 'toy:1.2'",
+    "embedding:TOY": "look for 'TOY'",
+    "an embedding: it is": "an embedding 'it' and leave it out",
+}
+
+
+@pytest.mark.parametrize("text, says", LENIENT.items())
+def test_what_comfyui_would_not_apply_is_noted(text, says):
+    """What its SDTokenizer.tokenize_with_weights makes of them."""
+    references = references_in(text, ["toy"], "comfy")
+    (note,) = resolve(parse(text, "comfy", references), 1)[0].variants[0].reading.notes
+    assert says in note
+    assert not parse(text, "plain", references_in(text, ["toy"], "plain")).notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(embedding:toy:1.2), a embedding:toy, b\nembedding:toy.pt", "embedding: toy c", "(a)embedding:toy", "a <toy>"],
+)  # fmt: skip
+def test_what_comfyui_would_apply_is_not(text):
+    assert not parse(text, "comfy", references_in(text, ["toy"], "comfy")).notes
+
+
+def test_a_weight_at_the_end_is_noted():
+    assert "guidance by 9," in parse("movie poster, aspect ratio 16:9").notes[0]
+    assert not parse("a:1 AND b:2").notes and not parse("a cat:1").notes and not parse("b:9", "comfy").notes
 
 
 def test_a_negative_prompt_is_not_composed():

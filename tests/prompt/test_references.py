@@ -27,6 +27,7 @@ def found(text):
         ("embedding:Cat Toy's", [("Cat Toy", "embedding:Cat Toy")]),
         ("<twin> <Twin>", [("twin", "<twin>"), ("Twin", "<Twin>")]),
         ("<embedding:bad>", [("bad", "<embedding:bad>")]),
+        ("embedding: x-200, embedding:\nbad", [("x-200", "embedding: x-200"), ("bad", "embedding:\nbad")]),
         ("a < b > c <3 <|endoftext|> >_< and >_< embedding: x", []),
         ("myembedding:bad", []),
     ],

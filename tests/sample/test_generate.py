@@ -12,6 +12,7 @@ import lab
 from lab.condition.embeds_file import write_embeds
 from lab.embeddings.embedding import Embedding
 from lab.listening import Listener
+from tests.listening import Heard
 
 SETTINGS = {"steps": 2, "seeds": "3,7"}
 
@@ -39,6 +40,13 @@ def test_a_config_is_taken_and_settings_go_on_top(sd1):
     config = lab.GenerateConfig(prompt="a cat", steps=9, guidance=2.0)
     (result,) = lab.generate(sd1, config, steps=2)
     assert (result.record["steps"], result.record["guidance"]) == (2, 2.0)
+
+
+def test_notes_on_prompts_are_told_once(sd1):
+    heard = Heard()
+    settings = {"prompt": ["(a BREAK b:2)", "(c BREAK d:2) #e"], "negative_prompt": "bad AND ugly"}
+    lab.generate(sd1, listener=heard, **SETTINGS, **settings)
+    assert [note.split()[1] for note in heard.notes] == ["BREAK", "AND"]
 
 
 def test_what_is_there_is_not_made_again(sd1, tmp_path):
