@@ -109,7 +109,7 @@ def _measure(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCurve:
 
     def observe(step: Step) -> None:
         own = _term(step.prediction, step.unconditional)
-        prediction, _, unconditional = predict(step.noisy, step.timestep, step.step)
+        prediction, _, unconditional = predict(step.noisy, step.timestep, step.index)
         timesteps.append(step.timestep.float().cpu())
         differences.append(_rms(_term(prediction, unconditional) - own))
         scales.append(_rms(own))

@@ -214,7 +214,7 @@ class _Collector:
         members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
         for place, (side, part) in enumerate(members):
             for image, job in enumerate(self._batch):
-                encoding = getattr(job, side).parts[part].at(step.step)
+                encoding = getattr(job, side).parts[part].at(step.index)
                 maps = self._found[image].setdefault((side, part, encoding.text), KeyMaps(encoding))
                 row = place * len(self._batch) + image
                 keys = len(encoding.embeds)  # each comes several times where another side is longer

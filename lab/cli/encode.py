@@ -29,7 +29,7 @@ def encode(
 
     Args:
         prompts: One prompt or several; several are compared.
-        steps: Denoising steps, over which schedules are laid out.
+        steps: Denoising steps, over which schedules are laid out; twice as many for heun.
         out: A .safetensors file for the prompt embeddings, to give to lab generate --embeds; several prompts are
             numbered.
         pool: What stands for a prompt as one vector: its end token's row, the mean of its words' rows, or its first

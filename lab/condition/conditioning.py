@@ -76,6 +76,8 @@ class Encoding:
 class Part:
     """One member of a composition (`AND`): a weight, and what is in force until which step.
 
+    Steps are calls of the U-Net, as in the A1111 web UI: Heun makes two a step, image-to-image counts from its first.
+
     Attributes:
         weight: Multiplies this part's guidance term.
         entries: (until, encoding) in order, the last until being the number of steps. As in the A1111 web UI, whose

@@ -107,7 +107,10 @@ def _check(path: Path, conditioning: Conditioning, bundle: "Bundle", steps: int)
     for part in conditioning.parts:
         last = part.entries[-1][0]
         if len(part.entries) > 1 and last != steps:
-            raise InputError(f"{path}: its schedule is over {last} steps; give --steps {last}")
+            raise InputError(
+                f"{path}: its schedule is over {last} calls of the U-Net, and this run counts {steps}; "
+                f"write it anew by lab encode --steps {steps}"
+            )
 
 
 def _name(kind: str, number: int) -> str:

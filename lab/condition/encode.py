@@ -48,7 +48,7 @@ def encode(
     Args:
         embeddings: What `<name>` and `embedding:name` in the prompts may refer to: `Embedding` values, files,
             folders, or a mapping from names. What no prompt names is not read from a folder.
-        steps: Denoising steps, over which schedules are resolved.
+        steps: Denoising steps, over which schedules are resolved; twice as many for Heun.
         settings: Fields of `TextOptions`, on top of `config`: `dialect` ("a1111"), `weighting` (the dialect's own),
             `clip_skip` (0 to 11 layers left out at the text encoder's end; A1111 shows one more), `bare_names`,
             `comma_backtrack`, `keep_words`.

@@ -16,6 +16,7 @@ class Scheduler:
         a1111: What the A1111 web UI calls it.
         settings: What it is set to on top of the model's own scheduler config.
         karras: Karras sigmas can be used.
+        calls: How many calls of the U-Net the web UI counts for a step, which is what schedules in prompts go by.
         zero_snr: It rescales its betas to zero terminal SNR, so it can start from pure noise.
     """
 
@@ -23,6 +24,7 @@ class Scheduler:
     a1111: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     karras: bool = False
+    calls: int = 1
     zero_snr: bool = True
 
 
@@ -31,7 +33,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "pndm": Scheduler("PNDMScheduler", "PLMS", {"skip_prk_steps": True}, zero_snr=False),
     "euler": Scheduler("EulerDiscreteScheduler", "Euler", karras=True),
     "euler-a": Scheduler("EulerAncestralDiscreteScheduler", "Euler a"),
-    "heun": Scheduler("HeunDiscreteScheduler", "Heun", karras=True, zero_snr=False),
+    "heun": Scheduler("HeunDiscreteScheduler", "Heun", karras=True, calls=2, zero_snr=False),
     "dpm++2m": Scheduler(
         "DPMSolverMultistepScheduler", "DPM++ 2M", {"algorithm_type": "dpmsolver++"}, karras=True
     ),

@@ -36,8 +36,9 @@ class Step:
     """What an observer sees after each call of the U-Net.
 
     Attributes:
-        index, count: This call, from 0, and the number of calls (Heun and PNDM make more of them than steps).
-        step: The denoising step, from 0, that the call belongs to; prompts are scheduled by it.
+        index, count: This call, from 0, and the number of calls (Heun and PNDM make more of them than steps). Prompts
+            are scheduled by it, as in the web UI.
+        step: The denoising step, from 0, that the call belongs to; image-to-image leaves out the first ones.
         timestep: Of the noisy latents that went in.
         noisy: (b, c, h, w) float32, the noisy latents as the U-Net takes them.
         prediction: (b, c, h, w) float32 after guidance.
@@ -125,14 +126,13 @@ def _denoise(
     timesteps = scheduler.timesteps[first:]
     with_gradient = torch.is_grad_enabled()
     for index, timestep in enumerate(timesteps):
-        # Prompts switch by step, of which the scheduler may make several calls.
         step = (first + index) * settings.steps // len(scheduler.timesteps)
         noisy = scheduler.scale_model_input(latents, timestep)
         with torch.set_grad_enabled(with_gradient and step >= settings.steps - last):
             if checkpointing and torch.is_grad_enabled():
-                predictions = checkpoint(predict, noisy, timestep, step, use_reentrant=False)
+                predictions = checkpoint(predict, noisy, timestep, index, use_reentrant=False)
             else:
-                predictions = predict(noisy, timestep, step)
+                predictions = predict(noisy, timestep, index)
             prediction, conditional, unconditional = predictions
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:

@@ -72,15 +72,17 @@ class Predictor:
         self._negative = _Side(bundle, [job.negative for job in jobs] if self._guided else [])
         self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
-    def __call__(self, noisy: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
+    def __call__(self, noisy: Tensor, timestep: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predicts for call `index` of the U-Net, from 0.
+
+        Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
 
         The last is None at steps that are not guided: there the negative prompt is not even computed.
         """
         if not self._guided_at(timestep):
-            conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(step)))
+            conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(index)))
             return conditional, conditional, None
-        sides = [*self._negative.at(step), *self._positive.at(step)]
+        sides = [*self._negative.at(index), *self._positive.at(index)]
         predictions = self._run(noisy, timestep, sides)
         count = len(self._negative.weights)
         unconditional = self._negative.average(predictions[:count])
@@ -142,9 +144,9 @@ class _Side:
         self.weights = torch.tensor(weights, device=bundle.device)
         """(parts, b)"""
 
-    def at(self, step: int) -> list[list[Encoding]]:
-        """For each part, the encoding in force for each image."""
-        return [[part.at(step) for part in member] for member in self._parts]
+    def at(self, index: int) -> list[list[Encoding]]:
+        """For each part, the encoding in force for each image at a call of the U-Net."""
+        return [[part.at(index) for part in member] for member in self._parts]
 
     def average(self, predictions: Sequence[Tensor]) -> Tensor:
         """The parts' predictions (b, c, h, w) averaged by the sizes of their weights."""

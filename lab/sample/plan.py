@@ -125,7 +125,7 @@ def plan(
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
     for places in _read_alike(requests, settings):
         alike = [requests[place] for place in places]
-        pairs = _encode(bundle, alike, settings[places[0]].steps, embeddings)
+        pairs = _encode(bundle, alike, settings[places[0]].prompt_steps, embeddings)
         sides |= dict(zip(places, pairs, strict=True))
     return [
         Job(request.index, *sides[place], request.seed, settings[place], init_latents[place], request)
@@ -145,7 +145,7 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
     settings = _settings(bundle, requests)
     _all_init_latents(bundle, requests, settings)
     for places in _read_alike(requests, settings):
-        alike, steps = [requests[place] for place in places], settings[places[0]].steps
+        alike, steps = [requests[place] for place in places], settings[places[0]].prompt_steps
         _encode(bundle, alike[:1], steps, embeddings)
         options = alike[0].options
         encoder = PromptEncoder(bundle, _library(options, embeddings), options, steps)
@@ -218,7 +218,7 @@ def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> It
     """The places of requests whose texts are read and encoded alike, group by group."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, request in enumerate(requests):
-        groups[_reading_key(request), settings[place].steps].append(place)
+        groups[_reading_key(request), settings[place].prompt_steps].append(place)
     return groups.values()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.facts import ModelFacts
-from lab.models.schedulers import check_scheduler, make_scheduler
+from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
 
 SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
@@ -34,6 +34,11 @@ class Settings:
     def steps_run(self) -> int:
         """Denoising steps that are really made: image-to-image leaves out the first ones, as in diffusers."""
         return self.steps if self.strength is None else min(int(self.steps * self.strength), self.steps)
+
+    @property
+    def prompt_steps(self) -> int:
+        """What prompts are scheduled over: calls of the U-Net, as the web UI counts them."""
+        return self.steps * SCHEDULERS[self.scheduler].calls
 
     def record(self) -> dict[str, Any]:
         """The settings for an image's record, without those that do not apply."""

@@ -29,7 +29,7 @@ def test_files_that_do_not_fit_stop(tmp_path, sd1, sdxl):
     write_embeds(path, encode(sd1, "a [cat:dog:2]", steps=4), {})
     with pytest.raises(InputError, match=r"the model .* takes 77 x 96"):
         read_embeds(path, sdxl, 4)
-    with pytest.raises(InputError, match="give --steps 4"):
+    with pytest.raises(InputError, match=r"over 4 calls .* lab encode --steps"):
         read_embeds(path, sd1, 10)
     with pytest.raises(InputError, match=r"go into a \.safetensors file"):
         write_embeds(tmp_path / "x.pt", encode(sd1, "cat"), {})

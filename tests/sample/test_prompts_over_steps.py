@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import lab
+from lab.models.schedulers import make_scheduler
 
 STEPS, GUIDANCE, SEED = 6, 5.0, 3
 
@@ -14,17 +16,14 @@ def ours(bundle, prompt, negative="", **settings):
     return result.latents
 
 
-def spelt_out(bundle, prediction):
-    """DDIM with `prediction(noisy, timestep, step)`."""
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler.from_config(dict(bundle.scheduler_config))
-    scheduler.set_timesteps(STEPS)
+def spelt_out(bundle, prediction, scheduler="ddim"):
+    """A scheduler's loop with `prediction(noisy, timestep, call)`."""
+    scheduler = make_scheduler(scheduler, False, bundle.scheduler_config, STEPS, "cpu")
     shape = (1, 4, bundle.defaults.height // bundle.vae_scale, bundle.defaults.width // bundle.vae_scale)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)) * scheduler.init_noise_sigma
     with torch.no_grad():
-        for step, timestep in enumerate(scheduler.timesteps):
-            guided = prediction(latents, timestep, step)
+        for call, timestep in enumerate(scheduler.timesteps):
+            guided = prediction(scheduler.scale_model_input(latents, timestep), timestep, call)
             latents = scheduler.step(guided, timestep, latents).prev_sample
     return latents[0]
 
@@ -88,13 +87,28 @@ def test_and_and_a_last_weight_are_text_in_a_negative_prompt(sd1, negative):
     torch.testing.assert_close(ours(sd1, "a cat", negative), spelt_out(sd1, predict(sd1)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scheduler", ["heun", "pndm"])
-def test_schedulers_with_more_calls_than_steps_switch_at_the_same_step(sd1, scheduler):
-    """A switch at the last step leaves all but the end as it was; one at step 0 changes everything."""
+BY_CALLS = {
+    ("heun", "a [cat:dog:4]"): lambda call: "a cat" if call <= 4 else "a dog",
+    ("heun", "a [cat:dog:0.5]"): lambda call: "a cat" if call <= STEPS else "a dog",
+    ("heun", "a [cat|dog]"): lambda call: ["a cat", "a dog"][max(call - 1, 0) % 2],
+    ("pndm", "a [cat:dog:4]"): lambda call: "a cat" if call <= 4 else "a dog",
+}
+
+
+@pytest.mark.parametrize("scheduler, prompt", BY_CALLS)
+def test_schedules_count_calls_of_the_unet(sd1, scheduler, prompt):
+    """A1111's denoiser counts its calls, and takes twice the steps for samplers of second order (`total_steps`)."""
+    predict = guided_by(BY_CALLS[scheduler, prompt])
+    expected = spelt_out(sd1, predict(sd1), scheduler)
+    torch.testing.assert_close(ours(sd1, prompt, scheduler=scheduler), expected, atol=2e-4, rtol=0)
+
+
+def test_image_to_image_counts_from_its_first_call(sd1, tmp_path):
+    """A1111's denoiser begins at 0 whatever steps image-to-image leaves out."""
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
 
     def latents(prompt):
-        return ours(sd1, prompt, scheduler=scheduler)
+        return ours(sd1, prompt, init_image=tmp_path / "red.png", strength=0.5)
 
-    never, first = latents("a [cat:dog:6]"), latents("a [cat:dog:0]")
-    torch.testing.assert_close(never, latents("a cat"), atol=1e-4, rtol=0)
-    torch.testing.assert_close(first, latents("a dog"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents("a [cat:dog:2]"), latents("a cat"), atol=1e-4, rtol=0)
+    assert not torch.allclose(latents("a [cat:dog:1]"), latents("a cat"), atol=1e-3)
