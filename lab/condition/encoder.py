@@ -59,6 +59,7 @@ class PromptEncoder:
             lambda name: self._embeddings[name].count,
             join_word if options.keep_words else self._dialect.join,
             self._embeddings if options.bare_names else (),
+            self._dialect.clean,
         )
         self._vectors: dict[str, dict[str, Tensor]] = {}
         self._encoded: dict[tuple, tuple[Tensor, Tensor | None]] = {}

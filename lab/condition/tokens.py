@@ -29,6 +29,7 @@ class Word:
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding, or None for words.
         group: Which segment of the text it is of.
+        spelling: As the tokenizer reads it, which is where the dialect cleans text; empty for an embedding.
         skipped: How many of its tokens stand in the chunk before; 0 for a whole word and for a word's beginning.
     """
 
@@ -38,6 +39,7 @@ class Word:
     weight: float = 1.0
     embedding: str | None = None
     group: int = 0
+    spelling: str = ""
     skipped: int = 0
 
     @property
@@ -64,6 +66,7 @@ class Tokenizer:
         count_vectors: Callable[[str], int],
         join: JoinRule = join_word,
         bare_names: Iterable[str] = (),
+        clean: Callable[[str], tuple[str, list[Span]]] | None = None,
     ):
         """Takes what to tokenize for.
 
@@ -71,11 +74,13 @@ class Tokenizer:
             count_vectors: The number of vectors of a learned embedding, by its name.
             join: Which touching tokens are of one word.
             bare_names: Embeddings that the text may name without brackets or prefix.
+            clean: The dialect's cleaning of text.
         """
         self._towers = bundle.towers
         self._count_vectors = count_vectors
         self._join = join
-        self._bare_names = BareNames(bundle.towers[0].tokenizer, bare_names)
+        self._clean = clean
+        self._bare_names = BareNames(bundle.towers[0].tokenizer, bare_names, clean)
         self._words: dict[str, list[Word]] = {}
 
     def read(self, texts: Iterable[str]) -> None:
@@ -89,13 +94,20 @@ class Tokenizer:
             return
         for text in new:
             check_text(text)
+        cleaned = [self._clean(text) if self._clean else (text, None) for text in new]
         encoded = [
-            tower.tokenizer(new, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            tower.tokenizer(
+                [text for text, _ in cleaned],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
             for tower in self._towers
         ]
         for index, text in enumerate(new):
             tokens = [(batch["input_ids"][index], batch["offset_mapping"][index]) for batch in encoded]
-            self._words[text] = self._split(text, tokens)
+            words = self._split(cleaned[index][0], tokens)
+            self._words[text] = [_in_text(word, text, cleaned[index][1]) for word in words]
 
     def words(self, segments: Sequence[Segment]) -> list[list[Word]]:
         """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one."""
@@ -121,7 +133,7 @@ class Tokenizer:
     def _split(self, text: str, tokens: Sequence["_Tokens"]) -> list[Word]:
         """Groups the first encoder's tokens into words and bare names, and gives them the other encoders' tokens.
 
-        `source` counts in the text itself.
+        `source` counts in the text, as it was cleaned.
         """
         ids, offsets = tokens[0]
         bare = self._bare_names.find(text, ids, offsets)
@@ -143,7 +155,8 @@ class Tokenizer:
                 name = bare[first][0]
                 words.append(Word(name, self._placeholders(name), source, embedding=name))
             else:
-                words.append(Word(text[slice(*source)], (tuple(ids[first:last]), *others), source))
+                spelling = text[slice(*source)]
+                words.append(Word(spelling, (tuple(ids[first:last]), *others), source, spelling=spelling))
         return words
 
     def _joined(self, text: str, offsets: Sequence[Span], index: int) -> bool:
@@ -161,10 +174,16 @@ class BareNames:
     takes the beginning of `x-2000`; this does not.
     """
 
-    def __init__(self, tokenizer: Any, names: Iterable[str]):
+    def __init__(
+        self,
+        tokenizer: Any,
+        names: Iterable[str],
+        clean: Callable[[str], tuple[str, list[Span]]] | None = None,
+    ):
         self._by_first_id: dict[int, list[tuple[tuple[int, ...], str]]] = {}
         for name in names:
-            ids = tuple(tokenizer(name, add_special_tokens=False, verbose=False)["input_ids"])
+            read = clean(name)[0] if clean else name
+            ids = tuple(tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"])
             if ids:
                 self._by_first_id.setdefault(ids[0], []).append((ids, name))
         for candidates in self._by_first_id.values():
@@ -191,6 +210,15 @@ class BareNames:
             if tuple(ids[index:end]) == candidate and ends_word(text, offsets[end - 1][1]):
                 return name, end
         return None
+
+
+def _in_text(word: Word, text: str, origins: Sequence[Span] | None) -> Word:
+    """A word of a cleaned text with its place and its letters in the text itself."""
+    if origins is None:
+        return word
+    start, end = word.source
+    source = origins[start][0], origins[end - 1][1]
+    return replace(word, source=source, text=word.text if word.embedding else text[slice(*source)])
 
 
 _Tokens = tuple[Sequence[int], Sequence[Span]]

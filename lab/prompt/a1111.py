@@ -3,8 +3,11 @@
 A `BREAK` inside brackets is a word of negative weight there, and so it is here; a note says so.
 """
 
+import html
+import html.entities
 import math
 import re
+import unicodedata
 
 from lab.prompt.syntax import Reading, SegmentBuilder, Span
 
@@ -16,6 +19,17 @@ _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
 _BREAK_NOTE = "BREAK inside brackets is a word of negative weight, as in the web UI; write it outside of them"
+_UNCLEAN = re.compile(
+    r"&#?[0-9A-Za-z]{1,24};"
+    r"|(?P<gone>\x1b\[[\d;]*[a-zA-Z]|[\0-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc])"
+    r"|[\x80-\x9f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\u02bc\u2018-\u201f\u3000\ufb00-\ufb06\uff01-\uffef]"
+)
+_STRAIGHT = dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'") | dict.fromkeys(
+    "\u201c\u201d\u201e\u201f", '"'
+)
+_STRAIGHT["\ufb05"] = "\u017ft"  # the long s stays
+_NESTED = 16
+"""Times that what entities gave may be cleaned again, as in `&amp;amp;`."""
 _DEEP = 64
 """Brackets within each other up to which their factors are sorted."""
 
@@ -113,3 +127,46 @@ def _part(text: str, start: int, end: int) -> tuple[float, Span]:
         if math.isfinite(weight):
             return weight, (start, start + len(text[start:colon].rstrip()))
     return 1.0, (start, start + len(text[start:end].rstrip()))
+
+
+def clean(text: str) -> tuple[str, list[Span]]:
+    """What the web UI reads in place of a text, and for each of its characters where in the text it is from.
+
+    Its tokenizers call ftfy.fix_text, whose steps these are: HTML entities decoded in the lines before a first `<`,
+    Windows-1252 in place of control characters, ligatures and full or half width taken apart, curly quotes made
+    straight. It also guesses at texts that were decoded wrongly (`donâ€™t`), which is left alone here.
+    """
+    entities = text.rfind("\n", 0, text.find("<")) + 1 if "<" in text else len(text)
+    origins = [(at, at + 1) for at in range(len(text))]
+    for _ in range(_NESTED):
+        pieces: list[str] = []
+        spans: list[Span] = []
+        done = 0
+        for match in _UNCLEAN.finditer(text):
+            start, end = match.span()
+            if match[0][0] == "&" and origins[start][0] >= entities:
+                continue
+            cleaned = _cleaned(match)
+            pieces += text[done:start], cleaned
+            spans += origins[done:start]
+            spans += [(origins[start][0], origins[end - 1][1])] * len(cleaned)
+            done = end
+        cleaned = "".join(pieces) + text[done:]
+        if cleaned == text:
+            break
+        text, origins = cleaned, spans + origins[done:]
+    return text, origins
+
+
+def _cleaned(match: re.Match[str]) -> str:
+    """What ftfy makes of an entity or a character."""
+    unclean = match[0]
+    if match["gone"]:
+        return ""
+    if unclean[0] == "&":
+        known = unclean[1] == "#" or unclean[1:] in html.entities.html5
+        character = html.unescape(unclean)
+        return character if known and (character == ";" or ";" not in character) else unclean
+    if unclean < "\xa0":
+        return unclean.encode("latin-1").decode("cp1252", "ignore") or unclean
+    return _STRAIGHT.get(unclean) or unicodedata.normalize("NFKC", unclean)

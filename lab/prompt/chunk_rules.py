@@ -13,8 +13,8 @@ class Unit(Protocol):
     """What a chunk keeps together, as the rules see it: a word's tokens or an embedding's vectors."""
 
     @property
-    def text(self) -> str:
-        """The word as the prompt has it, or the embedding's name."""
+    def spelling(self) -> str:
+        """The word as the tokenizer reads it; empty for an embedding."""
 
     @property
     def embedding(self) -> str | None:
@@ -98,7 +98,7 @@ def back_to_comma(chunk: Sequence[Unit], ahead: Sequence[Unit], room: int, reach
     Not before a comma, and before an embedding only if the chunk is full.
     """
     unit = ahead[0]
-    if not reach or unit.text == "," or (unit.embedding is not None and count_tokens(chunk) < room):
+    if not reach or unit.spelling == "," or (unit.embedding is not None and count_tokens(chunk) < room):
         return Split(len(chunk))
     comma = _last(chunk, ",")
     if comma is None or room - count_tokens(chunk[:comma]) > reach:
@@ -129,6 +129,6 @@ def count_tokens(units: Sequence[Unit]) -> int:
 
 def _last(chunk: Sequence[Unit], *signs: str) -> int | None:
     for index in range(len(chunk) - 1, -1, -1):
-        if chunk[index].text in signs and chunk[index].embedding is None:
+        if chunk[index].spelling in signs:
             return index
     return None

@@ -37,6 +37,8 @@ class Dialect:
             Negative prompts are not split.
         schedule: Parses characters `start:end` of a text into what changes over the steps; None if nothing does.
         comment: Matches what it leaves out of a prompt before all else; None if it has no comments.
+        clean: What its tokenizers read in place of a text, and where in the text each character is from; None if they
+            read it as it stands.
         clip_skip_families: The model families on which its clip skip does anything; None for all.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
@@ -52,6 +54,7 @@ class Dialect:
     compose: Callable[[str], list[tuple[float, Span]]] | None = None
     schedule: Callable[[str, int, int], tuple[Node, ...]] | None = None
     comment: re.Pattern[str] | None = None
+    clean: Callable[[str], tuple[str, list[Span]]] | None = None
     clip_skip_families: tuple[str, ...] | None = None
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
@@ -73,6 +76,7 @@ DIALECTS: dict[str, Dialect] = {
         schedule=parse_nodes,
         clip_skip_families=("sd1",),
         comment=re.compile(r"#[^\n]*"),
+        clean=a1111.clean,
         split=cut_words,
         words=("AND", "BREAK"),
         emphasis="({text}:{weight:g})",

@@ -160,3 +160,14 @@ def test_the_bundled_model_and_other_context_lengths(emoji):
     context = emoji.towers[0].context_length
     made = encode(emoji, "a red apple, " * 20)
     assert len(made.embeds) % context == 0 and len(made.embeds) > context
+
+
+def test_curly_quotes_are_straight_in_the_a1111_dialect_alone(sd1):
+    """As the tokenizers of the web UI, which clean with ftfy."""
+    prompt = "a (don’t:1.2) “cat” &amp; ﬁsh， dog"
+    made = encode(sd1, prompt)
+    assert close(made.embeds, encode(sd1, 'a (don\'t:1.2) "cat" & fish, dog').embeds)
+    assert [prompt[slice(*span.source)] for span in made.spans] == [span.text for span in made.spans]
+    assert "don’t" in [span.text for span in made.spans]
+    plain = encode(sd1, "“cat”", dialect="comfy")
+    assert not close(plain.embeds, encode(sd1, '"cat"', dialect="comfy").embeds)

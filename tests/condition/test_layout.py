@@ -13,7 +13,7 @@ from tests.condition.samples import close, embedding_for
 
 
 def word(text, length=1, group=0):
-    return Word(text, (tuple(range(length)),), (0, 1), group=group)
+    return Word(text, (tuple(range(length)),), (0, 1), group=group, spelling=text)
 
 
 def learned(length, group=1):

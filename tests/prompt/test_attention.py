@@ -87,6 +87,27 @@ def test_equal_weights_are_equal_to_the_last_digit():
     assert (only.text, only.weight) == ("unwanted", 0.333)
 
 
+CLEANED = {
+    "don’t “quote” ‚me‛": "don't \"quote\" 'me'",
+    "salt &amp; pepper &#39;n&#x2019; &hellip; &notit; &": "salt & pepper 'n' … &notit; &",
+    "&amp;amp;": "&",
+    "a\n&lt;b&gt; < &amp;": "a\n&lt;b&gt; < &amp;",
+    "&gt;\na < b &gt;": ">\na < b &gt;",
+    "ｆｕｌｌ，（ｗｉｄｔｈ）　ｶﾀｶﾅ": "full,(width) カタカナ",
+    "ﬁne ﬂower ĳ ﬅ": "fine flower ij \u017ft",
+    "a\x07b\ufeff\x92c\x1b[31m": "ab'c",
+    "naïve 日本 … — ½": "naïve 日本 … — ½",
+}
+
+
+@pytest.mark.parametrize("text, expected", CLEANED.items())
+def test_text_is_cleaned_as_by_ftfy(text, expected):
+    cleaned, origins = a1111.clean(text)
+    assert cleaned == expected
+    for character, (start, end) in zip(cleaned, origins, strict=True):
+        assert a1111.clean(text[start:end])[0] == character or character in a1111.clean(text[start:end])[0]
+
+
 def test_break_inside_brackets_is_a_word():
     """As `parse_prompt_attention` gives it, whose caller takes only a BREAK of weight -1 for one."""
     read = a1111.read("(a cat BREAK a dog:1.2)")
