@@ -35,12 +35,10 @@ def models(source: str | None = None) -> None:
 def _table(model: "Description") -> "Table":
     from rich.table import Table
 
-    from lab.models.family import FAMILIES
-
-    defaults = model.defaults
+    facts, defaults = model.facts, model.facts.defaults
     rows = {
-        "family": FAMILIES[model.family].label,
-        "predicts": model.prediction_type,
+        "family": facts.traits.label,
+        "predicts": facts.prediction_type,
         "text encoders": ", ".join(f"{key} ({width} wide)" for key, width in model.encoders),
         "parameters": ", ".join(f"{part} {count:,}" for part, count in model.parameters.items()),
         "stored as": ", ".join(model.dtypes),
@@ -48,9 +46,9 @@ def _table(model: "Description") -> "Table":
         "default size": f"{defaults.width} x {defaults.height} px",
         "defaults": f"{defaults.scheduler}, {defaults.steps} steps, guidance {defaults.guidance:g}, "
         f"guidance rescale {defaults.guidance_rescale:g}",
-        "where": str(model.root),
+        "where": str(facts.root),
     }
-    table = Table(title=model.source, title_justify="left", show_header=False, box=None)
+    table = Table(title=facts.source, title_justify="left", show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():

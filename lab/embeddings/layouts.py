@@ -12,7 +12,7 @@ from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
 from lab.errors import InputError
-from lab.models.kinds import EMBEDDING, file_kind
+from lab.models.detection import EMBEDDING, file_kind
 
 if TYPE_CHECKING:
     from torch import Tensor

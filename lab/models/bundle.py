@@ -13,8 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lab.models.config import ModelOptions
-from lab.models.defaults import GenerationDefaults, vae_scale
-from lab.models.facts import ModelFacts
+from lab.models.facts import GenerationDefaults, ModelFacts, vae_scale
 from lab.models.family import FAMILIES, Family, FamilyTraits
 from lab.models.weights import sha256
 

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.bundle import Bundle
-from lab.models.describe import has_vocabulary
+from lab.models.detection import has_vocabulary
 from lab.models.folder import read_module, read_tokenizer
 from lab.models.libraries import one_line_errors
 from lab.models.weights import read_header

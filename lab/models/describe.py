@@ -1,52 +1,17 @@
-"""What a model is, from its configs and file headers: no weights are loaded."""
+"""A model on disk: what its configs and file headers say of it; no weights are loaded."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lab.errors import InputError
-from lab.files import read_json
 from lab.listening import Listener
-from lab.models.defaults import GenerationDefaults, generation_defaults
-from lab.models.family import (
-    FAMILIES,
-    Family,
-    FamilyTraits,
-    check_channels,
-    encoder_keys,
-    family_of,
-    known_families,
-)
-from lab.models.kinds import file_kind
-from lab.models.source import locate
-from lab.models.weights import (
-    HOW_TO_CONVERT,
-    PICKLES,
-    TensorInfo,
-    pick_weights,
-    read_header,
-    read_metadata,
-    sha256,
-    uses_variant,
-    variants,
-)
-
-CONFIGS = Path(__file__).parent / "configs"
-"""Configs of the published architectures, by family: a single file has none."""
-
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-"""Prefixes of a part's tensors in a single file in the layout of the original code."""
-
-REFINER = "conditioner.embedders.0.model."
-"""SDXL's refiner has OpenCLIP's encoder where the base model has CLIP's."""
-
-LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
-
-VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
-"""Either set of files is enough to make a tokenizer."""
+from lab.models.config import ModelOptions
+from lab.models.detection import UNET, VAE, check_folder
+from lab.models.facts import ModelFacts, read_facts
+from lab.models.family import encoder_keys
+from lab.models.weights import TensorInfo, read_header, sha256
 
 
 @dataclass(frozen=True)
@@ -54,87 +19,50 @@ class Description:
     """A model on disk.
 
     Attributes:
-        encoders: The text encoders' keys and widths, in the U-Net's order.
-        parameters: Numbers in each part, by the part's name.
+        facts: What its configs say.
+        encoders: The text encoders' keys and widths as their tensors have them, in the U-Net's order.
+        parameters: Numbers in each part, by the part's name: `unet`, `text_encoder`, `vae`.
         dtypes: The precisions that the weights are stored in, the most frequent first, as safetensors names them.
         hash: As `Bundle.hash` would be.
     """
 
-    source: str
-    root: Path
-    family: Family
-    prediction_type: str
+    facts: ModelFacts
     encoders: tuple[tuple[str, int], ...]
     parameters: Mapping[str, int]
     dtypes: tuple[str, ...]
     hash: str
-    defaults: GenerationDefaults
 
 
 def describe(
     source: str, revision: str | None = None, variant: str | None = None, listener: Listener = Listener()
 ) -> Description:
-    """Says what a source holds.
+    """Says what a model source (see `lab.load`) holds.
 
     Raises:
-        InputError: as `load` would, short of weights that do not fit their configs.
+        InputError: as `lab.load` would, short of weights that do not fit their configs.
     """
-    root = locate(source, revision, variant, listener)
-    return _describe_folder(source, root, variant) if root.is_dir() else _describe_file(source, root)
-
-
-def _describe_folder(source: str, root: Path, variant: str | None) -> Description:
-    family = folder_family(root)
-    files = check_folder(root, family, variant)
-    headers = {part: _merged(root / name for name in names) for part, names in files.items()}
-    paths = [root / name for names in files.values() for name in names]
-    return _description(source, root, root, family, headers, paths)
-
-
-def _describe_file(source: str, path: Path) -> Description:
-    header = read_header(path)
-    family = file_family(header, path)
-    prefixes = {"unet": UNET, "vae": VAE}
-    for suffix, prefix in zip(FAMILIES[family].suffixes, FAMILIES[family].checkpoint_prefixes, strict=True):
-        prefixes[f"text_encoder{suffix}"] = prefix
-    headers = {
-        part: {name: info for name, info in header.items() if name.startswith(prefix)}
-        for part, prefix in prefixes.items()
-    }
-    return _description(
-        source, path, CONFIGS / family, family, headers, [path], file_marks(header, read_metadata(path))
-    )
-
-
-def _description(
-    source: str,
-    root: Path,
-    configs: Path,
-    family: Family,
-    headers: Mapping[str, Mapping[str, TensorInfo]],
-    paths: Sequence[Path],
-    marks: Mapping[str, Any] | None = None,
-) -> Description:
-    unet, vae = (read_json(configs / part / "config.json") for part in ("unet", "vae"))
-    scheduler = read_json(configs / "scheduler" / "scheduler_config.json") | dict(marks or {})
-    widths = [_width(headers[f"text_encoder{suffix}"]) for suffix in FAMILIES[family].suffixes]
+    facts = read_facts(ModelOptions(model=source, revision=revision, variant=variant), listener)
+    if facts.root.is_dir():
+        names = check_folder(facts.root, facts.family, variant)
+        files = {part: [facts.root / name for name in of_part] for part, of_part in names.items()}
+        headers = {part: _merged_headers(paths) for part, paths in files.items()}
+        paths = [path for of_part in files.values() for path in of_part]
+    else:
+        headers, paths = _headers_by_part(facts), [facts.root]
+    widths = [_width(headers[f"text_encoder{suffix}"]) for suffix in facts.traits.suffixes]
     stored = Counter(info.dtype for header in headers.values() for info in header.values())
     return Description(
-        source=source,
-        root=root,
-        family=family,
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        encoders=tuple(zip(encoder_keys(family, widths), widths, strict=True)),
+        facts=facts,
+        encoders=tuple(zip(encoder_keys(facts.family, widths), widths, strict=True)),
         parameters={
-            part: sum(math.prod(i.shape) for i in header.values()) for part, header in headers.items()
+            part: sum(math.prod(info.shape) for info in header.values()) for part, header in headers.items()
         },
         dtypes=tuple(dtype for dtype, _ in stored.most_common()),
         hash=sha256(paths),
-        defaults=generation_defaults(family, unet, vae, scheduler, root),
     )
 
 
-def _merged(paths: Iterable[Path]) -> dict[str, TensorInfo]:
+def _merged_headers(paths: list[Path]) -> dict[str, TensorInfo]:
     return {name: info for path in paths for name, info in read_header(path).items()}
 
 
@@ -145,129 +73,12 @@ def _width(header: Mapping[str, TensorInfo]) -> int:
     )
 
 
-def folder_family(root: Path) -> Family:
-    """Tells a folder's family from its configs.
-
-    Raises:
-        InputError: no U-Net or text encoder config, or a family that the lab does not load.
-    """
-    for part in ("unet", "text_encoder"):
-        if not (root / part / "config.json").is_file():
-            known = f"the lab loads diffusers folders of {known_families()}"
-            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
-    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
-    return family_of(unet, text_encoder, root)
-
-
-def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
-    """Returns the weight files of each part, relative to the folder.
-
-    Raises:
-        InputError: names every missing part, or says that there are only pickles.
-    """
-    return check_names(
-        [path.relative_to(root).as_posix() for path in root.glob("*/*")], root, family, variant
-    )
-
-
-def check_names(
-    names: Sequence[str], root: Path, family: Family, variant: str | None
-) -> dict[str, list[str]]:
-    """`check_folder` for files that may be elsewhere, by their names in the folder; `root` says whose they are."""
-    traits = FAMILIES[family]
-    files = {part: pick_weights(names, part, variant) for part in traits.parts}
-    configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
-    missing = [name for name in configs if name not in names]
-    missing += [
-        f"tokenizer{s}/tokenizer.json" for s in traits.suffixes if not has_vocabulary(names, f"tokenizer{s}")
-    ]
-    missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
-    if missing:
-        wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
-        others = variants(names)
-        if others and variant not in others:
-            raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
-        pickles = any(Path(name).suffix in PICKLES for name in names)
-        weights_missing = any(name.endswith("*.safetensors") for name in missing)
-        raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
-    if variant and not any(uses_variant(found, variant) for found in files.values()):
-        raise InputError(f"{root}: no part has a '{variant}' variant; leave out --variant")
-    return files
-
-
-def has_vocabulary(names: Iterable[str], part: str) -> bool:
-    """True if the files of a tokenizer's folder are enough to make it."""
-    found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
-    return any(vocabulary <= found for vocabulary in VOCABULARIES)
-
-
-def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool = False) -> Family:
-    """Tells a checkpoint's family from the names of its tensors.
-
-    Args:
-        without_vae: Another VAE is given, so that the file needs none.
-
-    Raises:
-        InputError: which part is missing, or that the model is of another kind.
-    """
-    prefixes = {"U-Net": UNET} if without_vae else {"U-Net": UNET, "VAE": VAE}
-    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
-    family = next((name for name, traits in FAMILIES.items() if _has_encoders(header, traits)), None)
-    if family is None:
-        missing.append(f"text encoder of {known_families('or')}")
-    if missing or family is None:
-        raise InputError(f"{path}: {_not_whole(header, missing)}")
-    if LATENTS_IN in header and LATENTS_OUT in header:
-        check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
-    return family
-
-
-def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
-    """What a file that lacks parts is, and what to do."""
-    kind = file_kind(header)
-    if "U-Net" in missing and kind is not None:
-        return f"{kind.label}, not a model; {kind.use}"
-    if any(key.startswith(REFINER) for key in header) and "U-Net" not in missing:
-        return "an SDXL refiner, which only goes on from another model's image; take the base model"
-    if "U-Net" in missing and any(key.startswith("model_ema.") for key in header):
-        return "holds only the averaged (EMA) copy of its U-Net; take the model's pruned or full file"
-    if missing == ["VAE"]:
-        return (
-            "not a whole checkpoint, it has no VAE; give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for "
-            "SD 1.x and 2.x or hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
-        )
-    return (
-        f"not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
-        f"VAE and text encoder in the layout of the original code"
-    )
-
-
-def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of the noise schedule.
-
-    Marker tensors `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files, and ModelSpec's `prediction_type`, as
-    kohya's sd-scripts write it.
-    """
-    marks: dict[str, Any] = {}
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    if said in ("v", "v_prediction", "v-prediction") or "v_pred" in header:
-        marks["prediction_type"] = "v_prediction"
-    elif said in ("epsilon", "eps"):
-        marks["prediction_type"] = "epsilon"
-    if "ztsnr" in header:
-        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return marks
-
-
-def _has_encoders(header: Mapping[str, TensorInfo], traits: FamilyTraits) -> bool:
-    return all(any(key.startswith(prefix) for key in header) for prefix in traits.checkpoint_prefixes)
-
-
-def _contents(root: Path) -> str:
-    """What the folder is instead, as far as one can tell."""
-    if (root / "model_index.json").is_file():
-        return (
-            f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"
-        )
-    files = sorted(path.name for path in root.glob("*.safetensors"))
-    return f"; for a single-file model write file:{root / files[0]}" if files else ""
+def _headers_by_part(facts: ModelFacts) -> dict[str, dict[str, TensorInfo]]:
+    """The tensors of a single file, by the part that they are of."""
+    encoders = zip(facts.traits.suffixes, facts.traits.checkpoint_prefixes, strict=True)
+    prefixes = {"unet": UNET, "vae": VAE} | {f"text_encoder{suffix}": prefix for suffix, prefix in encoders}
+    header = read_header(facts.root)
+    return {
+        part: {name: info for name, info in header.items() if name.startswith(prefix)}
+        for part, prefix in prefixes.items()
+    }

@@ -4,18 +4,83 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from lab.config import Config, one_of
 from lab.errors import InputError
 from lab.files import read_json
 from lab.listening import Listener
 from lab.models.config import ModelOptions, split_lora
-from lab.models.defaults import GenerationDefaults, generation_defaults, vae_scale
-from lab.models.describe import CONFIGS, check_folder, file_family, file_marks, folder_family
+from lab.models.detection import (
+    BUNDLED,
+    LORA,
+    check_folder,
+    file_family,
+    file_kind,
+    file_marks,
+    folder_family,
+)
 from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
-from lab.models.kinds import BUNDLED, LORA, file_kind
+from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 from lab.models.source import locate, locate_vae
 from lab.models.weights import read_header, read_metadata
+
+CONFIGS = Path(__file__).parent / "configs"
+"""Configs of the published architectures, by family: a single file has none."""
+
+
+class GenerationDefaults(Config):
+    """What a model is best sampled with, where neither flags nor config say otherwise.
+
+    A model folder may say it in a `generation_config.json` with these keys.
+    """
+
+    steps: int = Field(25, ge=1)
+    guidance: float = 7.0
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] | None = None
+    scheduler: Annotated[str, one_of(SCHEDULERS, "scheduler")] = USUAL
+    width: int = Field(512, ge=1)
+    height: int = Field(512, ge=1)
+
+
+def vae_scale(config: Mapping[str, Any]) -> int:
+    """Pixels per latent, along each side, of a VAE with this config."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def _generation_defaults(
+    family: Family,
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    root: Path,
+) -> GenerationDefaults:
+    """The family's guidance, the size that the U-Net was trained at and the model's own scheduler.
+
+    What the folder's `generation_config.json` says comes before all of them.
+
+    Args:
+        unet, vae, scheduler: The parts' configs.
+        root: The model's folder, or a single file, beside which no generation config is looked for.
+
+    Raises:
+        InputError: the generation config is broken or has an unknown key.
+    """
+    sample = unet.get("sample_size") or 64
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    scale = vae_scale(vae)
+    settings = {
+        "guidance": FAMILIES[family].guidance,
+        "scheduler": scheduler_name(scheduler),
+        "width": width * scale,
+        "height": height * scale,
+    }
+    path = root / "generation_config.json"
+    stated = read_json(path) if path.is_file() else {}
+    return GenerationDefaults.build(settings | stated, where=str(path))
 
 
 @dataclass(frozen=True)
@@ -43,6 +108,11 @@ class ModelFacts:
     def traits(self) -> FamilyTraits:
         """What the model's family is like."""
         return FAMILIES[self.family]
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: `epsilon` or `v_prediction`."""
+        return self.scheduler_config.get("prediction_type", "epsilon")
 
     @property
     def widths(self) -> dict[str, int]:
@@ -182,6 +252,6 @@ def _facts(
         vae=vae,
         text_encoders=tuple(config(f"text_encoder{suffix}") for suffix in FAMILIES[family].suffixes),
         scheduler_config=scheduler,
-        defaults=generation_defaults(family, unet, vae, scheduler, root),
+        defaults=_generation_defaults(family, unet, vae, scheduler, root),
         root=root,
     )

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.describe import check_folder
+from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
 from lab.models.libraries import one_line_errors
 from lab.models.weights import pick_weights, read_header, uses_variant

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
-from lab.models.kinds import BUNDLED
+from lab.models.detection import BUNDLED
 from lab.models.libraries import one_line_errors
 from lab.models.pipeline import build_pipeline
 from lab.models.weights import read_header

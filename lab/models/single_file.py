@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.describe import CONFIGS, VOCABULARIES
-from lab.models.facts import ModelFacts
+from lab.models.detection import VOCABULARIES
+from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
 from lab.models.folder import Parts, encoder_class, read_tokenizer
 from lab.models.libraries import one_line_errors, quiet

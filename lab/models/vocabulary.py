@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from lab.models.describe import check_folder, folder_family
+from lab.models.detection import check_folder, folder_family
 from lab.models.family import encoder_keys
 from lab.models.folder import read_encoders
 from lab.models.load import load

@@ -8,7 +8,7 @@ from tests.ldm import write_checkpoint
 def test_folders_are_described_as_they_load(family, request):
     bundle = request.getfixturevalue(family)
     told = describe(str(bundle.root))
-    assert (told.family, told.prediction_type, told.hash) == (
+    assert (told.facts.family, told.facts.prediction_type, told.hash) == (
         bundle.family,
         bundle.prediction_type,
         bundle.hash,
@@ -17,7 +17,7 @@ def test_folders_are_described_as_they_load(family, request):
     assert told.parameters["unet"] == sum(parameter.numel() for parameter in bundle.unet.parameters())
     assert told.parameters["vae"] == sum(parameter.numel() for parameter in bundle.vae.parameters())
     assert told.dtypes == ("F32",)
-    assert told.defaults == bundle.defaults
+    assert told.facts.defaults == bundle.defaults
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
@@ -25,10 +25,10 @@ def test_files_are_described_by_their_tensors(family, request, tmp_path):
     bundle = request.getfixturevalue(family)
     path = write_checkpoint(bundle, tmp_path / "x.safetensors")
     told, folder = describe(f"file:{path}"), describe(str(bundle.root))
-    assert (told.family, told.encoders, told.prediction_type) == (
-        folder.family,
+    assert (told.facts.family, told.encoders, told.facts.prediction_type) == (
+        folder.facts.family,
         folder.encoders,
-        folder.prediction_type,
+        folder.facts.prediction_type,
     )
     assert told.parameters["unet"] == folder.parameters["unet"]
     assert told.parameters["vae"] == folder.parameters["vae"]

@@ -97,9 +97,9 @@ def test_half_a_model_that_another_program_fetched_is_told_by_name(stored, cut_o
 
 def test_revisions(stored, sd1, sd2_folder):
     stored.put("org/name", sd2_folder, "v2")
-    assert load("hub:org/name", device="cpu", revision="v2").family == "sd2"
+    assert load("hub:org/name", device="cpu", revision="v2").facts.family == "sd2"
     assert load("hub:org/name", device="cpu").family == "sd1"
-    assert describe("hub:org/name", revision="v2").family == "sd2"
+    assert describe("hub:org/name", revision="v2").facts.family == "sd2"
 
 
 def test_a_single_file(stored, sd1, tmp_path):

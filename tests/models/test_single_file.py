@@ -69,7 +69,7 @@ def test_the_hash_of_a_file_is_the_files_own(checkpoints, sd1):
 def test_prediction_type_comes_from_override_then_file_then_configs(sdxl, sd2, checkpoints, tmp_path):
     marked = write_checkpoint(sdxl, tmp_path / "v.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
     bundle = load(f"file:{marked}", config_folder=sdxl.root, device="cpu")
-    assert bundle.prediction_type == "v_prediction"
+    assert bundle.facts.prediction_type == "v_prediction"
     assert bundle.scheduler_config["rescale_betas_zero_snr"]
     bundle = load(f"file:{marked}", config_folder=sdxl.root, device="cpu", prediction_type="epsilon")
     assert bundle.prediction_type == "epsilon"
@@ -197,8 +197,8 @@ def test_a_missing_tensor_is_told_by_name(checkpoints, sd1, tmp_path):
 def test_modelspec_says_what_is_predicted(checkpoints, sdxl, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(load_file(checkpoints["sdxl"]), path, {"modelspec.prediction_type": "v"})
-    assert load(f"file:{path}", config_folder=sdxl.root, device="cpu").prediction_type == "v_prediction"
-    assert describe(f"file:{path}").prediction_type == "v_prediction"
+    assert load(f"file:{path}", config_folder=sdxl.root, device="cpu").facts.prediction_type == "v_prediction"
+    assert describe(f"file:{path}").facts.prediction_type == "v_prediction"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""What a folder or file holds, told by configs and the names of tensors: a model of which family, or what else.
+
+No weights are read, and torch is not imported. Files are often given where another kind of file belongs: the message
+then says what it is and where it goes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lab.errors import InputError
+from lab.files import read_json
+from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, pick_weights, uses_variant, variants
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+"""Prefixes of a part's tensors in a single file in the layout of the original code."""
+
+REFINER = "conditioner.embedders.0.model."
+"""SDXL's refiner has OpenCLIP's encoder where the base model has CLIP's."""
+
+LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
+
+VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+"""Either set of files is enough to make a tokenizer."""
+
+
+class FileKind(NamedTuple):
+    """A kind of file, such as `a LoRA`, and what to do with it."""
+
+    label: str
+    use: str
+
+
+EMBEDDING = FileKind("a textual-inversion embedding", "give it by --embedding")
+
+LORA = FileKind("a LoRA", "give it by --lora beside a model")
+
+BUNDLED = "bundle_emb."
+"""With this the names of embeddings begin that OneTrainer bundles with a LoRA."""
+
+_OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
+
+_KINDS: Mapping[FileKind, str] = {
+    EMBEDDING: r"emb_params$|emp_params(_out)?$|string_to_(param|token)|bundle_emb\.|text_encoders_\d$"
+    r"|clip_[lgh](_out)?$|<[^<>]+>$",
+    FileKind("a LyCORIS file (LoHa, LoKr and the like)", "LyCORIS is not supported, take a LoRA"): r".*("
+    r"\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_(blocks|diag)|\.on_input$|\.glora_)|lycoris_",
+    LORA: r"(.*[._])?lora[._]",
+    FileKind("a hypernetwork of the A1111 web UI", "hypernetworks are not supported"): r"layer_structure$"
+    r"|activation_func$|(320|640|768|1024|1280)(\.|$)",
+    FileKind(
+        "the state of an optimizer", "it is for going on with a training; take the file of the vectors"
+    ): r"optimizer(_state_dict)?$|param_groups$|(.*\.)?exp_avg(_sq)?$",
+    FileKind("a ControlNet", "it goes beside a model"): r"(control_model|controlnet_cond_embedding)\.",
+    FileKind("a Flux model", _OTHER_FAMILY): r"(model\.diffusion_model\.)?(double|single)_blocks\.",
+    FileKind("an SD3 model", _OTHER_FAMILY): r"(model\.diffusion_model\.)?joint_blocks\.",
+    FileKind("a T5 text encoder", _OTHER_FAMILY): r"encoder\.block\.\d",
+}
+"""By the pattern with which a name of one of its tensors begins; the first that fits counts."""
+
+
+def file_kind(names: Iterable[str]) -> FileKind | None:
+    """The kind of a file with tensors of these names, or None for a model or what nobody knows."""
+    known = list(names)
+    for kind, pattern in _KINDS.items():
+        if any(re.match(pattern, name) for name in known):
+            return kind
+    return None
+
+
+def folder_family(root: Path) -> Family:
+    """Tells a folder's family from its configs.
+
+    Raises:
+        InputError: no U-Net or text encoder config, or a family that the lab does not load.
+    """
+    for part in ("unet", "text_encoder"):
+        if not (root / part / "config.json").is_file():
+            known = f"the lab loads diffusers folders of {known_families()}"
+            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
+    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
+    return family_of(unet, text_encoder, root)
+
+
+def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
+    """Returns the weight files of each part, relative to the folder.
+
+    Raises:
+        InputError: names every missing part, or says that there are only pickles.
+    """
+    return check_names(
+        [path.relative_to(root).as_posix() for path in root.glob("*/*")], root, family, variant
+    )
+
+
+def check_names(
+    names: Sequence[str], root: Path, family: Family, variant: str | None
+) -> dict[str, list[str]]:
+    """`check_folder` for files that may be elsewhere, by their names in the folder; `root` says whose they are."""
+    traits = FAMILIES[family]
+    files = {part: pick_weights(names, part, variant) for part in traits.parts}
+    configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
+    missing = [name for name in configs if name not in names]
+    missing += [
+        f"tokenizer{s}/tokenizer.json" for s in traits.suffixes if not has_vocabulary(names, f"tokenizer{s}")
+    ]
+    missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
+    if missing:
+        wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
+        others = variants(names)
+        if others and variant not in others:
+            raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
+        pickles = any(Path(name).suffix in PICKLES for name in names)
+        weights_missing = any(name.endswith("*.safetensors") for name in missing)
+        raise InputError(f"{wanted}; {HOW_TO_CONVERT}" if pickles and weights_missing else wanted)
+    if variant and not any(uses_variant(found, variant) for found in files.values()):
+        raise InputError(f"{root}: no part has a '{variant}' variant; leave out --variant")
+    return files
+
+
+def has_vocabulary(names: Iterable[str], part: str) -> bool:
+    """True if the files of a tokenizer's folder are enough to make it."""
+    found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
+    return any(vocabulary <= found for vocabulary in VOCABULARIES)
+
+
+def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool = False) -> Family:
+    """Tells a checkpoint's family from the names of its tensors.
+
+    Args:
+        without_vae: Another VAE is given, so that the file needs none.
+
+    Raises:
+        InputError: which part is missing, or that the model is of another kind.
+    """
+    prefixes = {"U-Net": UNET} if without_vae else {"U-Net": UNET, "VAE": VAE}
+    missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
+    family = next((name for name, traits in FAMILIES.items() if _has_encoders(header, traits)), None)
+    if family is None:
+        missing.append(f"text encoder of {known_families('or')}")
+    if missing or family is None:
+        raise InputError(f"{path}: {_not_whole(header, missing)}")
+    if LATENTS_IN in header and LATENTS_OUT in header:
+        check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
+    return family
+
+
+def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
+    """What a file that lacks parts is, and what to do."""
+    kind = file_kind(header)
+    if "U-Net" in missing and kind is not None:
+        return f"{kind.label}, not a model; {kind.use}"
+    if any(key.startswith(REFINER) for key in header) and "U-Net" not in missing:
+        return "an SDXL refiner, which only goes on from another model's image; take the base model"
+    if "U-Net" in missing and any(key.startswith("model_ema.") for key in header):
+        return "holds only the averaged (EMA) copy of its U-Net; take the model's pruned or full file"
+    if missing == ["VAE"]:
+        return (
+            "not a whole checkpoint, it has no VAE; give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for "
+            "SD 1.x and 2.x or hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
+        )
+    return (
+        f"not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
+        f"VAE and text encoder in the layout of the original code"
+    )
+
+
+def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of the noise schedule.
+
+    Marker tensors `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files, and ModelSpec's `prediction_type`, as
+    kohya's sd-scripts write it.
+    """
+    marks: dict[str, Any] = {}
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    if said in ("v", "v_prediction", "v-prediction") or "v_pred" in header:
+        marks["prediction_type"] = "v_prediction"
+    elif said in ("epsilon", "eps"):
+        marks["prediction_type"] = "epsilon"
+    if "ztsnr" in header:
+        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return marks
+
+
+def _has_encoders(header: Mapping[str, TensorInfo], traits: FamilyTraits) -> bool:
+    return all(any(key.startswith(prefix) for key in header) for prefix in traits.checkpoint_prefixes)
+
+
+def _contents(root: Path) -> str:
+    """What the folder is instead, as far as one can tell."""
+    if (root / "model_index.json").is_file():
+        return (
+            f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"
+        )
+    files = sorted(path.name for path in root.glob("*.safetensors"))
+    return f"; for a single-file model write file:{root / files[0]}" if files else ""
