@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import lab
-from lab.models.libraries import quiet
+from lab.models.folder import quiet
 from lab.models.single_file import CONFIGS
 from lab.sample.pixels import decode
 

@@ -12,8 +12,7 @@ from lab.errors import InputError
 from lab.files import read_json
 from lab.models.bundle import Bundle
 from lab.models.detection import has_vocabulary
-from lab.models.folder import read_module, read_tokenizer
-from lab.models.libraries import one_line_errors
+from lab.models.folder import one_line_errors, read_module, read_tokenizer
 from lab.models.weights import read_header
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -1,19 +1,23 @@
-"""Reads models from folders in diffusers' layout."""
+"""Reads models and their parts from folders in diffusers' layout, with the libraries' noise kept to one line."""
 
-from collections.abc import Mapping
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
-from lab.models.libraries import one_line_errors
 from lab.models.weights import pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -126,3 +130,85 @@ def read_module(
             f"{folder}: its weights lack {len(absent)} tensors of its config, among them {absent[0]}"
         )
     return module.eval()
+
+
+def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path, ...]]:
+    """Loads a VAE in float32.
+
+    Args:
+        root: A VAE's diffusers folder, a model's folder with `vae/` in it, or a safetensors file in the layout of the
+            original code, with or without the prefix that it has in whole checkpoints.
+        like: The VAE whose config a single file is read by.
+
+    Returns:
+        The VAE and its weight files.
+
+    Raises:
+        InputError: no such VAE, damaged files, or weights that do not fit.
+    """
+    if root.is_file():
+        read_header(root)
+        return _read_vae_file(root, like), (root,)
+    folder = root / "vae" if (root / "vae" / "config.json").is_file() else root
+    names = [f"vae/{path.name}" for path in folder.iterdir()]
+    files = tuple(folder / Path(name).name for name in pick_weights(names, "vae", None))
+    if "vae/config.json" not in names or not files:
+        raise InputError(
+            f"{root}: no VAE; a VAE's folder has config.json and diffusion_pytorch_model.safetensors"
+        )
+    for file in files:
+        read_header(file)
+    return read_module(AutoencoderKL, folder, None, torch.float32), files
+
+
+def _read_vae_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:
+    with tempfile.TemporaryDirectory() as config, one_line_errors(f"{path}: no VAE like the model's"):
+        like.save_config(config)
+        vae = AutoencoderKL.from_single_file(
+            str(path), config=config, local_files_only=True, torch_dtype=torch.float32
+        )
+    if any(tensor.is_meta for tensor in vae.parameters()):
+        raise InputError(f"{path}: no VAE like the model's: it lacks tensors")
+    return vae.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Turns off their warnings, progress bars and log lines, then puts them back."""
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity(library.CRITICAL)
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()
+
+
+@contextmanager
+def one_line_errors(problem: str, advice: str = "") -> Iterator[None]:
+    """Turns whatever the libraries raise for files that are damaged or do not fit into one line.
+
+    They raise nearly every built-in exception and some of their own, so all are caught: put nothing but a library's
+    call under it.
+
+    Raises:
+        InputError: the problem, the first line of the error, and the advice.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise InputError(f"{problem}: {first_line(error)}{advice}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first; the rest is advice for its own users."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,8 +12,7 @@ from lab.models.config import ModelOptions
 from lab.models.device import arrange_modules, check_machine, pick_device, pick_dtype
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import Family, check_channels, encoder_keys
-from lab.models.folder import Parts, read_folder
-from lab.models.vae import read_vae
+from lab.models.folder import Parts, read_folder, read_vae
 
 
 def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **options: Any) -> Bundle:
@@ -54,7 +53,7 @@ def load_options(
         parts = read_file(facts.root, facts, options.config_folder, dtype)
     bundle = _bundle(parts, facts, options, device, dtype)
     if options.lora:
-        from lab.models.lora import fuse_all  # brings peft
+        from lab.models.pipeline import fuse_all  # brings peft
 
         bundle = fuse_all(bundle)
     _check_finite(bundle)

@@ -26,8 +26,7 @@ from lab.files import read_json
 from lab.models.detection import VOCABULARIES
 from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
-from lab.models.folder import Parts, encoder_class, read_tokenizer
-from lab.models.libraries import one_line_errors, quiet
+from lab.models.folder import Parts, encoder_class, one_line_errors, quiet, read_tokenizer
 
 CLIP_VOCABULARY = Path(__file__).parent / "clip-tokenizer"
 """Of the tokenizer that every published Stable Diffusion model uses; the padding is in each family's configs."""

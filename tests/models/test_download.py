@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from lab.errors import InputError
 from lab.models.describe import describe
+from lab.models.folder import read_vae
 from lab.models.load import load
 from lab.models.source import locate_vae
-from lab.models.vae import read_vae
 from tests.embeddings.files import TOKEN, torch_file, vectors
 from tests.hub_server import Heard
 from tests.ldm import write_checkpoint
