@@ -10,8 +10,7 @@ from accelerate import cpu_offload_with_hook
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
-from lab.models.convolution import use_matrix_products
-from lab.models.unet import add_float32_interface
+from lab.models.unet import add_float32_interface, use_matrix_products
 
 
 def pick_device(name: str) -> torch.device:
@@ -87,7 +86,7 @@ def arrange_modules(bundle: Bundle) -> None:
     Whatever changes them later puts them back (`lab.models.patches`).
 
     On CPUs weights lie channels last: on one core of a Xeon with AVX-512 the bundled model's VAE decoded 1.27 times as
-    fast, its U-Net computed 1.04 times as fast. Larger U-Nets use matrix products (`lab.models.convolution`).
+    fast, its U-Net computed 1.04 times as fast. Larger U-Nets use matrix products (`use_matrix_products`).
     """
     options = bundle.options
     if bundle.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""The one call of the U-Net: what every family takes, and in which precision.
+"""The U-Net: the one call of it, what every family takes, in which precision, and how its convolutions compute.
 
 Symbols: b rows in the U-Net's batch, c x h x w latents, n rows of prompt embeddings, d their width, p the width of
 SDXL's pooled prompt embeddings.
@@ -7,9 +7,11 @@ SDXL's pooled prompt embeddings.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def call_unet(
@@ -67,7 +69,7 @@ EXACT_INPUTS = {"timestep", "added_cond_kwargs"}
 
 
 def add_float32_interface(unet: nn.Module) -> None:
-    """Lets a U-Net of lower precision take float32 inputs and answer in float32.
+    """Lets a U-Net of lower precision take float32 inputs and answer in float32, for as long as it lives.
 
     Text encoders, latents and VAE stay in float32 beside it, and diffusers' pipelines cast nothing between them.
     """
@@ -97,3 +99,101 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, dict):
         return {name: _cast(item, dtype) for name, item in value.items()}
     return value
+
+
+MIN_WEIGHTS = 2**21
+"""Convolutions with fewer weights than these stay as they are: oneDNN lays them out quickly."""
+
+MAX_POSITIONS = 256
+"""Positions (batch x height x width of the input) up to which a matrix product is the faster one.
+
+Together with MIN_WEIGHTS: measured on two cores of a Xeon with AMX, with 3 x 3 kernels and 320 to 2560 channels.
+"""
+
+
+def use_matrix_products(module: nn.Module) -> None:
+    """Lets the plain convolutions in a module compute as matrix products (im2col) where that is faster.
+
+    At every call oneDNN brings a convolution's weights into a layout of its own. Deep in a U-Net, where weights are
+    many and positions few, that takes longer than the convolution; a matrix product reads the weights as they lie.
+    Parameters, their names and the state dict stay as they are.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Conv2d and _is_plain(layer):
+            layer.__class__ = MatrixConv2d
+
+
+class MatrixConv2d(nn.Conv2d):
+    """A convolution that is computed as a matrix product if its weights are many, frozen and on a CPU.
+
+    Its weights lie channels last, so that no copy of them is needed.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) as `nn.Conv2d` gives it; through a matrix product only `x` takes a gradient."""
+        is_faster = self.weight.numel() >= MIN_WEIGHTS and x.numel() <= MAX_POSITIONS * self.in_channels
+        if not is_faster or self._wants_weight_gradients() or not self._fits(x):
+            return super().forward(x)
+        assert isinstance(self.padding, tuple), "_is_plain"
+        output: Tensor = Im2col.apply(x, self.weight, self.stride[0], self.padding[0])
+        return output if self.bias is None else output + self.bias.view(1, -1, 1, 1)
+
+    def _wants_weight_gradients(self) -> bool:
+        return torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether the matrix product can be taken as it stands: on a CPU, in one precision."""
+        same = x.device.type == "cpu" and x.dtype == self.weight.dtype
+        return same and not torch.is_autocast_enabled("cpu")
+
+
+class Im2col(torch.autograd.Function):
+    """A convolution as one matrix product.
+
+    Each row of the left matrix is what the kernel sees at one position: its height, width and channels, in the order
+    in which channels-last weights lie.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        """(b, c_out, h, w): `x` (b, c_in, h, w) through a kernel (c_out, c_in, side, side), without bias."""
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        side = weight.shape[2]
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4))
+        windows = padded.unfold(1, side, stride).unfold(2, side, stride)  # (b, height, width, channels, y, x)
+        rows = windows.permute(0, 1, 2, 4, 5, 3).reshape(windows.shape[:3].numel(), -1)
+        output = (_as_matrix(weight) @ rows.T).T  # faster than rows @ weights.T
+        return output.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient with respect to `x`; the kernel is frozen."""
+        (weight,) = ctx.saved_tensors
+        side, stride, padding = weight.shape[2], ctx.stride, ctx.padding
+        batch, channels, height, width = ctx.shape
+        positions = gradient.permute(0, 2, 3, 1)
+        windows = positions.flatten(0, 2) @ _as_matrix(weight)
+        windows = windows.view(*positions.shape[:3], side, side, channels)
+        padded = gradient.new_zeros(batch, height + 2 * padding, width + 2 * padding, channels)
+        down, across = (1 + stride * (count - 1) for count in positions.shape[1:3])
+        for y in range(side):
+            for x in range(side):
+                padded[:, y : y + down : stride, x : x + across : stride] += windows[:, :, :, y, x]
+        inside = padded[:, padding : padding + height, padding : padding + width]
+        return inside.permute(0, 3, 1, 2), None, None, None
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(c_out, side * side * c_in): a kernel (c_out, c_in, side, side); a view if it lies channels last."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    """Whether it is a convolution such as U-Nets are made of: square, zero-padded, without groups and dilation."""
+    square = all(
+        isinstance(sides, tuple) and len(set(sides)) == 1
+        for sides in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    return square and layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lab.models import convolution
-from lab.models.convolution import MOST_PLACES, MatrixConv2d, use_matrix_products
+from lab.models import unet
 from lab.models.load import load
+from lab.models.unet import MAX_POSITIONS, MatrixConv2d, use_matrix_products
 
 KINDS = {
     "3 x 3": {"kernel_size": 3, "padding": 1},
@@ -18,17 +18,15 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def few_weights_pay(monkeypatch):
-    monkeypatch.setattr(convolution, "LEAST_WEIGHTS", 1)
+    monkeypatch.setattr(unet, "MIN_WEIGHTS", 1)
 
 
 @pytest.fixture
 def products(monkeypatch) -> list[torch.Size]:
     """Shapes of the inputs that a matrix product was used for, as they come."""
     shapes: list[torch.Size] = []
-    apply = convolution._Convolution.apply
-    monkeypatch.setattr(
-        convolution._Convolution, "apply", lambda x, *rest: shapes.append(x.shape) or apply(x, *rest)
-    )
+    apply = unet.Im2col.apply
+    monkeypatch.setattr(unet.Im2col, "apply", lambda x, *rest: shapes.append(x.shape) or apply(x, *rest))
     return shapes
 
 
@@ -89,14 +87,14 @@ def test_many_places_few_weights_and_other_precisions_are_left_to_the_plain_conv
     products, monkeypatch
 ):
     layer, x = frozen(nn.Conv2d(24, 40, 1)), torch.randn(1, 24, 4, 4)
-    layer(torch.randn(1, 24, 1, MOST_PLACES + 1))
+    layer(torch.randn(1, 24, 1, MAX_POSITIONS + 1))
     with torch.autocast("cpu", torch.bfloat16):
         layer(x)
-    monkeypatch.setattr(convolution, "LEAST_WEIGHTS", layer.weight.numel() + 1)
+    monkeypatch.setattr(unet, "MIN_WEIGHTS", layer.weight.numel() + 1)
     layer(x)
     assert not products
-    monkeypatch.setattr(convolution, "LEAST_WEIGHTS", layer.weight.numel())
-    layer(torch.randn(1, 24, 1, MOST_PLACES))
+    monkeypatch.setattr(unet, "MIN_WEIGHTS", layer.weight.numel())
+    layer(torch.randn(1, 24, 1, MAX_POSITIONS))
     assert products
 
 
