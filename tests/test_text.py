@@ -4,8 +4,7 @@ import pytest
 
 import lab
 from lab.errors import InputError
-from lab.models.clip import load_clip
-from lab.score.clip import Clip
+from lab.score.clip import load_clip
 from lab.text import read_lines, read_numbered_lines
 
 
@@ -61,7 +60,7 @@ def test_half_a_character_is_one_line(sd1, emoji, text):
         lambda: lab.encode(sd1, text),
         lambda: lab.generate(sd1, prompt=text, steps=1),
         lambda: lab.generate(sd1, prompt="a cat", negative_prompt=text, steps=1),
-        lambda: Clip(load_clip(emoji)).texts([text]),
+        lambda: load_clip(emoji).texts([text]),
     ):
         with pytest.raises(InputError, match="is half a character") as error:
             call()

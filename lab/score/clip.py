@@ -1,4 +1,4 @@
-"""CLIP as a judge: images and texts to features of unit length."""
+"""CLIP as a judge: a CLIPModel is loaded, and turns images and texts into features of unit length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import init_empty_weights
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from lab.errors import InputError
+from lab.files import read_json
 from lab.images import read_pixels
 from lab.models.bundle import Bundle
-from lab.models.clip import LoadedClip, load_clip
+from lab.models.detection import has_vocabulary
+from lab.models.folder import one_line_errors, read_module, read_tokenizer
+from lab.models.weights import read_header
 from lab.text import check_text
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of OpenAI's CLIP, which a folder without its own `preprocessor_config.json` is taken to follow."""
 
 RESAMPLING = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bilinear"}
 """Pillow's numbers of its filters, and the nearest of `torch.nn.functional.interpolate` (bicubic is Pillow's own)."""
@@ -20,12 +30,12 @@ RESAMPLING = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "area"
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pixels are made ready for a network.
+    """How pixels are made ready for a network. Transformers' image processors would need torchvision for it.
 
     Attributes:
         side: Pixels of the square that the network takes.
-        mean, std: Of each channel, in 0..1.
-        mode: The `interpolate` mode.
+        mean, std: Of the red, green and blue values, in 0..1.
+        mode: The `interpolate` mode: `bicubic`, `bilinear`, `area` or `nearest`.
     """
 
     side: int
@@ -48,30 +58,34 @@ class Preparation:
 
 
 class Clip:
-    """A CLIPModel that judges."""
+    """A CLIPModel that judges.
 
-    def __init__(self, loaded: LoadedClip):
-        self._model = loaded.model
-        self._tokenizer = loaded.tokenizer
-        self._prepare = Preparation(
-            loaded.image_size, loaded.mean, loaded.std, RESAMPLING.get(loaded.resample, "bicubic")
-        )
+    Attributes:
+        model: Frozen, in float32 and evaluation mode.
+        tokenizer: Of its text encoder.
+        prepare: Makes pixels ready for its vision half.
+    """
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, prepare: Preparation):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prepare = prepare
         self._texts: dict[str, Tensor] = {}
 
     @property
     def scale(self) -> Tensor:
         """The learned factor (exp of the logit scale) that cosines are multiplied with in training."""
-        return self._model.logit_scale.exp()
+        return self.model.logit_scale.exp()
 
     @property
     def width(self) -> int:
         """Length of a feature vector."""
-        return self._model.config.projection_dim
+        return self.model.config.projection_dim
 
     def images(self, pixels: Tensor) -> Tensor:
         """Features (n, p) float32 of unit length, of pixels (n, 3, H, W) in 0..1; differentiable."""
-        prepared = self._prepare(pixels.to(self._model.device, torch.float32))
-        return _unit(self._model.get_image_features(pixel_values=prepared))
+        prepared = self.prepare(pixels.to(self.model.device, torch.float32))
+        return _unit(self.model.get_image_features(pixel_values=prepared))
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -85,18 +99,54 @@ class Clip:
             check_text(text)
         if new:
             length = min(
-                self._model.config.text_config.max_position_embeddings, self._tokenizer.model_max_length
+                self.model.config.text_config.max_position_embeddings, self.tokenizer.model_max_length
             )
-            tokens = self._tokenizer(
+            tokens = self.tokenizer(
                 new, padding=True, truncation=True, max_length=length, return_tensors="pt"
-            ).to(self._model.device)
+            ).to(self.model.device)
             features = _unit(
-                self._model.get_text_features(
+                self.model.get_text_features(
                     input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
                 )
             )
             self._texts.update(zip(new, features, strict=True))
         return torch.stack([self._texts[text] for text in texts])
+
+
+def _unit(output: Any) -> Tensor:
+    """(n, p) float32 features of unit length, of what a CLIPModel gives."""
+    rows = getattr(output, "pooler_output", output)  # transformers 5 gives an output object
+    return F.normalize(rows.float(), dim=-1)
+
+
+def load_clip(source: Bundle | Path, device: torch.device | str | None = None) -> Clip:
+    """Loads a CLIPModel.
+
+    Args:
+        source: A bundle whose folder has the vision half that completes its first text encoder, in `clip/`: the
+            two share that encoder. Or a folder with any CLIPModel of transformers.
+        device: By default the bundle's, or the CPU.
+
+    Raises:
+        InputError: the bundle has no vision half, or files are missing, damaged or do not fit.
+    """
+    if isinstance(source, Bundle):
+        if source.clip_folder is None:
+            raise InputError(f"{source.source}: comes without CLIP's vision half; give a CLIPModel's folder")
+        folder, model = source.clip_folder, _completed(source, source.clip_folder)
+        tokenizer, place = source.towers[0].tokenizer, device or source.device
+    else:
+        folder, place = Path(source), device or "cpu"
+        names = [f"clip/{path.name}" for path in folder.iterdir()] if folder.is_dir() else []
+        if "clip/config.json" not in names or not has_vocabulary(names, "clip"):
+            raise InputError(
+                f"{folder}: no CLIPModel's folder; it needs config.json, weights and a tokenizer"
+            )
+        if read_json(folder / "config.json").get("model_type") != "clip":
+            raise InputError(f"{folder}: holds no CLIPModel")
+        model, tokenizer = read_module(CLIPModel, folder, None, torch.float32), read_tokenizer(folder)
+    model = model.requires_grad_(False).to(place).eval()
+    return Clip(model, tokenizer, _read_preparation(folder, model.config.vision_config.image_size))
 
 
 def open_clip(bundle: Bundle, folder: Path | None = None) -> Clip | None:
@@ -107,24 +157,47 @@ def open_clip(bundle: Bundle, folder: Path | None = None) -> Clip | None:
     """
     if folder is None and bundle.clip_folder is None:
         return None
-    return Clip(load_clip(folder or bundle, bundle.device))
+    return load_clip(folder or bundle, bundle.device)
 
 
-MOST_IMAGES = 64
+def _completed(bundle: Bundle, folder: Path) -> CLIPModel:
+    """The bundle's text encoder, with the vision half and both projections from the folder."""
+    encoder = bundle.towers[0].encoder
+    read_header(folder / "model.safetensors")
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model.")}
+    with one_line_errors(f"{folder}: does not fit its config"):
+        with init_empty_weights(include_buffers=False):
+            model = CLIPModel(CLIPConfig.from_dict(read_json(folder / "config.json")))
+        # transformers up to 5.5 wraps the encoder once more
+        model.text_model = getattr(encoder, "text_model", encoder)
+        absent, unknown = model.load_state_dict(tensors, strict=False, assign=True)
+    wrong = [name for name in absent if not name.startswith("text_model.")] + unknown
+    if wrong:
+        raise InputError(
+            f"{folder}: does not complete the text encoder to a CLIPModel: {wrong[0]} is lacking or unknown"
+        )
+    return model
+
+
+def _read_preparation(folder: Path, side: int) -> Preparation:
+    path = folder / "preprocessor_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    mean, std = (tuple(settings.get(key, usual)) for key, usual in (("image_mean", MEAN), ("image_std", STD)))
+    if len(mean) != 3 or len(std) != 3:
+        raise InputError(f"{path}: image_mean and image_std need three numbers each")
+    return Preparation(side, mean, std, RESAMPLING.get(int(settings.get("resample", 3)), "bicubic"))
+
+
+MAX_IMAGES = 64
 """Images that are looked at to learn what a folder shows; more change little."""
 
 
 @torch.no_grad()
-def image_features(clip: Clip, paths: Sequence[Path], most: int | None = MOST_IMAGES) -> Tensor:
+def image_features(clip: Clip, paths: Sequence[Path], most: int | None = MAX_IMAGES) -> Tensor:
     """(n, p) float32 features of unit length of the first `most` image files (None: of all), read one at a time.
 
     Raises:
         InputError: a file that is no image.
     """
     return torch.cat([clip.images(read_pixels(path)[None]) for path in paths[:most]])
-
-
-def _unit(output: Any) -> Tensor:
-    """(n, p) float32 features of unit length, of what a CLIPModel gives."""
-    rows = getattr(output, "pooler_output", output)  # transformers 5 gives an output object
-    return F.normalize(rows.float(), dim=-1)

@@ -16,10 +16,9 @@ from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
-from lab.models.clip import LoadedClip, load_clip
 from lab.models.vocabulary import token_text
 from lab.models.weights import sha256
-from lab.score.clip import Clip
+from lab.score.clip import Clip, load_clip
 
 BLOCK = 256
 """Texts encoded together: what is kept of each is one vector, not its rows."""
@@ -65,7 +64,7 @@ class BundleFeatures:
         self._bundle = bundle
         self._dialect = dialect
         complete = pooling == "eos" and bundle.clip_folder is not None and len(bundle.towers) == 1
-        self._clip: LoadedClip | None = load_clip(bundle) if complete else None
+        self._clip = load_clip(bundle) if complete else None
         self.model, self.source, self.pooling = bundle.hash, bundle.source, pooling
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
@@ -95,7 +94,7 @@ class BundleFeatures:
             raise InputError(
                 f"{self.source}: has no vision half, so images cannot be searched with it; give --clip FOLDER"
             )
-        return _image_vectors(Clip(self._clip), paths)
+        return _image_vectors(self._clip, paths)
 
     def _states(self, tower: TextTower, tokens: Sequence[str]) -> Tensor:
         """(n, 3, width): what conditions the U-Net, for texts of one token each."""
@@ -146,7 +145,7 @@ class ClipFeatures:
     pooling: Pool = "eos"
 
     def __init__(self, folder: Path, device: torch.device):
-        self._clip = Clip(load_clip(folder, device))
+        self._clip = load_clip(folder, device)
         self.model, self.source = sha256(sorted(folder.glob("*.safetensors"))), str(folder)
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:

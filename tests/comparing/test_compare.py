@@ -103,12 +103,11 @@ def test_images_are_those_of_generate(finished, sd1):
 
 def test_diversity_is_that_of_the_images(finished, clip_folder):
     from lab.images import read_pixels
-    from lab.models.clip import load_clip
-    from lab.score.clip import Clip
+    from lab.score.clip import load_clip
 
     rows = [r for r in read(finished.folder / "results.csv") if r["baseline"] == "True"][:3]
     pixels = torch.stack([read_pixels(finished.folder / row["file"]) for row in rows])
-    expected = diversity(Clip(load_clip(clip_folder)).images(pixels)).item()
+    expected = diversity(load_clip(clip_folder).images(pixels)).item()
     assert [float(row["diversity"]) for row in rows] == pytest.approx([expected] * 3, abs=1e-4)
 
 

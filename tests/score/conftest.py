@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from lab.models.clip import load_clip
-from lab.score.clip import Clip
+from lab.score.clip import Clip, load_clip
 from tests.tiny_clip import make_clip
 
 
@@ -13,7 +12,7 @@ def clip_folder(tmp_path_factory, sd1_folder):
 
 @pytest.fixture(scope="session")
 def clip(clip_folder) -> Clip:
-    return Clip(load_clip(clip_folder))
+    return load_clip(clip_folder)
 
 
 @pytest.fixture

@@ -38,13 +38,13 @@ def test_features_are_transformers(clip, clip_folder, pixels):
 
 def test_each_distinct_text_is_encoded_once(clip, monkeypatch):
     asked = []
-    encode = clip._model.get_text_features
+    encode = clip.model.get_text_features
 
     def counting(input_ids, **others):
         asked.append(len(input_ids))
         return encode(input_ids, **others)
 
-    monkeypatch.setattr(clip._model, "get_text_features", counting)
+    monkeypatch.setattr(clip.model, "get_text_features", counting)
     clip.texts(["one", "two", "one"])
     clip.texts(["two", "three"])
     assert asked == [2, 1]

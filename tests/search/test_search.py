@@ -7,7 +7,7 @@ from PIL import Image
 
 import lab
 from lab.embeddings.embedding import Embedding
-from lab.models.clip import load_clip
+from lab.score.clip import load_clip
 from lab.search.config import SearchConfig
 from lab.search.features import BundleFeatures
 from lab.search.search import search

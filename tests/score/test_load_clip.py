@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from lab.errors import InputError
-from lab.models.clip import MEAN, load_clip
 from lab.models.load import load
+from lab.score.clip import MEAN, Preparation, load_clip
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,7 @@ def features(clip):
 def test_text_encoder_and_vision_half_make_the_whole_model_again(bundle, whole):
     joined, reference = load_clip(bundle), load_clip(whole)
     assert torch.equal(features(joined).logits_per_image, features(reference).logits_per_image)
-    assert (joined.image_size, joined.mean, joined.std, joined.resample) == (
-        24,
-        (0.5, 0.4, 0.3),
-        (0.2,) * 3,
-        2,
-    )
-    assert (reference.image_size, reference.mean) == (24, (0.5, 0.4, 0.3))
+    assert joined.prepare == reference.prepare == Preparation(24, (0.5, 0.4, 0.3), (0.2,) * 3, "bilinear")
 
 
 def test_the_text_encoder_is_shared_not_copied(bundle):
@@ -71,12 +65,12 @@ def test_the_text_encoder_is_shared_not_copied(bundle):
 def test_without_its_own_preparation_a_model_follows_openai(bundle):
     (bundle.clip_folder / "preprocessor_config.json").unlink()
     clip = load_clip(bundle)
-    assert (clip.mean, clip.resample) == (MEAN, 3)
+    assert (clip.prepare.mean, clip.prepare.mode) == (MEAN, "bicubic")
 
 
 def test_the_bundled_model_has_a_clip(emoji):
     clip = load_clip(emoji)
-    assert clip.model.config.vision_config.image_size == clip.image_size
+    assert clip.model.config.vision_config.image_size == clip.prepare.side
     assert not any(parameter.is_meta or parameter.requires_grad for parameter in clip.model.parameters())
 
 
