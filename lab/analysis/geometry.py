@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lab.analysis.figures import INK, drawing, save_figure
+from lab.condition.conditioning import pool_vector
 from lab.condition.encode import encode
-from lab.condition.pooling import pool
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources
 from lab.errors import InputError, did_you_mean
@@ -119,7 +119,7 @@ def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Sources 
     context = bundle.context_length
     pooled = []
     for cond in encode(bundle, list(prompts), embeddings=embeddings):
-        pooled.append(pool(cond.first, "eos", context) if cond.pooled is None else cond.pooled)
+        pooled.append(pool_vector(cond.first, "eos", context) if cond.pooled is None else cond.pooled)
     return Geometry("pooled prompts", tuple(prompts), ("prompts",) * len(prompts), torch.stack(pooled))
 
 

@@ -7,7 +7,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from lab.cli.flags import ModelFlags, TextFlags
-from lab.condition.config import Pool, TextOptions
+from lab.condition.conditioning import Pool, pool_vector
+from lab.condition.config import TextOptions
 from lab.condition.embeds_file import check_embeds_file, write_embeds
 from lab.errors import InputError
 from lab.files import check_writable
@@ -47,7 +48,6 @@ def encode(
     check_clip_skip(text.clip_skip, facts)
     from lab.cli.prompt_table import show_prompt, show_similarities, show_vector
     from lab.condition.encoder import PromptEncoder
-    from lab.condition.pooling import pool as pooled
     from lab.embeddings.library import collect
     from lab.models.load import load_options
 
@@ -60,7 +60,7 @@ def encode(
     made = encoder.encode(prompts)
     console = Console()
     context = bundle.context_length
-    vectors = [pooled(made[prompt].first, pool, context) for prompt in prompts]
+    vectors = [pool_vector(made[prompt].first, pool, context) for prompt in prompts]
     for number, prompt in enumerate(prompts):
         show_prompt(console, bundle, encoder, made[prompt], text)
         show_vector(console, pool, vectors[number])

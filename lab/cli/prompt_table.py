@@ -5,17 +5,16 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
+from torch import Tensor, stack
 
 from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.encoder import PromptEncoder
-from lab.condition.pooling import similarities
 from lab.condition.tokens import Word
 from lab.condition.towers import layers_back
 from lab.models.bundle import Bundle
-from lab.models.vocabulary import token_text
+from lab.models.vocabulary import cosines, token_text
 from lab.prompt.syntax import Timeline, Variant
 
 
@@ -52,8 +51,8 @@ def show_vector(console: Console, how: str, vector: Tensor) -> None:
 
 def show_similarities(console: Console, vectors: Sequence[Tensor], how: str) -> None:
     """Prints the cosines and dot products of prompts, which are numbered as they were given."""
-    names = ("Cosines", "Dot products")
-    for name, values in zip(names, similarities(vectors), strict=True):
+    rows = stack(list(vectors))
+    for name, values in (("Cosines", cosines(rows)), ("Dot products", rows @ rows.T)):
         _say(console, f"\n{name} of the prompts' vectors ({how})")
         table = Table("prompt", *(str(number + 1) for number in range(len(vectors))))
         for number, row in enumerate(values.tolist()):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,3 +161,28 @@ def _html_table(entry: Encoding) -> str:
 
 def _shown(span: TokenSpan) -> str:
     return span.text if span.embedding is None else f"<{span.embedding}>"
+
+
+Pool = Literal["eos", "mean", "first"]
+"""What stands for a text as one vector: its end token's row, the mean of its words' rows, or its first word's row."""
+
+
+def pool_vector(encoding: Encoding, how: Pool, context: int) -> "Tensor":
+    """(d,): a prompt's vector.
+
+    Args:
+        how: `eos`, the row of the first chunk's end token; `mean` over the rows of words and embeddings; `first`,
+            the row of the first of them (the start token's is the same for every prompt). A text without words has
+            its end token in all three.
+        context: Rows of a chunk.
+    """
+    rows = sorted({row for span in encoding.spans for row in range(span.start, span.end)})
+    end = max((row + 1 for row in rows if row < context), default=1)
+    return pool_words(encoding.embeds[rows], encoding.embeds[end], how)
+
+
+def pool_words(words: "Tensor", end: "Tensor", how: Pool) -> "Tensor":
+    """(d,): what stands for a text whose words have the rows (n, d) and whose end token has (d,)."""
+    if how == "eos" or not len(words):
+        return end
+    return words[0] if how == "first" else words.mean(dim=0)

@@ -1,6 +1,6 @@
 """The options that say how prompt text becomes prompt embeddings."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -8,9 +8,6 @@ from lab.condition.weighting import WEIGHTINGS
 from lab.config import Config, ExistingPath, one_of
 from lab.embeddings.library import check_embedding_source
 from lab.prompt.dialects import DIALECTS, find_dialect
-
-Pool = Literal["eos", "mean", "first"]
-"""What stands for a text: its end token's state, the mean over its words', or its first word's."""
 
 
 class TextOptions(Config):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lab.condition.config import Pool
+from lab.condition.conditioning import Pool
 from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.library import check_embedding_source
 from lab.models.config import ModelOptions

@@ -12,7 +12,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.condition.config import Pool
+from lab.condition.conditioning import Pool
 from lab.errors import InputError
 from lab.files import atomic
 from lab.search.config import IndexKind

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.condition.config import Pool
+from lab.condition.conditioning import Pool
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError

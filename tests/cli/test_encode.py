@@ -18,6 +18,7 @@ def test_a_prompt_is_shown_and_written(cli, tmp_path, emoji):
 def test_prompts_are_compared_and_numbered(cli, tmp_path):
     code, shown, _ = cli("encode", "a cat", "a dog", "--pool", "mean", "--out", tmp_path / "x.safetensors")
     assert code == 0 and "Cosines" in shown and "Dot products" in shown
+    assert shown.count("1.000") == 2  # each prompt with itself
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.safetensors", "x-2.safetensors"]
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from lab.condition.conditioning import pool_vector
 from lab.condition.encode import encode
-from lab.condition.pooling import pool, similarities
 
 
 def vector(bundle, prompt, how):
-    return pool(encode(bundle, prompt).parts[0].entries[0][1], how, 77)
+    return pool_vector(encode(bundle, prompt).parts[0].entries[0][1], how, 77)
 
 
 def test_rows_of_the_end_token_the_words_and_the_first_word(sd1):
@@ -29,9 +29,3 @@ def test_the_end_token_of_the_first_chunk_counts(sd1):
 @pytest.mark.parametrize("how", ["eos", "mean", "first"])
 def test_an_empty_prompt_has_its_end_token(sd1, how):
     assert torch.equal(vector(sd1, "", how), encode(sd1, "").embeds[1])
-
-
-def test_similarities():
-    cosines, products = similarities([torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0])])
-    assert torch.allclose(cosines, torch.tensor([[1.0, 0.96], [0.96, 1.0]]))
-    assert torch.allclose(products, torch.tensor([[25.0, 24.0], [24.0, 25.0]]))

@@ -140,7 +140,7 @@ def test_bad_input_is_one_line(sd1, settings, said):
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("pooling", ["eos", "mean", "first"])
 def test_texts_without_their_padding_pool_as_with_it(family, pooling, request):
-    from lab.condition.pooling import pool
+    from lab.condition.conditioning import pool_vector
 
     bundle = request.getfixturevalue(family)
     widths = {tower.key: tower.width for tower in bundle.towers}
@@ -149,7 +149,7 @@ def test_texts_without_their_padding_pool_as_with_it(family, pooling, request):
     found = BundleFeatures(bundle, pooling).texts(prompts, {"toy": toy})
     encodings = [cond.parts[0].entries[0][1] for cond in
                  lab.encode(bundle, prompts, embeddings=toy, weighting="ignore", steps=1)]  # fmt: skip
-    expected = torch.stack([pool(encoding, pooling, 77) for encoding in encodings])
+    expected = torch.stack([pool_vector(encoding, pooling, 77) for encoding in encodings])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
