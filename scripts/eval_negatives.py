@@ -39,7 +39,7 @@ from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
 from lab.terminal import Bars
 from lab.text import read_lines
-from lab.training.initial import initial_vectors
+from lab.training.learned import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import read_config

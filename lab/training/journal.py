@@ -9,12 +9,10 @@ from accelerate import Accelerator
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.read import read_file
 from lab.listening import Listener
-from lab.training.checkpoint import save_checkpoint
+from lab.training.checkpoint import EmbeddingWriter, recipe, save_checkpoint
 from lab.training.loop import Loop, TrainingStep
 from lab.training.prepare import Run
-from lab.training.previews import Previews
-from lab.training.run_page import draw_curves, write_page
-from lab.training.saving import EmbeddingWriter, recipe
+from lab.training.previews import Previews, draw_curves, write_run_page
 
 
 class Journal(Listener):
@@ -120,7 +118,7 @@ class Journal(Listener):
             draw_curves(self._folder.path / "curves.png", lines)
         title = f"Learning {', '.join(self._run.learned.rows)}"
         images = self._run.objective.images
-        write_page(self._folder, title, status, ended, self._config.to_yaml(), images)
+        write_run_page(self._folder, title, status, ended, self._config.to_yaml(), images)
 
     def _warn_of_norms(self, step: int) -> None:
         """Says once of each encoder's vectors that they have left the vocabulary's range."""

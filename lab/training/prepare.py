@@ -17,8 +17,7 @@ from lab.score.clip import Clip, open_clip
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
 from lab.training.estimate import check_memory, gigabytes, peak_memory, seconds_per_step
-from lab.training.initial import initial_vectors, nearest_words
-from lab.training.learned import Beginning, Learned
+from lab.training.learned import Beginning, Learned, initial_vectors, nearest_words
 from lab.training.objectives.objective import Objective, find_objective
 from lab.training.run_folder import TrainingFolder, check_model, run_config
 

@@ -4,8 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import InputError
-from lab.training.data.caption_encoder import split_at_placeholders
-from lab.training.data.captions import filename_words, image_captions, read_templates, vary_tags
+from lab.training.data.captions import (
+    filename_words,
+    image_captions,
+    read_templates,
+    split_at_placeholders,
+    vary_tags,
+)
 
 
 def generator(seed=0):

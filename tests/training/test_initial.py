@@ -4,8 +4,14 @@ import torch
 from lab.embeddings.embedding import PARTNER, Embedding
 from lab.errors import InputError
 from lab.models.vocabulary import norm_range, whole_words
-from lab.training.initial import Initial, initial_from_text, initial_vectors, nearest_words
-from lab.training.learned import Beginning, Learned
+from lab.training.learned import (
+    Beginning,
+    Initial,
+    Learned,
+    initial_from_text,
+    initial_vectors,
+    nearest_words,
+)
 
 
 def generator(seed=0):

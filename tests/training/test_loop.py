@@ -6,8 +6,7 @@ from accelerate import Accelerator
 
 from lab.listening import Listener
 from lab.training.config import TrainConfig
-from lab.training.initial import Initial
-from lab.training.learned import Beginning, Learned
+from lab.training.learned import Beginning, Initial, Learned
 from lab.training.loop import Loop
 from lab.training.objectives.objective import Objective, split_evenly
 

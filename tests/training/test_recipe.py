@@ -9,8 +9,8 @@ import torch
 
 import lab
 from lab.models.load import load
+from lab.training.checkpoint import without_folders
 from lab.training.config import TrainConfig
-from lab.training.saving import without_folders
 
 
 @pytest.fixture

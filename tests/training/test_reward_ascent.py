@@ -14,7 +14,7 @@ from lab.score.clip import open_clip
 from lab.score.metrics import METRICS, Metric
 from lab.training.config import TrainConfig
 from lab.training.estimate import peak_memory
-from lab.training.objectives.reward import RewardAscent
+from lab.training.objectives.reward_ascent import RewardAscent
 from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue cat", "a dog on white"]

@@ -19,7 +19,7 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
-from lab.training.data.caption_encoder import CaptionEncoder, check_placeholders, vectors_named
+from lab.training.data.captions import CaptionEncoder, check_placeholders, vectors_named
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned

@@ -14,8 +14,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.sample.guidance import guide
 from lab.training.config import Subject, TrainConfig
-from lab.training.data.caption_encoder import check_placeholders
-from lab.training.data.captions import fill_template, read_templates
+from lab.training.data.captions import check_placeholders, fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch
 from lab.training.objectives.denoising import Denoising
 from lab.training.objectives.objective import Cost

@@ -99,7 +99,7 @@ OBJECTIVES: dict[str, str | type] = {
     "style": "lab.training.objectives.denoising:Style",
     "negative": "lab.training.objectives.denoising:Negative",
     "pair": "lab.training.objectives.pair:Pair",
-    "reward": "lab.training.objectives.reward:RewardAscent",
+    "reward": "lab.training.objectives.reward_ascent:RewardAscent",
 }
 """An entry is a subclass of `lab.training.objectives.objective.Objective`, or where to find one as "module:Class",
 so that options and help know the names without importing torch."""
