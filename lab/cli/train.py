@@ -9,7 +9,7 @@ from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.terminal import Bars, is_first, own_device
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
-from lab.training.objectives.table import MakingOptions, PairOptions, RewardOptions, WorstOptions
+from lab.training.objectives.objective import MakingOptions, PairOptions, RewardOptions, WorstOptions
 from lab.training.run_folder import check_model, run_config
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]

@@ -11,7 +11,7 @@ from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
-from lab.training.objectives.table import MAX_VECTORS, OBJECTIVES, Init, Lines, ObjectiveOptions, Rate
+from lab.training.objectives.objective import MAX_VECTORS, OBJECTIVES, Init, Lines, ObjectiveOptions, Rate
 
 if TYPE_CHECKING:  # options are read without torch
     import torch

@@ -45,7 +45,7 @@ def train(
             them stays as it is.
         listener: Hears notes, how many images are encoded, and a `TrainingStep` after each step.
         settings: Fields of `lab.TrainConfig`, on top of `config`: `images="folder", name="my-cat", steps=400`.
-            `objective` is a name in `lab.training.objectives.table.OBJECTIVES`. Which model, where and in which
+            `objective` is a name in `lab.training.objectives.objective.OBJECTIVES`. Which model, where and in which
             precision is the bundle's to say.
 
     Returns:

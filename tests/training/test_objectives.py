@@ -9,8 +9,7 @@ import torch
 import lab
 from lab.config import Config
 from lab.errors import InputError
-from lab.training.objectives.objective import Objective, find_objective
-from lab.training.objectives.table import OBJECTIVES
+from lab.training.objectives.objective import OBJECTIVES, Objective, find_objective
 
 
 class FlatOptions(Config):

@@ -23,8 +23,7 @@ from lab.training.data.captions import CaptionEncoder, check_placeholders, vecto
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned
-from lab.training.objectives.objective import Objective, split_evenly
-from lab.training.objectives.table import WorstOptions
+from lab.training.objectives.objective import Objective, WorstOptions, split_evenly
 
 GAMMA = 5.0
 """Of min-SNR weighting, as Hang et al. (2303.09556) recommend."""

@@ -17,8 +17,7 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data.captions import check_placeholders, fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch
 from lab.training.objectives.denoising import Denoising
-from lab.training.objectives.objective import Cost
-from lab.training.objectives.table import PairOptions
+from lab.training.objectives.objective import Cost, PairOptions
 
 USUAL_GUIDANCE = 5.0
 """DreamArtist's, where the config says nothing; the models' own scales are for whole prompts."""
