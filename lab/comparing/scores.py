@@ -20,9 +20,8 @@ from lab.files import atomic
 from lab.images import read_pixels
 from lab.listening import Listener
 from lab.runs.png import record_beside
-from lab.score.batch import Batch
+from lab.score.judges import Batch, Tools
 from lab.score.metrics import METRICS, choose_metrics
-from lab.score.tools import Tools
 
 Size = tuple[int, int]
 

@@ -1,7 +1,9 @@
-"""Small networks that judge images: the bundled quality classifier, and aesthetic heads on CLIP features."""
+"""What judges images: CLIP, PickScore, reference images, the quality classifier and aesthetic heads; opened once."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +13,12 @@ from torch import Tensor, nn
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.score.clip import Clip, Preparation
+from lab.images import images_in
+from lab.listening import Listener
+from lab.models.bundle import Bundle
+from lab.score.clip import Clip, Preparation, image_features, open_clip
+from lab.score.config import ScoreOptions
+from lab.score.metrics import METRICS
 
 LAION_WIDTHS = (1024, 128, 64, 16, 1)
 """The linear layers of LAION's improved aesthetic predictor, between which it has nothing but dropout."""
@@ -90,3 +97,119 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError(f"{path}: no aesthetic head: expected a table of tensors")
     return dict(sorted(tensors.items()))
+
+
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """Opened judges; a judge that cannot be had is None, and `missing` says why.
+
+    Attributes:
+        clip: Compares images with texts and with each other.
+        references: (m, p) CLIP features, of unit length, of the reference images.
+        pickscore: A CLIP that predicts people's choices.
+        aesthetic: A head on CLIP features, (n, p) to (n, 1).
+        quality: Tells clean images from degraded ones.
+        missing: Why, by the names of the other attributes.
+    """
+
+    clip: Clip | None = None
+    references: Tensor | None = None
+    pickscore: Clip | None = None
+    aesthetic: nn.Module | None = None
+    quality: Quality | None = None
+    missing: Mapping[str, str] | None = None
+
+    def why_not(self, needs: tuple[str, ...]) -> str | None:
+        """The reason why a metric with these needs cannot run, or None if it can."""
+        return next((self.missing[need] for need in needs if self.missing and need in self.missing), None)
+
+
+def open_tools(
+    bundle: Bundle,
+    options: ScoreOptions,
+    listener: Listener = Listener(),
+    metrics: Collection[str] = (),
+) -> Tools:
+    """Opens what the options name and what the bundle brings, as far as metrics need it.
+
+    Args:
+        listener: Hears which files of a folder of reference images are left out.
+        metrics: Names of those that will be computed; by default those of the options, or all if they name none.
+
+    Raises:
+        InputError: something that was asked for by name is not there or damaged.
+    """
+    needed = {need for name in metrics or options.metrics or METRICS for need in METRICS[name].needs}
+    missing = dict.fromkeys(
+        {"clip", "references", "pickscore", "aesthetic", "quality"} - needed, "no metric needs it"
+    )
+    missing |= options.missing()
+    clip = open_clip(bundle, options.clip) if "clip" in needed else None
+    references = pickscore = aesthetic = quality = None
+    if "clip" in needed and clip is None:
+        source = bundle.source
+        missing["clip"] = f"{source} comes without CLIP's vision half; give a CLIPModel folder with --clip"
+    if clip is not None and "references" in needed and options.references is not None:
+        references = image_features(clip, images_in(options.references, listener), most=None)
+    if clip is not None and "aesthetic" in needed and options.aesthetic is not None:
+        aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
+    if "pickscore" in needed and options.pickscore is not None:
+        pickscore = open_clip(bundle, options.pickscore)
+    if "quality" in needed:
+        quality = _open_quality(bundle, options, missing)
+    return Tools(clip, references, pickscore, aesthetic, quality, missing)
+
+
+def _open_quality(bundle: Bundle, options: ScoreOptions, missing: dict[str, str]) -> Quality | None:
+    folder = options.quality or bundle.root / "quality"
+    if options.quality is not None or (folder / "config.json").is_file():
+        return Quality(folder, bundle.device)
+    missing["quality"] = f"{bundle.source} comes without a quality classifier; give its folder with --quality"
+    return None
+
+
+class Batch:
+    """Images to judge, with what each shall show and, where it has one, its counterpart in the baseline.
+
+    Gradients flow from the metrics to `pixels` if it asks for them.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        pixels: Tensor,
+        texts: Sequence[str] = (),
+        baseline: Tensor | None = None,
+        features: Tensor | None = None,
+        baseline_features: Tensor | None = None,
+    ):
+        """Takes what is known of n images.
+
+        Args:
+            tools: The judges.
+            pixels: (n, 3, H, W) in 0..1.
+            texts: What the n images shall show, without weight syntax and names of embeddings.
+            baseline: Pixels of the images' counterparts in the baseline, with the same prompt and noise.
+            features, baseline_features: (n, p) CLIP features of both where they are known; else they are computed
+                when a metric first asks.
+        """
+        self.tools = tools
+        self.pixels = pixels
+        self.texts = texts
+        self.baseline = baseline
+        if features is not None:
+            self.features = features
+        if baseline_features is not None:
+            self.baseline_features = baseline_features
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(n, p) CLIP features of unit length of the images; differentiable with respect to `pixels`."""
+        assert self.tools.clip is not None
+        return self.tools.clip.images(self.pixels)
+
+    @cached_property
+    def baseline_features(self) -> Tensor:
+        """(n, p) CLIP features of unit length of the images' counterparts in the baseline."""
+        assert self.tools.clip is not None and self.baseline is not None
+        return self.tools.clip.images(self.baseline)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lab.errors import InputError, did_you_mean
-from lab.score.batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lab.score.tools import Tools
+    from lab.score.judges import Batch, Tools
 
 
 @dataclass(frozen=True)
@@ -40,28 +39,28 @@ class Metric:
     high: float
     better: Literal[-1, 0, 1]
     source: str
-    compute: Callable[[Batch], "Tensor"]
+    compute: "Callable[[Batch], Tensor]"
     needs: tuple[str, ...] = ()
     over: Literal["image", "prompt", "variant"] = "image"
     paired: bool = False
     differentiable: bool = True
 
 
-def _clip_text(batch: Batch) -> "Tensor":
+def _clip_text(batch: "Batch") -> "Tensor":
     assert batch.tools.clip is not None
     return (batch.features * batch.tools.clip.texts(batch.texts)).sum(dim=-1)
 
 
-def _clip_reference(batch: Batch) -> "Tensor":
+def _clip_reference(batch: "Batch") -> "Tensor":
     assert batch.tools.references is not None
     return (batch.features @ batch.tools.references.T).mean(dim=-1)
 
 
-def _clip_baseline(batch: Batch) -> "Tensor":
+def _clip_baseline(batch: "Batch") -> "Tensor":
     return (batch.features * batch.baseline_features).sum(dim=-1)
 
 
-def _ssim_baseline(batch: Batch) -> "Tensor":
+def _ssim_baseline(batch: "Batch") -> "Tensor":
     from lab.score.formulas import ssim
 
     if batch.baseline is None or batch.baseline.shape != batch.pixels.shape:  # models of different sizes
@@ -69,43 +68,43 @@ def _ssim_baseline(batch: Batch) -> "Tensor":
     return ssim(batch.pixels, batch.baseline)
 
 
-def _diversity(batch: Batch) -> "Tensor":
+def _diversity(batch: "Batch") -> "Tensor":
     from lab.score.formulas import diversity
 
     return diversity(batch.features)
 
 
-def _cmmd(batch: Batch) -> "Tensor":
+def _cmmd(batch: "Batch") -> "Tensor":
     from lab.score.formulas import cmmd
 
     assert batch.tools.references is not None
     return cmmd(batch.features, batch.tools.references)
 
 
-def _sharpness(batch: Batch) -> "Tensor":
+def _sharpness(batch: "Batch") -> "Tensor":
     from lab.score.formulas import sharpness
 
     return sharpness(batch.pixels)
 
 
-def _colourfulness(batch: Batch) -> "Tensor":
+def _colourfulness(batch: "Batch") -> "Tensor":
     from lab.score.formulas import colourfulness
 
     return colourfulness(batch.pixels)
 
 
-def _degraded(batch: Batch) -> "Tensor":
+def _degraded(batch: "Batch") -> "Tensor":
     assert batch.tools.quality is not None
     return batch.tools.quality.degraded(batch.pixels)
 
 
-def _pickscore(batch: Batch) -> "Tensor":
+def _pickscore(batch: "Batch") -> "Tensor":
     judge = batch.tools.pickscore
     assert judge is not None
     return judge.scale * (judge.images(batch.pixels) * judge.texts(batch.texts)).sum(dim=-1)
 
 
-def _aesthetic(batch: Batch) -> "Tensor":
+def _aesthetic(batch: "Batch") -> "Tensor":
     assert batch.tools.aesthetic is not None
     return batch.tools.aesthetic(batch.features).squeeze(-1)
 

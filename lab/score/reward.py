@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lab.errors import InputError, did_you_mean
-from lab.score.batch import Batch
 from lab.score.metrics import METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lab.score.tools import Tools
+    from lab.score.judges import Batch, Tools
 
 SMALLEST = 1e-7
 """Probabilities are not taken to be smaller than this, where their logarithm counts."""
@@ -71,18 +70,20 @@ class Reward:
         self._weights = weights
         self._tools = tools
 
-    def __call__(self, batch: Batch) -> "Tensor":
+    def __call__(self, batch: "Batch") -> "Tensor":
         """(n,) rewards of a batch's images; differentiable with respect to its pixels if the metrics are."""
         import torch
 
         return torch.stack([weight * _utility(name, batch) for name, weight in self._weights.items()]).sum(0)
 
-    def batch(self, pixels: "Tensor", texts: Sequence[str]) -> Batch:
+    def batch(self, pixels: "Tensor", texts: Sequence[str]) -> "Batch":
         """A batch that the reward can judge: pixels (n, 3, H, W) in 0..1 and n texts."""
+        from lab.score.judges import Batch
+
         return Batch(self._tools, pixels, texts)
 
 
-def _utility(name: str, batch: Batch) -> "Tensor":
+def _utility(name: str, batch: "Batch") -> "Tensor":
     """(n,) values of a metric, turned so that more is better; of probabilities the logarithm."""
     metric = METRICS[name]
     value = metric.compute(batch)

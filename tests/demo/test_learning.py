@@ -1,4 +1,4 @@
-from lab.demo.sections import RECIPE
+from lab.demo.demo import RECIPE
 from lab.training.config import TrainConfig
 from tests.paths import REPOSITORY
 

@@ -9,11 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lab
-from lab.score.batch import Batch
 from lab.score.config import ScoreOptions
-from lab.score.judges import LAION_WIDTHS, read_aesthetic
+from lab.score.judges import LAION_WIDTHS, Batch, Tools, open_tools, read_aesthetic
 from lab.score.metrics import METRICS, choose_metrics
-from lab.score.tools import Tools, open_tools
 
 WIDTHS = [8, 8]
 
@@ -171,6 +169,14 @@ def test_what_cannot_run_is_refused(sd1, name, words):
 def test_what_can_never_run_is_told_with_the_options(settings, words):
     with pytest.raises(lab.InputError, match=words):
         ScoreOptions.build(settings)
+
+
+def test_only_what_the_chosen_metrics_need_is_opened(emoji, monkeypatch):
+    monkeypatch.setattr("lab.score.judges.open_clip", lambda *_: pytest.fail("CLIP was opened"))
+    tools = open_tools(emoji, ScoreOptions(metrics=["sharpness", "degraded"]))
+    assert tools.clip is None and tools.quality is not None
+    assert choose_metrics(["sharpness", "degraded"], tools) == (["sharpness", "degraded"], {})
+    assert open_tools(emoji, ScoreOptions(), metrics=["sharpness"]).quality is None
 
 
 def test_the_bundles_own_clip(emoji):

@@ -5,9 +5,9 @@ import torch
 
 from lab.errors import InputError
 from lab.score.config import ScoreOptions
+from lab.score.judges import Tools, open_tools
 from lab.score.metrics import METRICS, Metric
 from lab.score.reward import Reward, read_weights
-from lab.score.tools import Tools, open_tools
 from tests.paths import REPOSITORY
 
 
@@ -34,7 +34,7 @@ def test_a_probability_counts_by_its_logarithm_and_has_a_gradient(monkeypatch, p
         return batch.pixels.mean(dim=(1, 2, 3))
 
     bad = Metric("bad", "probability", 0, 1, -1, "none", probability)
-    monkeypatch.setattr("lab.score.reward.METRICS", METRICS | {"bad": bad})
+    monkeypatch.setitem(METRICS, "bad", bad)
     pixels.requires_grad_(True)
     reward = Reward({"bad": 3.0}, Tools(), differentiable=True)
     found = reward(reward.batch(pixels, [""] * 4))

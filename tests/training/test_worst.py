@@ -24,7 +24,7 @@ def darkness(batch):
 def making(changed, tmp_path, monkeypatch):
     """A run that learns from the 3 darkest of 7 images."""
     bright = Metric("brightness", "", 0, 1, 1, "none", darkness)
-    monkeypatch.setattr("lab.score.reward.METRICS", METRICS | {"bright": bright})
+    monkeypatch.setitem(METRICS, "bright", bright)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
     return lambda **settings: changed(

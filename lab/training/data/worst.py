@@ -22,8 +22,8 @@ from lab.sample.generate import make_images
 from lab.sample.plan import Job, Request, plan, requests
 from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
+from lab.score.judges import open_tools
 from lab.score.reward import Reward, read_weights
-from lab.score.tools import open_tools
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
@@ -95,7 +95,8 @@ def _open_reward(bundle: Bundle, config: TrainConfig) -> Reward:
     options = ScoreOptions(
         clip=config.clip, pickscore=config.pickscore, aesthetic=config.aesthetic, quality=config.quality
     )
-    return Reward(read_weights(texts), open_tools(bundle, options))
+    weights = read_weights(texts)
+    return Reward(weights, open_tools(bundle, options, metrics=weights))
 
 
 def _generate_config(config: TrainConfig) -> GenerateConfig:

@@ -25,11 +25,10 @@ from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
 from lab.sample.plan import Job, Request, plan
 from lab.sample.settings import Settings, resolve
-from lab.score.batch import Batch
 from lab.score.config import ScoreOptions
+from lab.score.judges import Batch, Tools, open_tools
 from lab.score.metrics import METRICS
 from lab.score.reward import Reward, read_weights
-from lab.score.tools import Tools, open_tools
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder, placeholder
@@ -261,7 +260,7 @@ def _open_judges(bundle: Bundle, config: TrainConfig) -> Tools:
     options = ScoreOptions(
         clip=config.clip, pickscore=config.pickscore, aesthetic=config.aesthetic, quality=config.quality
     )
-    tools = open_tools(bundle, options)
+    tools = open_tools(bundle, options, metrics=[*read_weights(config.reward), "clip_text"])
     reason = tools.why_not(("clip",))
     if reason:
         raise InputError(f"clip: a reward is watched for what it costs the prompts: {reason}")
