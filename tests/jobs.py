@@ -1,5 +1,8 @@
 """Jobs with random conditioning, so that what is tested does not depend on a text encoder."""
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
@@ -34,3 +37,11 @@ def make_job(bundle, positive="a red apple", negative="blurry", seed=1, guidance
     options = SamplingOptions(steps=STEPS, guidance=guidance, scheduler="ddim", **settings)
     sides = [plain(encoding(bundle, text, seed=place)) for place, text in enumerate((positive, negative))]
     return Job(0, sides[0], sides[1], seed, resolve(bundle, options))
+
+
+def out_of_sight(bundle):
+    """The bundle on a device whose numbers nobody can see: what would wait for a GPU's, or mix devices, raises."""
+    device = torch.device("meta")
+    parts = {name: copy.deepcopy(getattr(bundle, name)).to(device) for name in ("unet", "vae")}
+    towers = tuple(replace(each, encoder=copy.deepcopy(each.encoder).to(device)) for each in bundle.towers)
+    return replace(bundle, device=device, towers=towers, **parts)

@@ -101,21 +101,19 @@ def _measure(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCurve:
     """One batch of pairs, along the baselines' trajectories."""
     baselines, variants = ([pair[side] for pair in pairs] for side in (0, 1))
     settings = baselines[0].settings
-    scheduler = make_scheduler(
-        settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, bundle.device
-    )
-    predict = Predictor(bundle, variants, scheduler.alphas_cumprod)
+    scheduler = make_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps)
+    predict = Predictor(bundle, variants, scheduler)
     timesteps, differences, scales = [], [], []
 
     def observe(step: Step) -> None:
         own = _term(step.prediction, step.unconditional)
         prediction, _, unconditional = predict(step.noisy, step.timestep, step.index)
-        timesteps.append(step.timestep.float().cpu())
+        timesteps.append(step.timestep.float())
         differences.append(_rms(_term(prediction, unconditional) - own))
         scales.append(_rms(own))
 
     denoise(bundle, baselines, observe)
-    return GuidanceCurve(torch.stack(timesteps), torch.stack(differences), torch.stack(scales))
+    return GuidanceCurve(torch.stack(timesteps), torch.stack(differences).cpu(), torch.stack(scales).cpu())
 
 
 def _term(prediction: Tensor, unconditional: Tensor | None) -> Tensor:
@@ -125,7 +123,7 @@ def _term(prediction: Tensor, unconditional: Tensor | None) -> Tensor:
 
 def _rms(values: Tensor) -> Tensor:
     """(b,) root mean square of each image's values (b, c, h, w)."""
-    return values.pow(2).mean(dim=(1, 2, 3)).sqrt().cpu()
+    return values.pow(2).mean(dim=(1, 2, 3)).sqrt()
 
 
 def check_pair(baseline: Job, variant: Job) -> None:

@@ -56,7 +56,8 @@ class Encoding:
 
     Attributes:
         text: The text that was encoded, after schedules were resolved, with its weight syntax.
-        embeds: (n, d) float32 on the CPU; n is a multiple of the encoder's context length
+        embeds: (n, d) float32, on the CPU as an encoder of prompts gives it, on the model's device where a run learns
+            it, for the U-Net takes either; n is a multiple of the encoder's context length
             (77 for Stable Diffusion), d the width (both encoders' side by side for SDXL).
         pooled: (p,) float32 from the first chunk of SDXL's second encoder, or None.
         spans: What the rows stand for; start, end and padding tokens have no span.

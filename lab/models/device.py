@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import cpu_offload_with_hook
+from torch import Tensor
 
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
@@ -33,6 +34,16 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise InputError(f"device '{name}' is not on this machine; use auto")
     return device
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor's copy on a device: the host goes on while a GPU finishes what it was given before.
+
+    From memory that is not pinned a copy begins when all work before it is done, and the host waits for that.
+    """
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -87,8 +87,11 @@ def check_scheduler(name: str, karras: bool, config: Mapping[str, Any]) -> None:
         )
 
 
-def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: int, device: Any) -> Any:
+def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: int) -> Any:
     """A fresh diffusers scheduler with its timesteps set: it keeps state, so every batch gets its own.
+
+    Timesteps and tables are on the CPU, wherever latents are: schedulers look up one by the other, and a look-up by
+    a GPU's number waits for the GPU.
 
     Raises:
         InputError: the scheduler cannot make this number of steps.
@@ -99,7 +102,7 @@ def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: in
     settings = {**chosen.settings, **({"use_karras_sigmas": True} if karras else {})}
     scheduler = getattr(diffusers, chosen.class_name).from_config(dict(config), **settings)
     try:
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps, device="cpu")
     except ValueError as error:
         raise InputError(f"scheduler '{name}' cannot make {steps} steps: {error}") from None
     return scheduler

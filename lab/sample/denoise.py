@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.models.patches import text_keys_kept
 from lab.models.schedulers import make_scheduler
 from lab.sample.guidance import Predictor
@@ -39,7 +40,7 @@ class Step:
         index, count: This call, from 0, and the number of calls (Heun and PNDM make more of them than steps). Prompts
             are scheduled by it, as in the web UI.
         step: The denoising step, from 0, that the call belongs to; image-to-image leaves out the first ones.
-        timestep: Of the noisy latents that went in.
+        timestep: Of the noisy latents that went in, on the CPU.
         noisy: (b, c, h, w) float32, the noisy latents as the U-Net takes them.
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
@@ -71,10 +72,10 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
     Raises:
         InputError: the latents are not finite; says from which step on.
     """
-    finite: list[Tensor] = []
+    sums: list[Tensor] = []  # finite where all that is summed up is
 
     def watch(step: Step) -> None:
-        finite.append(step.prediction.isfinite().all())
+        sums.append(step.prediction.sum())
         if observer:
             observer(step)
 
@@ -82,18 +83,18 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
     with text_keys_kept(bundle.unet) if on_cpu else nullcontext():
         latents = _denoise(bundle, jobs, watch)
     if not latents.isfinite().all():
-        raise InputError(_not_finite(bundle, finite))
+        raise InputError(_not_finite(bundle, sums))
     return latents
 
 
-def _not_finite(bundle: Bundle, finite: Sequence[Tensor]) -> str:
-    """What to say of latents that hold NaN or infinity: `finite` has a truth value for each call of the U-Net."""
-    first = next((place for place, good in enumerate(finite, 1) if not good), len(finite))
+def _not_finite(bundle: Bundle, sums: Sequence[Tensor]) -> str:
+    """What to say of latents that hold NaN or infinity, by the sum of each prediction of the U-Net."""
+    first = next((place for place, total in enumerate(sums, 1) if not total.isfinite()), len(sums))
     precision = str(bundle.dtype).removeprefix("torch.")
     advice = "a --guidance nearer to 7, weights nearer to 1, or another --scheduler"
     if bundle.dtype != torch.float32:
         advice = f"--dtype float32 in place of {precision}, or {advice}"
-    return f"step {first} of {len(finite)}: the U-Net gave NaN or infinity, which would be a black image; try {advice}"
+    return f"step {first} of {len(sums)}: the U-Net gave NaN or infinity, which would be a black image; try {advice}"
 
 
 def denoise_with_gradient(
@@ -115,14 +116,13 @@ def _denoise(
     last: int = 0,
     checkpointing: bool = False,
 ) -> Tensor:
-    settings, device = jobs[0].settings, bundle.device
-    scheduler = make_scheduler(
-        settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps, device
-    )
+    settings = jobs[0].settings
+    scheduler = make_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps)
     generators = image_generators([job.seed for job in jobs])
     options = _step_options(scheduler, generators)
-    latents, first = _start(bundle, scheduler, jobs, generators)
-    predict = Predictor(bundle, jobs, scheduler.alphas_cumprod)
+    start, first = _start(bundle, scheduler, jobs, generators)
+    latents = to_device(start, bundle.device)
+    predict = Predictor(bundle, jobs, scheduler)
     timesteps = scheduler.timesteps[first:]
     with_gradient = torch.is_grad_enabled()
     for index, timestep in enumerate(timesteps):
@@ -144,7 +144,7 @@ def _denoise(
 def _start(
     bundle: Bundle, scheduler: Any, jobs: Sequence[Job], generators: list[torch.Generator]
 ) -> tuple[Tensor, int]:
-    """Returns the first noisy latents and the index of the first timestep.
+    """Returns the first noisy latents, on the CPU, and the index of the first timestep.
 
     Image-to-image skips the first timesteps as diffusers' StableDiffusionImg2ImgPipeline does.
     """
@@ -154,13 +154,13 @@ def _start(
         settings.height // bundle.vae_scale,
         settings.width // bundle.vae_scale,
     )
-    noise = initial_noise(generators, shape).to(bundle.device)
+    noise = initial_noise(generators, shape)
     if settings.strength is None:
         return noise * scheduler.init_noise_sigma, 0
     first = (settings.steps - settings.steps_run) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):  # PNDM counts on its own
         scheduler.set_begin_index(first)
-    init = torch.cat([job.init_latents for job in jobs if job.init_latents is not None]).to(bundle.device)
+    init = torch.cat([job.init_latents for job in jobs if job.init_latents is not None])
     return scheduler.add_noise(init, noise, scheduler.timesteps[first : first + 1].repeat(len(jobs))), first
 
 

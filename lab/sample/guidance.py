@@ -2,29 +2,30 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.models.unet import call_unet, takes_guidance_scale
 from lab.sample.plan import Job
 
 
-def guide(unconditional: Tensor, conditionals: Sequence[Tensor], weights: Tensor, scale: Tensor) -> Tensor:
+def guide(unconditional: Tensor, conditionals: Sequence[Tensor], scales: Tensor) -> Tensor:
     """u + sum_i w_i * s * (c_i - u): Ho & Salimans (2207.12598) eq. 6 in the form that diffusers uses, composed
     over several prompts as Liu et al. (2206.01714) eq. 11 and the A1111 web UI's `AND` do.
 
     Args:
         unconditional: (b, c, h, w), the prediction for the negative prompt.
         conditionals: one (b, c, h, w) for each part.
-        weights: (parts, b), each part's weight for each image.
-        scale: (b,) guidance scales.
+        scales: (parts, b), w_i * s: each image's guidance scale times the part's weight.
     """
     guided = unconditional
-    for conditional, weight in zip(conditionals, weights, strict=True):
-        guided = guided + _per_image(weight * scale) * (conditional - unconditional)
+    for conditional, scale in zip(conditionals, scales, strict=True):
+        guided = guided + _per_image(scale) * (conditional - unconditional)
     return guided
 
 
@@ -59,17 +60,23 @@ class Predictor:
     The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers.
     """
 
-    def __init__(self, bundle: Bundle, jobs: Sequence[Job], alphas_cumprod: Tensor):
+    def __init__(self, bundle: Bundle, jobs: Sequence[Job], scheduler: Any):
+        """Takes the scheduler for its timesteps and tables. What every step needs goes to the device once, here."""
         self._bundle = bundle
         self._jobs = jobs
-        self._alphas_cumprod = alphas_cumprod
         self._settings = jobs[0].settings
-        self._scale = torch.tensor([job.settings.guidance for job in jobs], device=bundle.device)
+        self._alphas_cumprod = scheduler.alphas_cumprod
+        timesteps = to_device(scheduler.timesteps, bundle.device)
+        self._timesteps = dict(zip(scheduler.timesteps.tolist(), timesteps, strict=True))
+        self._scale = to_device(torch.tensor([job.settings.guidance for job in jobs]), bundle.device)
         self._positive = _Side(bundle, [job.positive for job in jobs])
         self._takes_scale = takes_guidance_scale(bundle.unet)
         self._guided = jobs[0].guided and not self._takes_scale
         # Jobs that are not guided share a batch however their negative prompts are composed, as these take no part.
         self._negative = _Side(bundle, [job.negative for job in jobs] if self._guided else [])
+        self._scales = self._positive.weights * self._scale
+        sizes = self._settings.time_ids
+        self._time_ids = None if sizes is None else to_device(torch.tensor([sizes]).float(), bundle.device)
         self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -78,6 +85,9 @@ class Predictor:
         Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
 
         The last is None at steps that are not guided: there the negative prompt is not even computed.
+
+        Args:
+            timestep: One of the scheduler's, on the CPU.
         """
         if not self._guided_at(timestep):
             conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(index)))
@@ -87,7 +97,7 @@ class Predictor:
         count = len(self._negative.weights)
         unconditional = self._negative.average(predictions[:count])
         conditional = self._positive.average(predictions[count:])
-        guided = guide(unconditional, predictions[count:], self._positive.weights, self._scale)
+        guided = guide(unconditional, predictions[count:], self._scales)
         if self._settings.guidance_rescale > 0:
             guided = rescale(guided, conditional, self._settings.guidance_rescale)
         return guided, conditional, unconditional
@@ -102,20 +112,20 @@ class Predictor:
         """One U-Net call over all members (each a list of one encoding an image)."""
         copies = len(members)
         embeds, pooled = self._stacked([encoding for member in members for encoding in member])
-        sizes = self._settings.time_ids
         output = call_unet(
             self._bundle.unet,
             noisy.repeat(copies, 1, 1, 1),
-            timestep,
+            self._timesteps[timestep.item()],
             embeds,
             pooled,
-            None if sizes is None else torch.tensor([sizes] * len(embeds)),
+            None if self._time_ids is None else self._time_ids.expand(len(embeds), -1),
             self._scale.repeat(copies) if self._takes_scale else None,
         )
         return output.chunk(copies)
 
     def _stacked(self, rows: Sequence[Encoding]) -> tuple[Tensor, Tensor | None]:
-        """Prompt embeddings (rows, n, d) and SDXL's pooled ones (rows, p), moved to the device once for many steps.
+        """Prompt embeddings (rows, n, d) and SDXL's pooled ones (rows, p), moved to the device once for many steps,
+        from wherever each of them is.
 
         Texts of unequal length are repeated to their least common multiple n, as ComfyUI does: a softmax over keys
         that all come equally often gives what it gives over the keys once.
@@ -123,16 +133,19 @@ class Predictor:
         key = tuple(rows)
         # What gradients pass is never taken from before.
         if torch.is_grad_enabled() or key not in self._texts:
-            device, dtype = self._bundle.device, self._bundle.dtype
             length = math.lcm(*(len(row.embeds) for row in rows))
-            pooled = [row.pooled for row in rows if row.pooled is not None]
+            there = {row: self._there(row.embeds).repeat(length // len(row.embeds), 1) for row in rows}
+            pooled = {row: self._there(row.pooled) for row in rows if row.pooled is not None}
+            dtype = self._bundle.dtype
             self._texts[key] = (
-                torch.stack([row.embeds.repeat(length // len(row.embeds), 1) for row in rows]).to(
-                    device, dtype
-                ),
-                torch.stack(pooled).to(device, dtype) if pooled else None,
+                torch.stack([there[row] for row in rows]).to(dtype),
+                torch.stack([pooled[row] for row in rows]).to(dtype) if pooled else None,
             )
         return self._texts[key]
+
+    def _there(self, states: Tensor) -> Tensor:
+        """On the bundle's device: an encoder's texts are on the CPU, those that a run learns on the device."""
+        return to_device(states, self._bundle.device) if states.is_cpu else states
 
 
 class _Side:
@@ -141,7 +154,7 @@ class _Side:
     def __init__(self, bundle: Bundle, conditionings: Sequence[Conditioning]):
         self._parts = list(zip(*(conditioning.parts for conditioning in conditionings), strict=True))
         weights = [[part.weight for part in member] for member in self._parts]
-        self.weights = torch.tensor(weights, device=bundle.device)
+        self.weights = to_device(torch.tensor(weights), bundle.device)
         """(parts, b)"""
 
     def at(self, index: int) -> list[list[Encoding]]:

@@ -80,7 +80,7 @@ def resolve(model: Bundle | ModelFacts, options: SamplingOptions) -> Settings:
         strength=_strength(options),
     )
     check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
-    make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps, "cpu")
+    make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps)
     _check_size(facts, settings)
     if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
         low, high = settings.guidance_interval

@@ -18,13 +18,13 @@ def test_one_part_is_classifier_free_guidance():
     u, c = predictions(2)
     scale = torch.tensor([1.0, 4.5, 0.0])
     expected = u + scale.view(-1, 1, 1, 1) * (c - u)
-    torch.testing.assert_close(guide(u, [c], torch.ones(1, 3), scale), expected)
+    torch.testing.assert_close(guide(u, [c], scale[None]), expected)
 
 
 def test_composition_adds_each_parts_guidance():
     u, c, d = predictions(3)
     weights = torch.tensor([[1.0, 0.5, 2.0], [0.3, -1.0, 0.0]])
-    actual = guide(u, [c, d], weights, torch.full((3,), 7.0))
+    actual = guide(u, [c, d], 7 * weights)
     for image in range(3):
         expected = u[image]
         expected = expected + 7 * weights[0, image] * (c[image] - u[image])

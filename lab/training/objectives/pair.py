@@ -62,7 +62,7 @@ class Pair(Denoising):
         )
         unconditional, conditional = both.chunk(2)
         scale = torch.full((len(noisy),), self._guidance, device=noisy.device)
-        return guide(unconditional, [conditional], torch.ones_like(scale)[None], scale)
+        return guide(unconditional, [conditional], scale[None])
 
     def _negative_caption(self, example: Example) -> str:
         generator = self.config.generator("negative", example.step, example.slot)
