@@ -1,4 +1,4 @@
-"""The U-Net: the one call of it, what every family takes, in which precision, and how its convolutions compute.
+"""The U-Net: the one call of it, what every family takes, in which precision, and how its layers compute.
 
 Symbols: b rows in the U-Net's batch, c x h x w latents, n rows of prompt embeddings, d their width, p the width of
 SDXL's pooled prompt embeddings.
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -37,7 +38,7 @@ def call_unet(
     Returns:
         (b, c, h, w) float32. Differentiable with respect to every floating-point argument.
     """
-    dtype, device = unet.dtype, noisy.device
+    dtype, device = unet.conv_in.weight.dtype, noisy.device  # `unet.dtype` looks through all modules
     conditions: dict[str, Any] = {}
     if pooled is not None and time_ids is not None:
         # The U-Net embeds sizes in float32 itself, and bfloat16 has no 513.
@@ -62,6 +63,33 @@ def takes_guidance_scale(unet: UNet2DConditionModel) -> bool:
     """True of a U-Net that was distilled with guidance (LCM, 2310.04378): the scale is one of its inputs, and its
     predictions are not to be guided again."""
     return unet.config.time_cond_proj_dim is not None
+
+
+class PlainAttention(Attention):
+    """diffusers' attention, which does not find out anew at every call what its processor takes.
+
+    That inspects a signature: of the time that a CPU needs to start a call of SDXL's U-Net on a GPU, a tenth.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **others: Any,
+    ) -> Any:
+        """As `Attention`'s."""
+        if others:
+            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **others)
+        states = {"encoder_hidden_states": encoder_hidden_states, "attention_mask": attention_mask}
+        return self.processor(self, hidden_states, **states)
+
+
+def use_plain_attention(unet: nn.Module) -> None:
+    """Lets the attention layers of a U-Net waste no time; parameters, names and results stay as they are."""
+    for part in unet.modules():
+        if type(part) is Attention:
+            part.__class__ = PlainAttention
 
 
 EXACT_INPUTS = {"timestep", "added_cond_kwargs"}
