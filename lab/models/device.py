@@ -37,11 +37,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor's copy on a device: the host goes on while a GPU finishes what it was given before.
+    """A tensor on a device: from a CPU to a GPU without waiting for what the GPU was given before.
 
     From memory that is not pinned a copy begins when all work before it is done, and the host waits for that.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and values.is_cpu:
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 

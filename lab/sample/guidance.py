@@ -145,7 +145,7 @@ class Predictor:
 
     def _there(self, states: Tensor) -> Tensor:
         """On the bundle's device: an encoder's texts are on the CPU, those that a run learns on the device."""
-        return to_device(states, self._bundle.device) if states.is_cpu else states
+        return to_device(states, self._bundle.device)
 
 
 class _Side:

@@ -89,7 +89,7 @@ class Latents:
         if self._config.latents:
             with atomic(self._path(index)) as temporary:
                 safetensors.torch.save_file(
-                    {key: value.contiguous() for key, value in entry.items()}, temporary
+                    {key: value.cpu().contiguous() for key, value in entry.items()}, temporary
                 )
 
 
