@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from lab.errors import InputError
@@ -23,6 +24,9 @@ _REASONS = {
     errno.EISDIR: "a folder of that name is in the way; choose another --out",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+_ASKING = Lock()
+"""The process' mask can only be asked for by setting another: a thread that asked meanwhile would be told that one."""
 
 _LONGEST_STEM = 100
 """Bytes of a file's name that its temporary one repeats: a name of any length that is allowed has room beside it."""
@@ -132,6 +136,7 @@ def _is_about(error: OSError, path: Path) -> bool:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with _ASKING:
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

@@ -2,10 +2,12 @@
 
 import base64
 import html
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 from torch import Tensor
@@ -23,6 +25,12 @@ from lab.sample.config import GenerateConfig
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan, requests
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
+
+WRITERS = 4
+"""Threads that write images. Packing one of 1024 px takes longer than a fast GPU needs to make it."""
+
+MOST_WAITING = 16
+"""Images that may wait to be written."""
 
 SHOWN = 48
 """Images of a list that a notebook shows."""
@@ -200,10 +208,40 @@ def make_images(
         there = len(jobs) - len(waiting)
         listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
     batch_size = jobs[0].request.options.batch_size if jobs and jobs[0].request else "auto"
-    for sample in run_jobs(bundle, waiting, batch_size, listener):
-        record = make_record(bundle, sample.job)
-        folder.save(sample.job.index, sample.image, record, parameters_text(record))
+    with _Writers(folder) as writers:
+        for sample in run_jobs(bundle, waiting, batch_size, listener):
+            writers.write(sample.job.index, sample.image, make_record(bundle, sample.job))
     return paths
+
+
+class _Writers:
+    """Writes images while the next ones are made. When the block ends, however it ends, all are on disk."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(WRITERS, "lab-writer")
+        self._pending: deque[Future[Path]] = deque()
+
+    def write(self, index: int, image: Image.Image, record: dict[str, Any]) -> None:
+        """Begins to write an image; waits where too many are waiting.
+
+        Raises:
+            InputError: an earlier one could not be written.
+        """
+        self._pending.append(
+            self._pool.submit(self._folder.save, index, image, record, parameters_text(record))
+        )
+        while self._pending and (self._pending[0].done() or len(self._pending) > MOST_WAITING):
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if failed is None:
+            for future in self._pending:
+                future.result()
 
 
 def _generate_to_disk(

@@ -157,3 +157,22 @@ def test_results_show_themselves_in_a_notebook(sd1, tmp_path):
 def test_options_of_the_model_are_the_bundles_to_say(sd1):
     with pytest.raises(lab.InputError, match=r"give it to lab\.load"):
         lab.generate(sd1, prompt="a cat", dtype="float16")
+
+
+def test_a_disk_that_fills_up_while_images_are_made_stops_the_run(sd1, tmp_path, monkeypatch):
+    """Images are written beside the work on the next ones; what was written before is whole."""
+    save = Image.Image.save
+
+    def full(image, path, **options):
+        if "00001-" in str(path):
+            raise OSError(28, "No space left on device")
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    settings = {"prompt": "a cat", "seeds": "1-4", "steps": 1, "batch_size": 1, "out": tmp_path / "run"}
+    with pytest.raises(lab.InputError, match="disk is full"):
+        lab.generate(sd1, **settings)
+    written = sorted((tmp_path / "run").glob("*.png"))
+    assert written[0].name.startswith("00000-") and not any("00001-" in path.name for path in written)
+    monkeypatch.undo()
+    assert len(lab.generate(sd1, **settings)) == 4
