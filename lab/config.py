@@ -6,7 +6,7 @@ schema, the command-line flags and the Python keyword arguments all come from th
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -22,6 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from lab.errors import InputError, did_you_mean
+from lab.files import is_file, is_folder, is_there, read_text
 from lab.strict_yaml import read_yaml
 
 
@@ -74,25 +76,25 @@ def at_home(path: Path) -> Path:
 
 def _existing_file(path: Path) -> Path:
     path = at_home(path)
-    if path.is_dir():
+    if is_folder(path):
         raise ValueError(f"{path} is a folder, and a file is wanted")
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"{path}: no such file")
     return path
 
 
 def _existing_folder(path: Path) -> Path:
     path = at_home(path)
-    if path.is_file():
+    if is_file(path):
         raise ValueError(f"{path} is a file, and a folder is wanted")
-    if not path.is_dir():
+    if not is_folder(path):
         raise ValueError(f"{path}: no such folder")
     return path
 
 
 def _existing_path(path: Path) -> Path:
     path = at_home(path)
-    if not path.exists():
+    if not is_there(path):
         raise ValueError(f"{path}: no such file or folder")
     return path
 
@@ -113,7 +115,7 @@ ExistingPath = Annotated[Path, AfterValidator(_existing_path)]
 class Config(BaseModel):
     """A frozen, validated set of options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -190,12 +192,7 @@ def _metadata(field: Any) -> Iterator[OneOf]:
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Returns the settings and the line on which each top-level key stands."""
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot read the config file: {reason}") from None
-    settings, lines = read_yaml(text, str(path))
+    settings, lines = read_yaml(read_text(path, "the config file"), str(path))
     if settings is None:
         return {}, {}
     if not isinstance(settings, dict):
@@ -226,6 +223,25 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
+Checked = TypeVar("Checked")
+
+
+def checked(kind: type[Checked], value: Any, where: object) -> Checked:
+    """A value that was read from a file as what it must be: a pydantic model, a dataclass, or a type such as list[int].
+
+    Raises:
+        InputError: it is something else; says the file and the key.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_problem(Config, error)}") from None
+
+
+def _shortened(value: Any) -> Any:
+    return f"{value[:60]}..." if isinstance(value, str) and len(value) > 80 else value
+
+
 def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     """The first thing that is wrong, in a line without its origin."""
     problem = error.errors()[0]
@@ -236,5 +252,5 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     message = message[:1].lower() + message[1:]
     given = problem.get("input")
     quoted = isinstance(given, (str, int, float)) and str(given) not in message
-    shown = f" (given: {given!r})" if quoted else ""
+    shown = f" (given: {_shortened(given)!r})" if quoted else ""
     return f"{name}: {message}{shown}" if name else message

@@ -1,7 +1,10 @@
 """What a person did wrong, said in one line: what, where, and what to do about it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 class InputError(ValueError):
@@ -11,10 +14,25 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+def given_twice(values: Iterable[Value]) -> Value | None:
+    """The first value that comes a second time, or None."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+MOST_NAMES = 20
+"""Known names that an error lists."""
+
+
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Returns '; nearest: a, b' for the known names most like `name`, or all known names if none is near."""
+    """Returns '; nearest: a, b' for the known names most like `name`, or the known names if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     if near:
         return f"; nearest: {', '.join(near)}"
-    return f"; known: {', '.join(known)}" if known else ""
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"; known: {', '.join(known[:MOST_NAMES])}{more}" if known else ""

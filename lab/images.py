@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError, features
 
 from lab.errors import InputError
+from lab.files import is_folder
 from lab.listening import Listener
 
 if TYPE_CHECKING:  # a missing file is told before torch is imported
@@ -187,7 +188,7 @@ def images_in(folder: Path, listener: Listener = Listener()) -> list[Path]:
     Raises:
         InputError: no such folder, or no image in it.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder}: no such folder of images")
     paths, left_out = sort_out(folder)
     if not paths:

@@ -60,8 +60,9 @@ def read_yaml(text: str, where: str) -> tuple[Any, dict[Any, int]]:
     Raises:
         InputError: not valid YAML, a key twice, brackets of a prompt without quotes, or nested too deeply.
     """
-    loader = _Loader(text.removeprefix("\ufeff"))
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text.removeprefix("\ufeff"))  # looks for characters that no YAML has
         node = loader.get_single_node()
         value = None if node is None else loader.construct_document(node)
         lines = {}
@@ -73,10 +74,12 @@ def read_yaml(text: str, where: str) -> tuple[Any, dict[Any, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{where}{line}: not valid YAML: {problem}") from None
     except (ValueError, TypeError) as error:
         raise InputError(f"{where}: not valid YAML: {error}") from None
     except RecursionError:
         raise InputError(f"{where}: not valid YAML: nested too deeply") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()

@@ -23,7 +23,18 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-console = Console(stderr=True)
+LEAST_WIDTH, USUAL_WIDTH = 40, 80
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console that is wide enough to read, even where COLUMNS says 0 or 10."""
+    made = Console(stderr=stderr)
+    if made.width < LEAST_WIDTH:
+        made.width = LEAST_WIDTH if made.width > 0 else USUAL_WIDTH
+    return made
+
+
+console = make_console(stderr=True)
 """What is said along the way goes to stderr; results go to stdout."""
 
 

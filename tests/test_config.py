@@ -7,6 +7,7 @@ from pydantic import Field
 from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
 from lab.errors import InputError, did_you_mean
 from lab.sample.config import GenerateConfig
+from lab.training.config import TrainConfig
 
 
 class Example(Config):
@@ -207,3 +208,33 @@ def test_home_is_home_in_every_path(tmp_path, monkeypatch):
     config = GenerateConfig.build({"out": "~/made", "embedding": "~/x.pt", "embeddings": "~"})
     assert config.out == tmp_path / "made" and config.embeddings == [tmp_path]
     assert GenerateConfig.build({"out": "~nobody-here/x"}).out.parts[0] == "~nobody-here"
+
+
+@pytest.mark.parametrize(
+    "option", ["embedding", "init_image", "lora", "prompt_file", "embeds", "config_folder", "embeddings"]
+)
+def test_a_name_that_is_too_long_is_a_file_that_is_not_there(option):
+    with pytest.raises(InputError, match="no such"):
+        GenerateConfig.build({option: f"/tmp/{'x' * 300}"})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", float("nan")])
+def test_what_is_not_finite_is_refused_as_such(value):
+    with pytest.raises(InputError, match="learning_rate: input should be a finite number"):
+        TrainConfig.build({"learning_rate": value})
+
+
+def test_of_many_known_names_some_are_listed_and_long_values_are_cut():
+    with pytest.raises(InputError) as error:
+        GenerateConfig.build({"zzzz": 1})
+    assert "and 2" in str(error.value) and "more" in str(error.value) and len(str(error.value)) < 500
+    with pytest.raises(InputError) as error:
+        GenerateConfig.build({"seeds": ",".join(map(str, range(100_000))) + ",99999"})
+    assert "seed 99999 is given twice" in str(error.value) and len(str(error.value)) < 300
+
+
+def test_characters_that_no_yaml_has_are_one_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"prompt: a\0b")
+    with pytest.raises(InputError, match=r"x\.yaml: not valid YAML: unacceptable character"):
+        GenerateConfig.read(path)

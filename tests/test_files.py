@@ -1,12 +1,22 @@
 """Files that cannot be written: said in one line, of the right file."""
 
 import errno
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from lab.errors import InputError
-from lab.files import atomic, check_writable, writing
+from lab.files import (
+    atomic,
+    check_writable,
+    is_file,
+    is_folder,
+    is_there,
+    read_json,
+    split_unless_there,
+    writing,
+)
 
 
 def test_a_folder_in_an_impossible_place(tmp_path):
@@ -67,3 +77,36 @@ def test_any_name_that_is_allowed_can_be_written(tmp_path, stem):
     with atomic(tmp_path / f"{stem}.pt") as temporary:
         temporary.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.pt"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "caf\udce9", "absent"])
+def test_paths_that_nothing_can_have_are_missing(name):
+    assert not is_file(name) and not is_folder(f"/tmp/{name}") and not is_there(name)
+
+
+def test_what_can_be_made_nowhere_is_one_line():
+    with pytest.raises(
+        InputError, match="/proc/none: cannot write: nothing can be made there; choose another --index"
+    ):
+        check_writable(Path("/proc/none"), "--index")
+    with pytest.raises(InputError, match="cannot write: embedded null"), writing(Path("a\0b")):
+        Path("a\0b").mkdir()
+
+
+def test_a_list_is_not_parted_within_the_name_of_a_file(tmp_path):
+    (tmp_path / "c++.pt").touch()
+    (tmp_path / "d.pt").touch()
+    text = f"none+{tmp_path}/c++.pt + {tmp_path}/d.pt"
+    assert split_unless_there(text, "+") == ["none", f"{tmp_path}/c++.pt", f"{tmp_path}/d.pt"]
+    assert split_unless_there("a,b,,c", ",") == ["a", "b", "", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not valid JSON"), ("[" * 9000, "nested too deeply"), ("3", "expected a JSON object")],
+)
+def test_json_that_is_none_is_one_line(tmp_path, text, said):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"x\.json: .*{said}"):
+        read_json(path)

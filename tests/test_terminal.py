@@ -1,11 +1,14 @@
 """What a run says on the terminal."""
 
+import io
+import sys
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from lab import terminal
+from lab.cli.main import main
 
 
 @pytest.fixture
@@ -31,3 +34,18 @@ def test_of_several_processes_only_the_first_talks(shown, monkeypatch):
         bars.note("a line")
         bars.progress(1, 2)
     assert shown().strip() == ""
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("10", 40), ("120", 120)])
+def test_a_console_is_wide_enough_to_read(monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert terminal.make_console().width == width
+
+
+def test_what_an_encoding_lacks_is_replaced(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["models", "--help"]) == 0
+    print("\u732b")
+    sys.stdout.flush()
+    assert written.getvalue().endswith(b"\\u732b\n")

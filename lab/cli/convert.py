@@ -20,7 +20,7 @@ def convert(
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
     """
     check_embeddings([source])
-    check_writable(out.parent)
+    check_writable(out.parent, "place")
     from lab.embeddings.read import read_one
 
     embedding = read_one(source, name=out.stem)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from lab.cli.flags import ModelFlags, TextFlags
 from lab.condition.conditioning import Pool, pool_vector
@@ -15,7 +14,7 @@ from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import check_clip_skip, check_widths, read_facts
 from lab.prompt.parse import references_in
-from lab.terminal import Bars
+from lab.terminal import Bars, make_console
 
 
 def encode(
@@ -58,7 +57,7 @@ def encode(
     bundle = load_options(model, facts=facts)
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)
-    console = Console()
+    console = make_console()
     context = bundle.context_length
     vectors = [pool_vector(made[prompt].first, pool, context) for prompt in prompts]
     for number, prompt in enumerate(prompts):

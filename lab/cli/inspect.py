@@ -10,8 +10,10 @@ from rich.text import Text
 
 from lab.cli.flags import check_embeddings
 from lab.errors import InputError
+from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
+from lab.terminal import Bars, make_console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +58,7 @@ def inspect(
         from lab.models.vocabulary import vocabularies as read_vocabularies
 
         vocabularies = read_vocabularies(model, variant)
-    console = Console()
+    console = make_console()
     for embedding in embeddings:
         console.rule(Text(embedding.name), align="left")
         for label, value in facts(embedding):
@@ -71,7 +73,6 @@ def inspect(
 
 def _read(files: Sequence[str]) -> list["Embedding"]:
     from lab.embeddings.read import read_all
-    from lab.terminal import Bars
 
     with Bars() as bars:
         found = [embedding for file in files for embedding in read_all(file, listener=bars)]
@@ -180,6 +181,7 @@ def _check_plot(plot: Path | None, words: Sequence[str], prompts: Sequence[str],
     from lab.analysis.figures import check_suffix
 
     check_suffix(plot)
+    check_writable(plot.parent, "--plot")
     if (words or prompts) and model is None:
         raise InputError("--word and --prompt need the model that they are words of; give --model")
 

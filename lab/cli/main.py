@@ -1,5 +1,6 @@
 """The `lab` command. Each subcommand lives in a file of its own, imported when it is called."""
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -38,6 +39,9 @@ for _name, _help in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an encoding lacks is written as its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as error:

@@ -17,13 +17,11 @@ def models(source: str | None = None) -> None:
         A bundled model's name, a diffusers folder, `file:x.safetensors`, `hub:org/name` or
         `hub:org/name/x.safetensors`; without one, everything that is bundled.
     """
-    from rich.console import Console
-
     from lab.models.describe import describe
     from lab.models.source import bundled
-    from lab.terminal import Bars
+    from lab.terminal import Bars, make_console
 
-    console = Console()
+    console = make_console()
     for name in [source] if source else bundled():
         with Bars() as bars:
             description = describe(name, listener=bars)

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +11,7 @@ from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.search.config import SearchConfig, SearchOptions
-from lab.terminal import Bars
+from lab.terminal import Bars, make_console
 
 SearchFlags = Annotated[SearchOptions, Parameter(name="*", group="What to look for, and where")]
 
@@ -26,7 +25,7 @@ def search(
     """Find the nearest prompts, images, embeddings or vocabulary tokens."""
     settings = SearchConfig.read(config, given(what, model))
     if settings.index is not None:
-        check_writable(settings.index)
+        check_writable(settings.index, "--index")
     with Bars() as bars:
         facts = read_facts(settings, bars)
         from lab.models.load import load_options
@@ -34,7 +33,7 @@ def search(
 
         bundle = load_options(settings, bars, facts)
         result = run(bundle, settings, listener=bars)
-    console = Console()
+    console = make_console()
     if settings.index is not None:
         console.print(
             f"{settings.index}: {len(result.index.rows)} rows, {result.added} of them new", markup=False

@@ -5,11 +5,17 @@ The table is read without the engine: embedding files are read when an axis over
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from lab.comparing.axis_values import read_numbers, read_texts, split_values
-from lab.errors import InputError
+from lab.config import at_home
+from lab.errors import InputError, given_twice
+from lab.files import is_there
 from lab.sample.config import GenerateConfig
+
+NONE = "none"
+"""How people write that an option or an embedding is left out."""
 
 NOT_GIVEN = "(not given)"
 """The label of null, which leaves an option out."""
@@ -78,18 +84,20 @@ class Axis:
 def option_axis(name: str) -> Axis:
     """The axis over an option of `GenerateConfig`, which says what values it takes.
 
-    Of an option that is a number, values may be written as ranges (see `read_numbers`); null leaves the option out.
+    Of an option that is a number, values may be written as ranges (see `read_numbers`); null or `none` leaves an option
+    out that need not be given.
     """
-    number = _number_type(GenerateConfig.model_fields[name].annotation)
+    annotation = GenerateConfig.model_fields[name].annotation
+    number, optional = _number_type(annotation), type(None) in get_args(annotation)
 
     def read(given: Any) -> list[AxisValue]:
-        values = split_values(given)
+        values = split_values(given, _is_model if name == "model" else None)
         if number is not None:
             values = [one for value in values for one in _expanded(value, number is int)]
         return [value_of(value) for value in values]
 
     def value_of(value: Any) -> AxisValue:
-        if value is None:
+        if value is None or (optional and isinstance(value, str) and value.strip().casefold() == NONE):
             return AxisValue(NOT_GIVEN, lambda draft: draft.without_setting(name))
         if number is None and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
@@ -99,6 +107,10 @@ def option_axis(name: str) -> Axis:
     return Axis(read, replaces=(name,))
 
 
+def _is_model(text: str) -> bool:
+    return is_there(at_home(Path(text.removeprefix("file:"))))
+
+
 def _number_type(annotation: Any) -> type | None:
     """int or float for the annotation of an option that is one, or None."""
     types = get_args(annotation) or (annotation,)
@@ -106,7 +118,7 @@ def _number_type(annotation: Any) -> type | None:
 
 
 def _expanded(value: Any, whole: bool) -> list[Any]:
-    return [None] if value is None else read_numbers(value, whole)
+    return [None] if value is None or value == NONE else read_numbers(value, whole)
 
 
 def _label(value: Any) -> str:
@@ -141,15 +153,14 @@ def _read_seeds(given: Any) -> list[AxisValue]:
 
 def _read_embeddings(given: Any) -> list[AxisValue]:
     """`none` or null, a name, a file, or several joined by `+`."""
-    from lab.comparing.embedding_axes import named_embeddings
+    from lab.comparing.embedding_axes import are_sources, named_embeddings
 
     def value_of(text: str) -> AxisValue:
         named = named_embeddings(text)
         return AxisValue(named.label, lambda draft: draft.with_embeddings(named.names, named.files))
 
-    return [
-        value_of(text) for text in read_texts(["none" if one is None else one for one in split_values(given)])
-    ]
+    values = [NONE if one is None else one for one in split_values(given, are_sources)]
+    return [value_of(text) for text in read_texts(values)]
 
 
 def _read_checkpoints(given: Any) -> list[AxisValue]:
@@ -159,7 +170,11 @@ def _read_checkpoints(given: Any) -> list[AxisValue]:
     def value_of(named: NamedEmbeddings) -> AxisValue:
         return AxisValue(named.label, lambda draft: draft.with_embeddings(named.names, named.files))
 
-    return [value_of(named) for folder in read_texts(given) for named in saved_steps(folder)]
+    return [
+        value_of(named)
+        for folder in read_texts(split_values(given, is_there))
+        for named in saved_steps(folder)
+    ]
 
 
 def _read_weights(given: Any) -> list[AxisValue]:
@@ -208,7 +223,7 @@ def read_axis(name: str, given: Any) -> list[AxisValue]:
     labels = [value.label for value in values]
     if not labels:
         raise InputError(f"axes: {name}: there is no value")
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(f"axes: {name}: '{label}' is given twice")
+    twice = given_twice(labels)
+    if twice is not None:
+        raise InputError(f"axes: {name}: '{twice}' is given twice")
     return values

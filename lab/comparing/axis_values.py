@@ -3,8 +3,10 @@
 import csv
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from lab.files import split_unless_there
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 _COUNTED = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})(?:\s*\[\s*(\d+)\s*\])?")
@@ -15,9 +17,15 @@ DIGITS = 10
 """Decimals kept in a range, so that 0.2-1.2 (+0.2) holds 0.6 and not 0.6000000000000001."""
 
 
-def split_values(given: Any) -> list[Any]:
-    """A list as it stands; of text its parts between commas, of which those with commas are quoted; else one value."""
+def split_values(given: Any, there: Callable[[str], bool] | None = None) -> list[Any]:
+    """A list as it stands; of text its parts between commas, of which those with commas are quoted; else one value.
+
+    Args:
+        there: Whether a text names a file, say: parts between commas that do so together are one value.
+    """
     if isinstance(given, str):
+        if there and '"' not in given:
+            return split_unless_there(given, ",", there) if given else []
         return list(next(csv.reader([given], skipinitialspace=True), []))
     return list(given) if isinstance(given, (list, tuple)) else [given]
 

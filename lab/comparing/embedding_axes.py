@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lab.comparing.axes import NONE
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding
-from lab.embeddings.library import collect
+from lab.embeddings.library import collect, is_source
 from lab.errors import InputError, did_you_mean
+from lab.files import split_unless_there
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import references_in, without_comments
 
 SLOT = "{embedding}"
 """Stands in a prompt for the embeddings of an axis."""
-
-NONE = "none"
-"""The value of an axis without an embedding."""
 
 Side = Literal["positive", "negative"]
 AskedSide = Literal["auto", "positive", "negative"]
@@ -45,16 +44,20 @@ def named_embeddings(text: str) -> NamedEmbeddings:
     """
     names: list[str] = []
     files: list[str] = []
-    for term in (term.strip() for term in text.split("+")):
+    for term in split_unless_there(text, "+", is_source):
         if term.casefold() in (NONE, ""):
             continue
-        source = term.rpartition("=")[0] or term
-        if Path(source).exists() or source.startswith("hub:"):
+        if is_source(term):
             files.append(term)
             names += list(collect([term]))
         else:
             names.append(term.strip("<>"))
     return NamedEmbeddings(_label(names), tuple(names), tuple(files))
+
+
+def are_sources(text: str) -> bool:
+    """Whether all embeddings that a text joins by `+` are files that are there, or on a hub."""
+    return all(map(is_source, split_unless_there(text, "+", is_source)))
 
 
 def saved_steps(folder: str) -> list[NamedEmbeddings]:

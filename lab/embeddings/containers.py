@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import InputError
+from lab.files import is_file
 
 MAX_FILE_BYTES = 128 * 1024**2
 
@@ -42,7 +43,7 @@ def read_bytes(path: Path) -> bytes:
         InputError: no such file, unreadable, empty or too large.
     """
     try:
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{path}: no such file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -18,6 +18,7 @@ from lab.embeddings.read import (
     safest_learned_embeds,
 )
 from lab.errors import InputError
+from lab.files import is_folder, is_there
 
 Source = Embedding | str | PathLike[str]
 """An embedding, a file (`FILE` or `FILE=name`), a folder, or `hub:org/name`."""
@@ -66,7 +67,7 @@ class Library(Mapping[str, Embedding]):
                 values.append(source)
                 continue
             place, name = _split_name(str(source))
-            if name is None and Path(place).is_dir():
+            if name is None and is_folder(place):
                 folders.append(Path(place))
             else:
                 check_embedding_source(str(source))
@@ -139,11 +140,20 @@ def _split_name(text: str) -> tuple[str, str | None]:
     """Parts FILE=name, `~` being the home folder; an existing file may have an equals sign in its own name."""
     text = str(at_home(Path(text))) if text.startswith("~") else text
     source, equals, name = text.rpartition("=")
-    if not equals or Path(text).exists():
+    if not equals or is_there(text):
         return text, None
     if not source or not name:
         raise InputError(f"--embedding {text}: expected FILE or FILE=name")
     return source, name
+
+
+def is_source(text: str) -> bool:
+    """Whether `FILE`, `FILE=name` or a folder is there; of `hub:org/name` that is not asked."""
+    try:
+        place, _ = _split_name(text)
+    except InputError:
+        return False
+    return place.startswith(HUB) or is_there(place)
 
 
 def check_embedding_source(text: str) -> str:
@@ -153,7 +163,7 @@ def check_embedding_source(text: str) -> str:
         InputError: a file or folder that is not there, or half of `FILE=name`.
     """
     place, _ = _split_name(text)
-    if not place.startswith(HUB) and not Path(place).exists():
+    if not place.startswith(HUB) and not is_there(place):
         raise InputError(f"{place}: no such file, and no such folder of embeddings")
     return text
 

@@ -12,6 +12,7 @@ from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, 
 from lab.embeddings.layouts import recognise
 from lab.embeddings.parts import Draft
 from lab.errors import InputError
+from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split
 from lab.listening import Listener
 
@@ -50,14 +51,14 @@ def read_all(path: str | Path, name: str | None = None, listener: Listener = Lis
     if str(path).startswith(HUB):
         return read_all(*_download(str(path), name))
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _read_folder(path, name, listener)
     embedding = read_file(path, name)
     negative = path.with_name(f"{path.stem}{NEGATIVE_SUFFIX}{path.suffix}")
     paired = check_half(embedding)
     if paired and embedding.kind != "negative":
         return [embedding, read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")]
-    if embedding.provenance.layout == "a1111" and negative.is_file():
+    if embedding.provenance.layout == "a1111" and is_file(negative):
         other = read_file(negative, f"{embedding.name}{NEGATIVE_SUFFIX}")
         if other.provenance.layout == "a1111":
             return [embedding, other]
@@ -125,7 +126,7 @@ def check_half(embedding: Embedding) -> bool:
     negative = embedding.kind == "negative"
     stem = path.stem.removesuffix(NEGATIVE_SUFFIX) if negative else path.stem + NEGATIVE_SUFFIX
     other = path.with_name(f"{stem}{path.suffix}")
-    if other == path or not other.is_file():
+    if other == path or not is_file(other):
         raise InputError(
             f"{path}: half of a pair, and the other half is missing: {other.name}; put it beside it"
         )
@@ -140,7 +141,7 @@ def read_one(source: str | Path, name: str | None = None) -> Embedding:
     """
     if str(source).startswith(HUB):
         return read_file(*_download(str(source), name))
-    if not Path(source).is_dir():
+    if not is_folder(source):
         return read_file(source, name)
     embeddings = read_all(source, name)
     if len(embeddings) > 1:
@@ -179,7 +180,7 @@ def sdxl_partner(path: Path) -> Path | None:
     if not re.fullmatch(r"learned_embeds(?!_2)(-.*)?", path.stem):
         return None
     partner = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
-    return partner if partner.is_file() else None
+    return partner if is_file(partner) else None
 
 
 def embedding_files(folder: Path) -> list[Path]:

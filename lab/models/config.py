@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lab.config import Config, ExistingFolder
+from lab.config import Config, ExistingFolder, at_home
 from lab.errors import InputError, did_you_mean
+from lab.files import is_file
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -20,20 +21,20 @@ def split_lora(text: str) -> tuple[Path, float]:
         InputError: the scale is not a finite number.
     """
     name, equals, scale = text.rpartition("=")
-    if not equals or Path(text).expanduser().is_file():
-        return Path(text).expanduser(), 1.0
+    if not equals or is_file(at_home(Path(text))):
+        return at_home(Path(text)), 1.0
     try:
         strength = float(scale)
     except ValueError:
         strength = nan
     if not isfinite(strength):
         raise InputError(f"{text}: '{scale}' is not a scale; write FILE or FILE=0.8")
-    return Path(name).expanduser(), strength
+    return at_home(Path(name)), strength
 
 
 def _check_lora(text: str) -> str:
     path, _ = split_lora(text)
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"{path}: no such file")
     return text
 

@@ -5,7 +5,9 @@ Of a hub come safetensors, configs and tokenizers, nothing else.
 
 from pathlib import Path, PurePosixPath
 
+from lab.config import at_home
 from lab.errors import InputError, did_you_mean
+from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split
 from lab.listening import Listener
 from lab.models.detection import check_names, folder_family
@@ -33,15 +35,15 @@ def locate(
     if source.startswith(HUB):
         return _download(source, revision, variant, listener)
     if source.startswith("file:"):
-        return _single_file(Path(source.removeprefix("file:")).expanduser())
+        return _single_file(at_home(Path(source.removeprefix("file:"))))
     if source in bundled():
         return bundled()[source]
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = at_home(Path(source))
+    if is_folder(path):
         return path
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{source}: {HOW_TO_CONVERT}")
-    if path.is_file():
+    if is_file(path):
         raise InputError(f"{source}: this is a file; write file:{source}")
     hint = (
         f"; for a model on the hub write hub:{source}"
@@ -65,9 +67,9 @@ def locate_vae(source: str, listener: Listener = Listener()) -> Path:
 def _single_file(path: Path) -> Path:
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{path}: {HOW_TO_CONVERT}")
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path}: this is a folder; leave out 'file:'")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file")
     return path
 

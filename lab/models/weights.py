@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lab.errors import InputError
+from lab.files import is_file
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 HOW_TO_CONVERT = (
@@ -83,7 +84,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _read(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{path}: {HOW_TO_CONVERT}")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, framework="np") as file:  # "pt" would import torch

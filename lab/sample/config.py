@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
 from lab.config import Config, ExistingFile, NewPath, one_of
-from lab.errors import InputError
+from lab.errors import InputError, given_twice
 from lab.models.config import ModelOptions
 from lab.models.schedulers import SCHEDULERS
 from lab.text import read_lines
@@ -40,8 +40,8 @@ def parse_seeds(text: str) -> list[int]:
         if len(seeds) + last - first >= MAX_COUNT:
             raise ValueError(f"{piece.strip()} makes more than {MAX_COUNT:,} seeds; split the run")
         seeds.extend(range(first, last + 1))
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+    twice = given_twice(seeds)
+    if twice is not None:
         raise ValueError(f"seed {twice} is given twice")
     return seeds
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab.errors import InputError
-from lab.files import read_json
+from lab.files import is_file, read_json
 from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -85,7 +85,7 @@ def read_aesthetic(path: Path, clip: Clip) -> nn.Module:
 
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such aesthetic head")
     try:
         if path.suffix == ".safetensors":

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lab.condition.conditioning import Pool
 from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.library import check_embedding_source
+from lab.files import is_folder
 from lab.models.config import ModelOptions
 from lab.prompt.dialects import DIALECTS
 from lab.search.sources import check_source
@@ -65,6 +66,6 @@ class SearchConfig(SearchOptions, ModelOptions):
             )
         if not (self.text or self.image or self.embedding or (self.over and self.index)):
             raise ValueError("there is nothing to look for; give --text, --image or --embedding")
-        if not self.over and self.index is not None and not self.index.is_dir():
+        if not self.over and self.index is not None and not is_folder(self.index):
             raise ValueError(f"{self.index}: no index there; make one with --over")
         return self

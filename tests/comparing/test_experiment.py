@@ -253,3 +253,23 @@ def test_bare_names_use_what_the_text_names_alone(config, tmp_path):
         )
     )
     assert {one.name for cell in experiment.cells for one in cell.embeddings} == {"red toy", "unused"}
+
+
+def test_none_is_an_option_left_out(config):
+    experiment = lay_out(config, axes={"negative_prompt": "none, blurry"})
+    assert [negative for _, negative in texts(experiment)] == [None, "blurry"]
+
+
+def test_a_prompt_that_stands_twice_would_count_twice(config):
+    with pytest.raises(lab.InputError, match="prompts: 'a cat' is given twice"):
+        lay_out(config, prompts=["a cat", "a  cat "])
+
+
+def test_embedding_files_may_have_the_marks_of_lists_in_their_names(config, tmp_path):
+    for name in ("c++.pt", "a,b=c.pt"):
+        embedding(name).save(tmp_path / name)
+    first, second = f"{tmp_path}/c++.pt", f"{tmp_path}/a,b=c.pt"
+    experiment = lay_out(
+        config, axes={"embedding": f"none,{first},{second}+{first}"}, embedding_side="positive"
+    )
+    assert [v.labels["embedding"] for v in experiment.variants] == ["none", "c++", "a,b=c+c++"]

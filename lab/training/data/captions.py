@@ -13,6 +13,7 @@ from lab.condition.towers import Vectors, encode_chunks, vectors_for
 from lab.config import at_home
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError, did_you_mean
+from lab.files import is_file
 from lab.models.bundle import Bundle
 from lab.prompt.syntax import Run, Segment
 from lab.strict_yaml import read_yaml
@@ -72,7 +73,7 @@ def image_captions(
         InputError: a sidecar file that is asked for and missing, empty, or not text.
     """
     source, sidecar, words = config.captions, _sidecar(path), filename_words(path)
-    if source == "sidecar" or (source == "auto" and sidecar.is_file()):
+    if source == "sidecar" or (source == "auto" and is_file(sidecar)):
         return tuple(
             fill_template(line, words, names) if "{" in line else line for line in _read_sidecar(sidecar)
         )
@@ -103,7 +104,7 @@ def fill_template(template: str, words: str, names: Sequence[str]) -> str:
 def _sidecar(path: Path) -> Path:
     """`NAME.txt` beside an image, or kohya's `NAME.caption` where that alone is there."""
     text, caption = path.with_suffix(".txt"), path.with_suffix(".caption")
-    return caption if caption.is_file() and not text.is_file() else text
+    return caption if is_file(caption) and not is_file(text) else text
 
 
 def _read_sidecar(path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab.errors import InputError
+from lab.files import is_file, is_folder
 from lab.images import SUFFIXES, load_image, on_ground, sort_out
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
@@ -139,7 +140,7 @@ def _image_files(config: TrainConfig) -> tuple[list[Path], str]:
     folder = config.images
     if folder is None:
         raise InputError("images: there are none; give a folder with --images")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder}: no such folder of images; give one with --images")
     if config.worst_of is not None:
         return sorted(RunFolder(folder).finished().values()), ""
@@ -163,7 +164,7 @@ def _read_picture(
             f"use images of at least {int(square * SMALLEST_SHARE)} px, better {square}"
         )
     mask = path.with_name(f"{path.stem}.mask.png")
-    has_mask = mask.is_file()
+    has_mask = is_file(mask)
     if has_mask and load_image(mask).size != size:
         raise InputError(f"{mask}: another size than {path.name}")
     return Picture(
