@@ -145,7 +145,7 @@ def write_report(
         }
         html = page_template.render(everywhere | (on_the_first if page == 1 else on_the_others) | of_page)
         with atomic(folder / _page_name(page)) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+            temporary.write_text(html, encoding="utf-8", errors="replace")  # names that are not UTF-8
     for page in itertools.count(len(pages) + 1):  # of a report that had more
         if not (folder / _page_name(page)).exists():
             break
@@ -228,7 +228,9 @@ def _cell_data(
     for cell in cells:
         record = record_beside(files[cell.picture])
         settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
-        uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
+        uses = [
+            f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record.get("applied", ())
+        ]
         place = (cell.variant.index, *cell.pair)
         told[cell.index] = {
             "variant": cell.variant.name,
@@ -254,9 +256,11 @@ def _origins(files: Iterable[Path]) -> list[tuple[str, str]]:
     """What made the images: models, embeddings and versions with their hashes."""
     facts: dict[tuple[str, str], None] = {}
     for record in map(record_beside, files):
-        used = [("embedding", f"<{use['name']}>, SHA-256 {use['sha256']}") for use in record["applied"]]
-        model = "model", f"{record['model']}, SHA-256 {record['model_hash']}"
-        device = "computed on", f"{record['device']}, {record['dtype']}"
-        facts |= dict.fromkeys([model, *used, device, *record["versions"].items()])
+        used = [
+            ("embedding", f"<{use['name']}>, SHA-256 {use['sha256']}") for use in record.get("applied", ())
+        ]
+        model = "model", f"{record.get('model')}, SHA-256 {record.get('model_hash')}"
+        device = "computed on", f"{record.get('device')}, {record.get('dtype')}"
+        facts |= dict.fromkeys([model, *used, device, *record.get("versions", {}).items()])
     first = ("model", "embedding", "computed on")
     return sorted(facts, key=lambda fact: first.index(fact[0]) if fact[0] in first else len(first))

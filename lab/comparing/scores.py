@@ -147,7 +147,7 @@ class _Scorer:
                 self._score_batch([experiment.cell(variant, *pair) for pair in pairs], base)
 
     def _score_batch(self, cells: Sequence[Cell], base: Batch | None) -> Batch:
-        pixels = torch.stack([read_pixels(self._files[cell.picture]) for cell in cells])
+        pixels = torch.stack([_pixels_as_recorded(self._files[cell.picture]) for cell in cells])
         texts = [cell.words for cell in cells]
         batch = Batch(self._tools, pixels, texts, pixels if base is None else base.pixels)
         if self._needs_features:
@@ -158,6 +158,14 @@ class _Scorer:
             values = {name: column[place] for name, column in columns.items()}
             self.scored[cell.index] = CellScores(values, row)
         return batch
+
+
+def _pixels_as_recorded(file: Path) -> Tensor:
+    pixels, record = read_pixels(file), record_beside(file)
+    if pixels.shape[1:] != (record["height"], record["width"]):
+        size = f"{pixels.shape[2]} x {pixels.shape[1]} pixels, where {record['width']} x {record['height']}"
+        raise InputError(f"{file}: {size} were made; delete it, and the same command makes it again")
+    return pixels
 
 
 def _as_tables(
@@ -225,7 +233,10 @@ def write_table(
         InputError: the folder cannot be written.
     """
     columns = columns or list(dict.fromkeys(key for row in rows() for key in row))
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows({key: _written(value) for key, value in row.items()} for row in rows())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.condition.conditioning import AppliedEmbedding, Conditioning, Encoding, Part, TokenSpan
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def read_embeds(path: Path, bundle: "Bundle", steps: int) -> Conditioning:
 
     try:
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})[_KEY])
+            content = parse_json((file.metadata() or {})[_KEY], path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         conditioning = _conditioning(content, tensors)
     except OSError as error:

@@ -1,6 +1,5 @@
 """The demo: generate, train and compare with one model; a page whose sections show what to look for."""
 
-import json
 import shlex
 import shutil
 import time
@@ -16,6 +15,7 @@ from lab.files import writing
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
+from lab.runs.png import record_beside
 from lab.runs.run import RunFolder
 from lab.sample.generate import generate
 from lab.score.clip import image_features, open_clip
@@ -234,7 +234,7 @@ def comparison(bundle: Bundle, out: Path, listener: Listener) -> Section:
 
 
 def _figure(path: Path) -> Figure:
-    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    record = record_beside(path)
     return Figure(f"demo-comparison/cells/{path.name}", f"{record['prompt']}, seed {record['seed']}", record)
 
 

@@ -32,7 +32,7 @@ def write_page(path: Path, name: str, package: str = "lab.runs", **values: Any) 
     """
     html = template(package, name).render(**values)
     with atomic(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="replace")  # names that are not UTF-8
 
 
 Record = Mapping[str, Any]

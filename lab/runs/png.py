@@ -6,9 +6,11 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel, ConfigDict, Field
 
+from lab.config import checked
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, parse_json, read_json
 from lab.images import text_chunks
 
 CHUNK = "lab"
@@ -26,33 +28,73 @@ def save_image(path: Path, image: Image.Image, record: dict[str, Any], parameter
         InputError: the folder cannot be written, or the disk is full.
     """
     with atomic(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        # Of a file name that is not UTF-8, half characters become what JSON writes for them.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     info = PngInfo()
-    info.add_text("parameters", parameters)
+    info.add_text("parameters", parameters.encode(errors="replace").decode())
     info.add_text(CHUNK, json.dumps(record))
     with atomic(path) as temporary:
         # Level 1 takes a third of the default's time, for a sixth more bytes.
         image.save(temporary, format="PNG", pnginfo=info, compress_level=1)
 
 
+class _Described(BaseModel):
+    """What every record says, as far as anything draws on it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    seed: int
+    prompt: str
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    strength: float | None = None
+    scheduler: str | None = None
+
+
+class _Use(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Record(_Described):
+    """What the record of an image in a run's folder says besides."""
+
+    width: int
+    height: int
+    model: str = ""
+    model_hash: str = ""
+    device: str = ""
+    dtype: str = ""
+    applied: list[_Use] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 def record_beside(path: Path) -> dict[str, Any]:
-    """The record of a PNG that the lab wrote, from the JSON file beside it, which is quicker to read than the PNG."""
-    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    """The record of a PNG that the lab wrote, from the JSON file beside it, which is quicker to read than the PNG.
+
+    Raises:
+        InputError: it is missing, damaged or was edited; says the file and the key.
+    """
+    file = path.with_suffix(".json")
+    try:
+        record = read_json(file)
+        checked(_Record, record, file)
+    except InputError as error:
+        raise InputError(f"{error}; delete {path.name}, and the same command makes both again") from None
+    return record
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record in a PNG that the lab wrote.
 
     Raises:
-        InputError: not an image, or one without a record.
+        InputError: not an image, one without a record, or one whose record is damaged; says the key.
     """
-    try:
-        record = json.loads(text_chunks(path).get(CHUNK, ""))
-        record["seed"], record["prompt"]
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError):
-        raise InputError(
-            f"{path}: carries no record of the lab, so it cannot be made again from it"
-        ) from None
+    chunks = text_chunks(path)
+    if CHUNK not in chunks:
+        raise InputError(f"{path}: carries no record of the lab, so it cannot be made again from it")
+    record = parse_json(chunks[CHUNK], f"{path}: its record")
+    checked(_Described, record, f"{path}: its record")
     return record

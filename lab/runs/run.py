@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from lab.errors import InputError
-from lab.files import atomic, writing
+from lab.files import atomic, read_text, writing
 from lab.runs.png import record_beside, save_image
+from lab.strict_yaml import read_yaml
 
 _NAME = re.compile(r"(\d{5,})-seed(\d+)(-[a-z0-9-]+)?\.png")
 
@@ -56,7 +57,7 @@ class RunFolder:
                 raise InputError(
                     f"{path}: holds a run with other settings or contents ({differences}); choose another --out"
                 )
-            if folder.config.read_text(encoding="utf-8") == config:
+            if read_text(folder.config) == config:
                 return folder
         elif folder.finished():
             raise InputError(
@@ -79,7 +80,7 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether there is a run in the folder."""
-        with writing(self.path):
+        with writing(self.path, "--out"):
             return self.config.is_file()
 
     def begin(self, config: str, contents: Mapping[str, str]) -> None:
@@ -88,10 +89,10 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written.
         """
-        digests = "".join(f"{digest}  {name}\n" for name, digest in contents.items())
+        digests = "".join(f"{digest}  {name}\n" for name, digest in _on_lines(contents).items())
         for file, text in ((self.contents, digests), (self.config, config)):
             with atomic(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def differences(self, config: str, contents: Mapping[str, str], free: Collection[str] = ()) -> str:
         """Says in what a run differs from the one in the folder, such as "steps, prompt 2 changed"; "" if in nothing.
@@ -99,8 +100,8 @@ class RunFolder:
         Raises:
             InputError: the folder does not say what its run is made of.
         """
-        before = self._stored_contents()
-        changed = _changed_settings(self.config.read_text(encoding="utf-8"), config, free)
+        before, contents = self._stored_contents(), _on_lines(contents)
+        changed = _changed_settings(read_text(self.config), config, free)
         for name in dict.fromkeys([*before, *contents]):
             if before.get(name) != contents.get(name):
                 how = "is new" if name not in before else "changed" if name in contents else "is missing"
@@ -110,13 +111,13 @@ class RunFolder:
 
     def _stored_contents(self) -> dict[str, str]:
         try:
-            lines = self.contents.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = self.contents.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        except OSError:
             raise InputError(
                 f"{self.path}: holds a run that does not say what it is made of, as {self.contents.name} is missing "
                 "or no text; choose another --out"
             ) from None
-        pairs = (line.partition("  ") for line in lines)
+        pairs = (line.partition("  ") for line in lines if line)
         return {name: digest for digest, _, name in pairs}
 
     @contextmanager
@@ -126,7 +127,7 @@ class RunFolder:
         Raises:
             InputError: another process is writing here, or the folder cannot be written.
         """
-        with writing(self.path):
+        with writing(self.path, "--out"):
             self.path.mkdir(parents=True, exist_ok=True)
             lock: TextIO = (self.path / ".lock").open("a+", encoding="utf-8")
         with lock:
@@ -151,6 +152,9 @@ class RunFolder:
         """The images that the run has made, by their index.
 
         Other images do not count: what `lab rerun` or a person put beside them has another name than its record says.
+
+        Raises:
+            InputError: the record of an image is damaged or was edited.
         """
         images = {}
         for path in sorted(self.path.glob("*.png")):
@@ -196,12 +200,14 @@ def _file_digest(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _on_lines(contents: Mapping[str, str]) -> dict[str, str]:
+    """Digests by names that take one line each."""
+    return {name.replace("\n", "\\n"): digest for name, digest in contents.items()}
+
+
 def _prompt_beside(image: Path) -> str:
     """The prompt in the record beside an image; "" if there is no record."""
-    try:
-        return record_beside(image)["prompt"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+    return record_beside(image)["prompt"] if image.with_suffix(".json").is_file() else ""
 
 
 def _changed_settings(before: str, now: str, free: Collection[str]) -> list[str]:
@@ -209,8 +215,8 @@ def _changed_settings(before: str, now: str, free: Collection[str]) -> list[str]
     if before == now:
         return []
     try:
-        one, other = yaml.safe_load(before) or {}, yaml.safe_load(now) or {}
-        keys = sorted((one.keys() | other.keys()) - set(free))
+        one, other = (read_yaml(text, "config.yaml")[0] for text in (before, now))
+        keys = sorted({str(key) for key in one.keys() | other.keys()} - set(free))
         return [key for key in keys if one.get(key) != other.get(key)]
-    except (yaml.YAMLError, AttributeError):
+    except (InputError, AttributeError):
         return ["its config.yaml was edited"]

@@ -203,7 +203,7 @@ def make_images(
         InputError: too little memory, or a folder that cannot be written.
     """
     paths = {job.index: folder.image_path(job.index, job.seed, job.positive.prompt) for job in jobs}
-    waiting = [job for job in jobs if not paths[job.index].is_file()]
+    waiting = [job for job in jobs if not _is_made(job, paths[job.index])]
     if len(waiting) < len(jobs):
         there = len(jobs) - len(waiting)
         listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
@@ -242,6 +242,23 @@ class _Writers:
         if failed is None:
             for future in self._pending:
                 future.result()
+
+
+def _is_made(job: Job, path: Path) -> bool:
+    """Whether a job's image is there with its record.
+
+    Raises:
+        InputError: the record is damaged or another image's.
+    """
+    if not (path.is_file() and path.with_suffix(".json").is_file()):
+        return False
+    record = record_beside(path)
+    if (record["seed"], record["prompt"]) != (job.seed, job.positive.prompt):
+        raise InputError(
+            f"{path.with_suffix('.json')}: not the record of this image; delete {path.name}, and the same command "
+            "makes both again"
+        )
+    return True
 
 
 def _generate_to_disk(

@@ -241,7 +241,7 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
     def subjects(self) -> list[Subject]:
         """What `name` calls, then `more`: the embeddings that every caption names."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
-        return [Subject(**first), *self.more]
+        return [Subject.build(first), *self.more]
 
     @property
     def at_once(self) -> int:

@@ -162,7 +162,7 @@ def write_run_page(
         settings=settings,
     )
     with atomic(folder.path / "index.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="replace")  # names that are not UTF-8
 
 
 def _relative(path: Path, folder: Path) -> str:

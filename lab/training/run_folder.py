@@ -6,15 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
+from lab.config import checked
 from lab.errors import InputError
-from lab.files import atomic, check_writable, writing
+from lab.files import atomic, check_writable, parse_json, read_text, writing
 from lab.models.facts import ModelFacts, check_clip_skip
 from lab.models.family import FAMILIES
 from lab.models.schedulers import check_scheduler
 from lab.runs.run import RunFolder
+from lab.strict_yaml import read_yaml
 from lab.training.config import FREE_TO_CHANGE, TrainConfig, config_class
+
+
+class _ProgressLine(BaseModel):
+    """What curves are drawn from."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int = Field(ge=0)
+    loss: float
+    fixed_loss: float = 0.0
+    similarity: float = 0.0
 
 
 class TrainingFolder(RunFolder):
@@ -55,11 +68,11 @@ class TrainingFolder(RunFolder):
         text = self.progress.read_text(encoding="utf-8", errors="replace") if self.progress.is_file() else ""
         for line in text.splitlines():
             try:
-                found = json.loads(line)
-            except ValueError:
+                found = parse_json(line, self.progress)
+                checked(_ProgressLine, found, self.progress)
+            except InputError:
                 continue
-            if isinstance(found, dict) and {"step", "loss"} <= found.keys():
-                lines.append(found)
+            lines.append(found)
         return lines
 
     def begin_run(self, config: TrainConfig, contents: Mapping[str, str]) -> None:
@@ -81,12 +94,9 @@ class TrainingFolder(RunFolder):
         Raises:
             InputError: it cannot be read, or names what is not there any more.
         """
-        try:
-            settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            objective = str(settings["objective"])
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-            objective = ""  # `read` says what is wrong
-        return config_class(objective).read(self.config, changes)
+        settings, _ = read_yaml(read_text(self.config), str(self.config))
+        objective = settings.get("objective") if isinstance(settings, dict) else None
+        return config_class(str(objective)).read(self.config, changes)
 
     def check_contents(self, contents: Mapping[str, str]) -> None:
         """Compares images, captions and model with those that the run began with.
@@ -94,7 +104,7 @@ class TrainingFolder(RunFolder):
         Raises:
             InputError: they differ; the first differences are named.
         """
-        changed = self.differences(self.config.read_text(encoding="utf-8"), contents)
+        changed = self.differences(read_text(self.config), contents)
         if changed:
             raise InputError(
                 f"{self.path}: this run cannot go on with other data or another model: {changed}"
@@ -123,6 +133,12 @@ def run_config(config: TrainConfig) -> TrainConfig:
         raise InputError("images: come from a folder or are made with --worst-of; leave one of them out")
     out = config.out or _unused_folder(config.name)
     check_writable(out)
+    if config.latents is not None:
+        check_writable(config.latents, "--latents")
+    if config.images is not None and out.resolve() == config.images.resolve():
+        raise InputError(
+            f"{out}: is the folder of the images, and the run's own pictures would join them; choose another --out"
+        )
     return config.model_copy(update={"out": out})
 
 

@@ -108,7 +108,7 @@ def test_a_folder_in_use_is_refused_until_the_other_is_done(tmp_path):
 @pytest.mark.parametrize("name", ["file/run", "file"])
 def test_folders_that_cannot_be_are_one_line(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(lab.InputError, match="choose another --out"):
+    with pytest.raises(lab.InputError, match=r"in the way|is a file"):
         begun(tmp_path / name)
 
 
@@ -121,3 +121,40 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(lab.InputError, match="disk is full"):
         save(folder, 0)
     assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
+
+
+def test_names_of_any_kind_come_back(tmp_path):
+    names = dict.fromkeys(
+        ["image caf\udce9.png", "image a\u2028b.png", "image a\nb.png", "image \x85.png"], "1"
+    )
+    begun(tmp_path, contents=names)
+    begun(tmp_path, contents=names)
+    with pytest.raises(lab.InputError, match=r"image a\\nb\.png changed"):
+        begun(tmp_path, contents=names | {"image a\nb.png": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not valid JSON"),
+        ("[" * 9000, "nested too deeply"),
+        ("[]", "expected a JSON object"),
+        ('{"seed": 7, "prompt": ["a"], "width": 64, "height": 96}', "prompt: input should be a valid string"),
+        ('{"seed": 7, "prompt": "a", "width": "64", "height": 96}', "width: input should be a valid integer"),
+    ],
+)
+def test_records_that_came_back_otherwise_say_file_and_key(tmp_path, text, said):
+    folder = begun(tmp_path)
+    path = save(folder, 0)
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(lab.InputError, match=rf"seed7.*\.json: .*{said}.*; delete {path.name}"):
+        folder.finished()
+
+
+def test_a_config_that_is_no_text_is_one_line(tmp_path):
+    begun(tmp_path).config.write_bytes(b"steps: \xff")
+    with pytest.raises(lab.InputError, match=r"config\.yaml: cannot read it: not UTF-8"):
+        begun(tmp_path)
+    (tmp_path / "config.yaml").write_text("[" * 9000)
+    with pytest.raises(lab.InputError, match=r"config\.yaml was edited"):
+        begun(tmp_path)

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from lab.config import checked
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, read_json
 from lab.images import read_pixels
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -144,8 +145,8 @@ def _score(path: Path, reward: Reward, jobs: Sequence[Job], files: Mapping[int, 
 def _read_scores(path: Path) -> dict[int, float]:
     """The scores in a file; none if it is missing or damaged."""
     try:
-        return {int(index): float(score) for index, score in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return checked(dict[int, float], read_json(path), path)
+    except InputError:
         return {}
 
 
