@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lab.condition.conditioning import Pool
+from lab.config import checked
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, is_file, read_json
 from lab.search.config import IndexKind
 from lab.search.sources import IndexRow
 
@@ -45,6 +47,17 @@ class Space:
     pooling: Pool
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What `rows.json` holds."""
+
+    kind: IndexKind
+    space: Space
+    vectors: str
+    sha256: str
+    rows: list[IndexRow]
+
+
 class Index:
     """Rows that can be found by their vectors."""
 
@@ -65,19 +78,41 @@ class Index:
 
     def add(self, rows: Sequence[IndexRow], vectors: Tensor) -> None:
         """Adds rows with their vectors (n, d)."""
-        self._vectors.add(_for_faiss(self.kind, vectors))
+        self._vectors.add(self._ready(vectors))
         self.rows.extend(rows)
         self.known.update((row.kind, row.identity) for row in rows)
 
+    def without(self, places: Collection[int]) -> "Index":
+        """An index of the other rows; of an ivf index, the cells are trained anew."""
+        kept = [place for place in range(len(self.rows)) if place not in places]
+        stored: Any = self._vectors
+        if self.kind == "ivf":
+            stored.make_direct_map()
+        vectors = stored.reconstruct_batch(np.array(kept, dtype=np.int64))
+        return self.build(
+            self.kind, self.space, [self.rows[place] for place in kept], torch.from_numpy(vectors)
+        )
+
+    def with_rows(self, rows: Sequence[IndexRow]) -> "Index":
+        """An index of the same vectors whose rows say something else, such as the lines where prompts stand now."""
+        return Index(self.kind, self.space, self._vectors, list(rows))
+
     def search(self, vectors: Tensor, count: int) -> list[list[Hit]]:
         """For each vector (n, d) the `count` nearest rows, the nearest first."""
-        scores, places = self._vectors.search(_for_faiss(self.kind, vectors), min(count, len(self.rows)))
+        scores, places = self._vectors.search(self._ready(vectors), min(count, len(self.rows)))
         if self.kind == "flat-l2":
             scores = np.sqrt(np.maximum(scores, 0))  # FAISS gives squares
         return [
             [Hit(self.rows[place], float(score)) for place, score in zip(*nearest, strict=True) if place >= 0]
             for nearest in zip(places, scores, strict=True)
         ]
+
+    def _ready(self, vectors: Tensor) -> np.ndarray:
+        if vectors.shape[1] != self._vectors.d:
+            raise InputError(
+                f"the index has vectors {self._vectors.d} wide, the model {vectors.shape[1]}; build the index again"
+            )
+        return _for_faiss(self.kind, vectors)
 
     def save(self, folder: Path) -> None:
         """Writes the index to a folder: `rows.json`, which names the file with the vectors.
@@ -93,7 +128,7 @@ class Index:
         told = {"kind": self.kind, "space": asdict(self.space), "vectors": name, "sha256": digest}
         text = json.dumps(told | {"rows": [asdict(row) for row in self.rows]}, ensure_ascii=False, indent=0)
         with atomic(folder / ROWS) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         for old in folder.glob("vectors-*.faiss"):
             if old.name != name:
                 old.unlink()
@@ -105,25 +140,28 @@ class Index:
         Raises:
             InputError: not there, damaged or edited.
         """
+        if not is_file(folder / ROWS):
+            raise InputError(f"{folder}: no index there")
         try:
-            told: dict[str, Any] = json.loads((folder / ROWS).read_text(encoding="utf-8"))
-            data = (folder / Path(told["vectors"]).name).read_bytes()
-            rows = [IndexRow(**row) for row in told["rows"]]
-            space, kind = Space(**told["space"]), told["kind"]
+            told = checked(_Stored, read_json(folder / ROWS), folder / ROWS)
+            data = (folder / Path(told.vectors).name).read_bytes()
         except OSError as error:
             raise InputError(f"{folder}: no index there that can be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{folder / ROWS}: damaged; delete the folder and build the index again"
-            ) from None
-        if hashlib.sha256(data).hexdigest() != told.get("sha256"):
+        except InputError as error:
+            raise InputError(f"{error}; damaged: delete the folder and build the index again") from None
+        if hashlib.sha256(data).hexdigest() != told.sha256:
             raise InputError(f"{folder}: its vectors are not those it was saved with; build the index again")
-        vectors = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        if vectors.ntotal != len(rows):
+        try:
+            vectors = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+        except RuntimeError:
+            raise InputError(f"{folder}: its vectors are damaged; build the index again") from None
+        if told.kind != "ivf" and not np.isfinite(vectors.reconstruct_n(0, vectors.ntotal)).all():
+            raise InputError(f"{folder}: its vectors hold NaN or infinity; build the index again")
+        if vectors.ntotal != len(told.rows):
             raise InputError(
-                f"{folder}: {vectors.ntotal} vectors for {len(rows)} rows; build the index again"
+                f"{folder}: {vectors.ntotal} vectors for {len(told.rows)} rows; build the index again"
             )
-        return cls(kind, space, vectors, rows)
+        return cls(told.kind, told.space, vectors, told.rows)
 
     def check_space(self, space: Space, folder: Path) -> None:
         """Refuses vectors that were made otherwise than the index's own.
@@ -160,6 +198,7 @@ def _empty_index(kind: IndexKind, vectors: np.ndarray) -> faiss.Index:
         return flat
     cells = max(min(round(4 * count**0.5), count // PER_CELL), 1)
     index = faiss.IndexIVFFlat(flat, width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = 1  # else FAISS prints that it would like more
     index.nprobe = max(round(PROBED * cells), 1)
     index.train(vectors)
     return index

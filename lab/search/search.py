@@ -13,12 +13,13 @@ from lab.condition.conditioning import Pool
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
+from lab.files import is_there
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.search.config import SearchConfig
 from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
 from lab.search.index import ROWS, Hit, Index, Space, new_rows
-from lab.search.sources import IndexRow, IndexRowKind, read_source
+from lab.search.sources import IndexRow, IndexRowKind, holds, read_source
 
 BLOCKS: Mapping[IndexRowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
 """Rows of each kind that are encoded between two reports of progress."""
@@ -61,8 +62,9 @@ def search(
         old.check_space(space, _folder(config))
     queries = _queries(config, features)
     rows = [row for over in config.over for row in read_source(over, bundle, listener)]
-    index, added = _built_or_grown(old, config, space, rows, features, listener)
-    if config.index is not None and added:
+    found = _without_gone(old, config, rows) if old is not None else None
+    index, added = _built_or_grown(found, config, space, rows, features, listener)
+    if config.index is not None and (added or found is not old):
         index.save(config.index)
     if not queries:
         return SearchResult(index, added, {})
@@ -77,7 +79,7 @@ def _folder(config: SearchConfig) -> Path:
 
 def _load_index(config: SearchConfig) -> Index | None:
     """The index that is there, or None if one is to be made."""
-    if config.index is None or (config.over and not (config.index / ROWS).exists()):
+    if config.index is None or (config.over and not is_there(config.index / ROWS)):
         return None
     index = Index.load(config.index)
     if config.kind is not None and config.kind != index.kind:
@@ -102,6 +104,24 @@ def _queries(config: SearchConfig, features: Features) -> dict[str, Tensor]:
         texts = [f"<{name}>" for name in collect(config.embedding)]
     queries = {text: features.texts([text], library) for text in texts}
     return queries | {str(path): features.images([path]) for path in config.image}
+
+
+def _without_gone(index: Index, config: SearchConfig, rows: Sequence[IndexRow]) -> Index | None:
+    """The index without what its sources do not hold any more, and with where things stand now.
+
+    A source that is not searched now says nothing of its rows. None if nothing is left.
+    """
+    now = {(row.kind, row.identity): row for row in rows}
+    gone = {
+        place
+        for place, row in enumerate(index.rows)
+        if (row.kind, row.identity) not in now and any(holds(over, row) for over in config.over)
+    }
+    if len(gone) == len(index.rows):
+        return None
+    kept = index.without(gone) if gone else index
+    moved = [now.get((row.kind, row.identity), row) for row in kept.rows]
+    return kept if moved == kept.rows else kept.with_rows(moved)
 
 
 def _built_or_grown(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lab.config import at_home
 from lab.errors import InputError, did_you_mean
+from lab.files import is_there
 from lab.listening import Listener
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def check_source(over: str) -> str:
         raise ValueError(f"what is searched begins with its type{did_you_mean(over, known)}")
     if bool(place) == (name == "vocabulary"):
         raise ValueError(f"write {'vocabulary' if name == 'vocabulary' else f'{name}:PATH'}")
-    if place and not at_home(Path(place)).exists():
+    if place and not is_there(at_home(Path(place))):
         raise ValueError(f"{place}: no such {'file' if name == 'prompts' else 'folder'}")
     return over
 
@@ -63,6 +64,17 @@ def read_source(over: str, bundle: "Bundle", listener: Listener = Listener()) ->
     if not rows:
         raise InputError(f"--over {over}: there is nothing in it")
     return rows
+
+
+def holds(over: str, row: IndexRow) -> bool:
+    """Whether a row of an index came from a typed source."""
+    name, _, place = over.partition(":")
+    path = str(at_home(Path(place)))
+    if row.kind != KINDS[name]:
+        return False
+    if name == "prompts":
+        return row.source.rpartition(":")[0] == path
+    return name == "vocabulary" or row.source == path or Path(path) in Path(row.source).parents
 
 
 def _prompts(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
@@ -117,6 +129,14 @@ def _vocabulary(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexR
     tokens = [token for token in tokenizer.get_vocab() if token not in special]
     return [IndexRow("token", token, "", token) for token in sorted(tokens)]
 
+
+KINDS: dict[str, IndexRowKind] = {
+    "prompts": "prompt",
+    "images": "image",
+    "embeddings": "embedding",
+    "vocabulary": "token",
+}
+"""What the rows of each source are."""
 
 SOURCES: dict[str, Callable[[Path, "Bundle", Listener], list[IndexRow]]] = {
     "prompts": _prompts,

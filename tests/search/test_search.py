@@ -178,3 +178,24 @@ def test_images_that_cannot_be_read_are_skipped_with_a_note(sd1, tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(lab.InputError, match=r"b\.jpg: not an image that can be read"):
         read_source(f"images:{tmp_path}", sd1, listener)
+
+
+@pytest.mark.parametrize("kind", ["flat-ip", "ivf"])
+def test_rows_whose_line_is_gone_go(sd1, tmp_path, kind, capfd):
+    library, index = tmp_path / "p.txt", tmp_path / "index"
+    other = tmp_path / "other.txt"
+    library.write_text("a cat\na dog\n")
+    other.write_text("the blue apple\n")
+    sources = [f"prompts:{library}", f"prompts:{other}"]
+    look(sd1, over=sources, index=index, text=["a dog"], kind=kind)
+    library.write_text("a red apple\na cat\n")
+    answer = look(sd1, over=[sources[0]], index=index, text=["a dog"])
+    found = {(row.text, row.source) for row in answer.index.rows}
+    assert found == {
+        ("a red apple", f"{library}:1"),
+        ("a cat", f"{library}:2"),
+        ("the blue apple", f"{other}:1"),
+    }
+    (best, *_) = look(sd1, index=index, text=["a cat"]).hits["a cat"]
+    assert best.row.text == "a cat" and best.score == pytest.approx(1, abs=1e-4)
+    assert capfd.readouterr().out == ""  # FAISS would like more rows for an ivf index
