@@ -33,9 +33,9 @@ from lab.condition.config import TextOptions
 from lab.condition.encode import encode_pairs
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Group, write_sheets
-from lab.sample.config import SamplingOptions
+from lab.sample.config import GenerateConfig
 from lab.sample.pixels import encode_image
-from lab.sample.plan import Job
+from lab.sample.plan import Job, Request
 from lab.sample.settings import resolve
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import CONFIGS, WORK, read_config
@@ -135,11 +135,18 @@ def capture(
     bundle: Bundle, scenes: list[Scene], icons: Icons, noise: float, layers: Sequence[str]
 ) -> list[HeatMaps]:
     """The maps of one call of the U-Net for each scene, which is noised to a share of the schedule."""
-    options = SamplingOptions(steps=STEPS, guidance=1.0, scheduler="ddim")
+    options = GenerateConfig(steps=STEPS, guidance=1.0, scheduler="ddim")
     settings = replace(resolve(bundle, options), strength=noise)
     pairs = encode_pairs(bundle, [(caption(scene), "") for scene in scenes], {}, TextOptions(), STEPS)
     jobs = [
-        Job(place, *pair, place, settings, encode_image(bundle, picture(scene, icons, settings.width)))
+        Job(
+            place,
+            *pair,
+            place,
+            settings,
+            Request(place, caption(scene), "", place, options),
+            encode_image(bundle, picture(scene, icons, settings.width)),
+        )
         for place, (scene, pair) in enumerate(zip(scenes, pairs, strict=True))
     ]
     return heat_maps(bundle, jobs, steps={STEPS - settings.steps_run}, layers=layers)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
-from lab.sample.config import SamplingOptions
-from lab.sample.plan import Job
+from lab.sample.config import GenerateConfig
+from lab.sample.plan import Job, Request
 from lab.sample.settings import resolve
 
 STEPS = 3
@@ -34,9 +34,10 @@ def plain(entry, until=STEPS):
 
 
 def make_job(bundle, positive="a red apple", negative="blurry", seed=1, guidance=5.0, **settings):
-    options = SamplingOptions(steps=STEPS, guidance=guidance, scheduler="ddim", **settings)
+    options = GenerateConfig(steps=STEPS, guidance=guidance, scheduler="ddim", **settings)
     sides = [plain(encoding(bundle, text, seed=place)) for place, text in enumerate((positive, negative))]
-    return Job(0, sides[0], sides[1], seed, resolve(bundle, options))
+    request = Request(0, positive, negative, seed, options)
+    return Job(0, *sides, seed, resolve(bundle, options), request)
 
 
 def out_of_sight(bundle):

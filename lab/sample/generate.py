@@ -207,7 +207,7 @@ def make_images(
     if len(waiting) < len(jobs):
         there = len(jobs) - len(waiting)
         listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
-    batch_size = jobs[0].request.options.batch_size if jobs and jobs[0].request else "auto"
+    batch_size = jobs[0].request.options.batch_size if jobs else "auto"
     with _Writers(folder) as writers:
         for sample in run_jobs(bundle, waiting, batch_size, listener):
             writers.write(sample.job.index, sample.image, make_record(bundle, sample.job))

@@ -53,8 +53,8 @@ class Job:
     Attributes:
         index: The image's place among the results.
         negative: What guidance leads away from; unused where nothing is guided.
+        request: What the job was planned from, of which the image's record tells.
         init_latents: (1, c, h, w) float32 for image-to-image, or None.
-        request: What the job was planned from; `make_record` needs it.
     """
 
     index: int
@@ -62,8 +62,8 @@ class Job:
     negative: Conditioning
     seed: int
     settings: Settings
+    request: Request
     init_latents: Tensor | None = None
-    request: Request | None = None
 
     @property
     def guided(self) -> bool:
@@ -128,7 +128,7 @@ def plan(
         pairs = _encode(bundle, alike, settings[places[0]].prompt_steps, embeddings)
         sides |= dict(zip(places, pairs, strict=True))
     return [
-        Job(request.index, *sides[place], request.seed, settings[place], init_latents[place], request)
+        Job(request.index, *sides[place], request.seed, settings[place], request, init_latents[place])
         for place, request in enumerate(requests)
     ]
 

@@ -15,7 +15,7 @@ from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import find_dialect
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
-from lab.sample.plan import Job, Request
+from lab.sample.plan import Job
 
 _NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
 
@@ -36,8 +36,7 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
     Keys named like a field of `GenerateConfig` hold what that field was, or the default that was used in its
     place; `config_of` reads them back.
     """
-    request = _request(job)
-    options = request.options
+    request, options = job.request, job.request.options
     given = options.model_dump(mode="json", include=options.model_fields_set - _NOT_OF_ONE_IMAGE)
     negative = request.negative_prompt
     used = {
@@ -78,7 +77,7 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
     things |= {f"prompt {number}": text_digest(prompt) for number, prompt in enumerate(prompts, start=1)}
     for job in jobs:
         things |= {f"embedding {use['name']}": use["sha256"] for use in _applied(job)}
-        options = _request(job).options
+        options = job.request.options
         for name, what in FILES.items():
             path = getattr(options, name)
             if path is not None:
@@ -144,11 +143,6 @@ def _quoted(value: Any) -> str:
 @cache
 def _version(package: str) -> str:
     return version(package)  # parses the package's metadata each time
-
-
-def _request(job: Job) -> Request:
-    assert job.request is not None, "only planned jobs have records"
-    return job.request
 
 
 def _applied(job: Job) -> list[dict[str, Any]]:
