@@ -30,13 +30,13 @@ from torch import Tensor
 import lab
 from lab.analysis.heatmaps import HeatMaps, Target, heat_maps, overlay
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode_pairs
+from lab.condition.encoder import encode_pairs
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Group, write_sheets
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, Request
 from lab.sample.pixels import encode_image
-from lab.sample.plan import Job, Request
-from lab.sample.settings import resolve
+from lab.sample.plan import Job
+from lab.sample.settings import resolve_settings
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.common import CONFIGS, WORK, read_config
 from scripts.pretrain.data import load
@@ -136,7 +136,7 @@ def capture(
 ) -> list[HeatMaps]:
     """The maps of one call of the U-Net for each scene, which is noised to a share of the schedule."""
     options = GenerateConfig(steps=STEPS, guidance=1.0, scheduler="ddim")
-    settings = replace(resolve(bundle, options), strength=noise)
+    settings = replace(resolve_settings(bundle.facts, options), strength=noise)
     pairs = encode_pairs(bundle, [(caption(scene), "") for scene in scenes], {}, TextOptions(), STEPS)
     jobs = [
         Job(

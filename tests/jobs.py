@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 
 from lab.condition.conditioning import Conditioning, Encoding, Part, TokenSpan
-from lab.sample.config import GenerateConfig
-from lab.sample.plan import Job, Request
-from lab.sample.settings import resolve
+from lab.sample.config import GenerateConfig, Request
+from lab.sample.plan import Job
+from lab.sample.settings import resolve_settings
 
 STEPS = 3
 
@@ -37,7 +37,7 @@ def make_job(bundle, positive="a red apple", negative="blurry", seed=1, guidance
     options = GenerateConfig(steps=STEPS, guidance=guidance, scheduler="ddim", **settings)
     sides = [plain(encoding(bundle, text, seed=place)) for place, text in enumerate((positive, negative))]
     request = Request(0, positive, negative, seed, options)
-    return Job(0, *sides, seed, resolve(bundle, options), request)
+    return Job(0, *sides, seed, resolve_settings(bundle.facts, options), request)
 
 
 def out_of_sight(bundle):

@@ -12,6 +12,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.schedulers import make_scheduler
 from lab.sample.denoise import Step, denoise
+from lab.sample.engine import batch_key
 from lab.sample.guidance import Predictor
 from lab.sample.plan import Job
 from lab.sample.settings import Settings
@@ -65,7 +66,7 @@ def guidance_difference(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCur
     groups: dict[Hashable, list[JobPair]] = defaultdict(list)
     for pair in pairs:
         check_pair(*pair)
-        groups[pair[0].batch_key, pair[1].batch_key].append(pair)
+        groups[batch_key(pair[0]), batch_key(pair[1])].append(pair)
     curves = [
         _measure(bundle, group[start : start + BATCH])
         for group in groups.values()

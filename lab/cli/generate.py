@@ -26,8 +26,9 @@ def generate(
     with Bars() as bars:
         facts = read_facts(settings, bars)
         from lab.models.load import load_options
+        from lab.sample.config import requests
         from lab.sample.generate import generate_to_disk
-        from lab.sample.plan import check_requests_by_configs, requests
+        from lab.sample.plan import check_requests_by_configs
 
         check_requests_by_configs(facts, requests(settings))
         bundle = load_options(settings, bars, facts)

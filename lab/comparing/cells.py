@@ -13,8 +13,9 @@ from lab.models.config import ModelOptions
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.load import load_options
 from lab.runs.run import RunFolder, file_digest, text_digest
+from lab.sample.config import Request
 from lab.sample.generate import make_images
-from lab.sample.plan import Job, Request, check_requests, check_requests_by_configs, plan
+from lab.sample.plan import Job, check_requests, check_requests_by_configs, plan
 from lab.sample.record import FILES
 
 SLAB = 256

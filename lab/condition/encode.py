@@ -1,12 +1,9 @@
 """Prompts and learned embeddings in, `Conditioning` out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, overload
 
-import torch
-
-from lab.condition.conditioning import Conditioning, Encoding
+from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.encoder import PromptEncoder
 from lab.embeddings.library import Sources, collect
@@ -72,36 +69,3 @@ def encode(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     made = PromptEncoder(bundle, library, options, steps).encode(prompts)
     return made[prompt] if isinstance(prompt, str) else [made[text] for text in prompts]
-
-
-def encode_pairs(
-    bundle: Bundle,
-    pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
-    embeddings: Sources,
-    options: TextOptions,
-    steps: int,
-) -> list[tuple[Conditioning, Conditioning]]:
-    """Encodes prompts with their negative prompts, each side as long as its own text.
-
-    Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
-    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
-    already (`read_embeds`) is taken as it is.
-    """
-    encoder = PromptEncoder(bundle, embeddings, options, steps)
-    positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
-    negatives = encoder.encode(
-        (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
-    )
-    result = []
-    for prompt, avoided in pairs:
-        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
-        negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
-        if avoided is None and bundle.force_zeros_for_empty_prompt:
-            negative = negative.map(_zeros)
-        result.append((positive, negative))
-    return result
-
-
-def _zeros(encoding: Encoding) -> Encoding:
-    pooled = None if encoding.pooled is None else torch.zeros_like(encoding.pooled)
-    return replace(encoding, embeds=torch.zeros_like(encoding.embeds), pooled=pooled)

@@ -38,6 +38,34 @@ class _ChunkedText(NamedTuple):
         return [chunk for _, members in self.terms for member in members for chunk in member] + [self.pooled]
 
 
+def encode_pairs(
+    bundle: Bundle,
+    pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
+    embeddings: Sources,
+    options: TextOptions,
+    steps: int,
+) -> list[tuple[Conditioning, Conditioning]]:
+    """Encodes prompts with their negative prompts, each side as long as its own text.
+
+    Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
+    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
+    already (`read_embeds`) is taken as it is.
+    """
+    encoder = PromptEncoder(bundle, embeddings, options, steps)
+    positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
+    negatives = encoder.encode(
+        (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
+    )
+    result = []
+    for prompt, avoided in pairs:
+        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
+        negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
+        if avoided is None and bundle.force_zeros_for_empty_prompt:
+            negative = negative.map(_zeros)
+        result.append((positive, negative))
+    return result
+
+
 class PromptEncoder:
     """Encodes prompts for one bundle with one set of embeddings and options, over one number of steps.
 
@@ -251,3 +279,8 @@ def _level_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def _with_embeds(entry: Encoding, embeds: Tensor) -> Encoding:
     return entry if len(embeds) == len(entry.embeds) else replace(entry, embeds=embeds)
+
+
+def _zeros(encoding: Encoding) -> Encoding:
+    pooled = None if encoding.pooled is None else torch.zeros_like(encoding.pooled)
+    return replace(encoding, embeds=torch.zeros_like(encoding.embeds), pooled=pooled)

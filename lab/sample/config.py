@@ -1,12 +1,14 @@
-"""The options of generation, each defined once, and the prompts and seeds of a run as people write them."""
+"""The options of generation, each defined once, and the images that they ask for: prompts x seeds. Imports no torch."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
 from lab.config import Config, ExistingFile, NewPath, one_of
@@ -148,6 +150,26 @@ class GenerateConfig(PromptOptions, SamplingOptions, TextOptions, ModelOptions):
     """One generation run."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """One image as it is asked for.
+
+    Attributes:
+        index: The image's place among the results.
+        prompt: Text, or what it was encoded to.
+        negative_prompt: Text, what it was encoded to, or None if none was given, which for SDXL is not the same
+            as "".
+        options: Everything else that makes it; its own prompts and seeds do not count, its `embeds` stand for the
+            prompt and its `negative_embeds` for the negative prompt.
+    """
+
+    index: int
+    prompt: str | Conditioning
+    negative_prompt: str | Conditioning | None
+    seed: int
+    options: GenerateConfig
+
+
 def read_prompts(config: GenerateConfig) -> list[str]:
     """The prompts in the order given, those of the file last.
 
@@ -163,6 +185,24 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     if not prompts and config.embeds is None:
         raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
     return prompts
+
+
+def requests(config: GenerateConfig) -> list[Request]:
+    """Every prompt of a config with every seed: prompt-major.
+
+    Raises:
+        InputError: no prompt, prompts or a negative prompt beside embeddings that stand for them, or a prompt file
+            that cannot be read.
+    """
+    prompts = read_prompts(config)
+    if config.negative_embeds is not None and config.negative_prompt is not None:
+        raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
+    seeds = parse_seeds(config.seeds)
+    asked = [(prompt, seed) for prompt in prompts or [""] for seed in seeds]
+    return [
+        Request(index, prompt, config.negative_prompt, seed, config)
+        for index, (prompt, seed) in enumerate(asked)
+    ]
 
 
 def config_of(record: Mapping[str, Any]) -> GenerateConfig:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -71,8 +71,22 @@ def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
     """Groups jobs into batches of at most `size`, each in the order given."""
     groups: dict[Hashable, list[Job]] = defaultdict(list)
     for job in jobs:
-        groups[job.batch_key].append(job)
+        groups[batch_key(job)].append(job)
     return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+
+def batch_key(job: Job) -> Hashable:
+    """Jobs with equal keys can share a batch; only seeds, texts and guidance scales differ within one.
+
+    Prompts of unequal length are kept apart: in one call the shorter ones would cost as much as the longest.
+    """
+    sides = (job.positive, job.negative) if job.guided else (job.positive,)
+    return (
+        replace(job.settings, guidance=0.0),
+        job.guided,
+        job.init_latents is None,
+        tuple((len(side.parts), len(side.embeds)) for side in sides),
+    )
 
 
 def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) -> list[Sample]:

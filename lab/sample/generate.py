@@ -12,7 +12,7 @@ from typing import Any, Self
 from PIL import Image
 from torch import Tensor
 
-from lab.embeddings.library import Sources, collect
+from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.images import open_image
 from lab.listening import Listener
@@ -21,9 +21,9 @@ from lab.models.config import ModelOptions
 from lab.runs.pages import write_overview
 from lab.runs.png import record_beside
 from lab.runs.run import RunFolder, run_digest
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, requests
 from lab.sample.engine import run_jobs
-from lab.sample.plan import Job, plan, requests
+from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
 
 WRITERS = 4
@@ -153,8 +153,7 @@ def generate(
         if name in ModelOptions.model_fields:
             raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
     config = GenerateConfig.build({**(config.given() if config else {}), **settings})
-    library = collect(embeddings, config.embedding, config.embeddings)
-    jobs = plan(bundle, requests(config), library)
+    jobs = plan(bundle, requests(config), embeddings)
     _tell_notes(jobs, listener)
     if config.out is not None:
         return _generate_to_disk(bundle, config, jobs, config.out, listener)

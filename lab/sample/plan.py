@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -10,40 +10,18 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
-from lab.condition.encode import encode_pairs
-from lab.condition.encoder import PromptEncoder
+from lab.condition.encoder import PromptEncoder, encode_pairs
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
-from lab.errors import InputError
 from lab.images import fit, open_image
 from lab.models.bundle import Bundle
 from lab.models.facts import ModelFacts, check_clip_skip, check_widths
 from lab.prompt.parse import references_in
-from lab.sample.config import GenerateConfig, SamplingOptions, parse_seeds, read_prompts
+from lab.sample.config import Request, SamplingOptions
 from lab.sample.pixels import encode_image
-from lab.sample.settings import Settings, resolve
+from lab.sample.settings import Settings, resolve_settings
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image as it is asked for.
-
-    Attributes:
-        index: The image's place among the results.
-        prompt: Text, or what it was encoded to.
-        negative_prompt: Text, what it was encoded to, or None if none was given, which for SDXL is not the same
-            as "".
-        options: Everything else that makes it; its own prompts and seeds do not count, its `embeds` stand for the
-            prompt and its `negative_embeds` for the negative prompt.
-    """
-
-    index: int
-    prompt: str | Conditioning
-    negative_prompt: str | Conditioning | None
-    seed: int
-    options: GenerateConfig
 
 
 @dataclass(frozen=True)
@@ -71,38 +49,6 @@ class Job:
         parts = self.positive.parts
         return self.settings.guidance > 1 or len(parts) > 1 or parts[0].weight != 1
 
-    @property
-    def batch_key(self) -> Hashable:
-        """Jobs with equal keys can share a batch; only seeds, texts and guidance scales differ within one.
-
-        Prompts of unequal length are kept apart: in one call the shorter ones would cost as much as the longest.
-        """
-        sides = (self.positive, self.negative) if self.guided else (self.positive,)
-        return (
-            replace(self.settings, guidance=0.0),
-            self.guided,
-            self.init_latents is None,
-            tuple((len(side.parts), len(side.embeds)) for side in sides),
-        )
-
-
-def requests(config: GenerateConfig) -> list[Request]:
-    """Every prompt of a config with every seed: prompt-major.
-
-    Raises:
-        InputError: no prompt, prompts or a negative prompt beside embeddings that stand for them, or a prompt file
-            that cannot be read.
-    """
-    prompts = read_prompts(config)
-    if config.negative_embeds is not None and config.negative_prompt is not None:
-        raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
-    seeds = parse_seeds(config.seeds)
-    asked = [(prompt, seed) for prompt in prompts or [""] for seed in seeds]
-    return [
-        Request(index, prompt, config.negative_prompt, seed, config)
-        for index, (prompt, seed) in enumerate(asked)
-    ]
-
 
 def plan(
     bundle: Bundle,
@@ -120,7 +66,7 @@ def plan(
         InputError: settings that the model cannot serve, text that cannot be read or names an embedding which is
             not there, an init image or prompt embeddings that cannot be used.
     """
-    settings = _settings(bundle, requests)
+    settings = _settings(bundle.facts, requests)
     init_latents = _all_init_latents(bundle, requests, settings)
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
     for places in _read_alike(requests, settings):
@@ -142,7 +88,7 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
     Raises:
         InputError: see `plan`.
     """
-    settings = _settings(bundle, requests)
+    settings = _settings(bundle.facts, requests)
     _all_init_latents(bundle, requests, settings)
     for places in _read_alike(requests, settings):
         alike, steps = [requests[place] for place in places], settings[places[0]].prompt_steps
@@ -210,8 +156,8 @@ def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embeddin
     return collect(embeddings, options.embedding, options.embeddings)
 
 
-def _settings(model: Bundle | ModelFacts, requests: Sequence[Request]) -> list[Settings]:
-    return _by_key(requests, _sampling_key, lambda request: resolve(model, request.options))
+def _settings(facts: ModelFacts, requests: Sequence[Request]) -> list[Settings]:
+    return _by_key(requests, _sampling_key, lambda request: resolve_settings(facts, request.options))
 
 
 def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:

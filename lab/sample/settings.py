@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab.errors import InputError
-from lab.models.bundle import Bundle
 from lab.models.facts import ModelFacts
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
@@ -59,14 +58,13 @@ class Settings:
         )
 
 
-def resolve(model: Bundle | ModelFacts, options: SamplingOptions) -> Settings:
+def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
     """Completes the options with the defaults of a model, which need not be loaded yet.
 
     Raises:
         InputError: a size that the model cannot make, a scheduler that cannot work with it, a guidance interval
             that is empty, or an option that the model or the other options give no meaning.
     """
-    facts = model.facts if isinstance(model, Bundle) else model
 
     def chosen(name: str) -> Any:
         given = getattr(options, name)

@@ -13,7 +13,8 @@ from lab.analysis.heatmaps import Target, heat_maps
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.schedulers import SCHEDULERS
-from lab.sample.plan import plan, requests
+from lab.sample.config import requests
+from lab.sample.plan import plan
 from scripts.gpu.stand import Found, NotHereError, Stand, images_of, worst_psnr
 
 PROMPT = "a noto emoji of a red apple on a white background"

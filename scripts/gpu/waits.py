@@ -11,7 +11,8 @@ import torch
 
 import lab
 from lab.analysis.heatmaps import Target, heat_maps
-from lab.sample.plan import plan, requests
+from lab.sample.config import requests
+from lab.sample.plan import plan
 from scripts.gpu.learning import learn
 from scripts.gpu.shapes import random_bundle
 from scripts.gpu.stand import Found, NotHereError, Stand

@@ -18,9 +18,9 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.runs.pages import write_overview
 from lab.runs.run import RunFolder
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, Request, requests
 from lab.sample.generate import make_images
-from lab.sample.plan import Job, Request, plan, requests
+from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
 from lab.score.judges import open_tools

@@ -20,11 +20,11 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.folder import read_module
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, Request
 from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
-from lab.sample.plan import Job, Request, plan
-from lab.sample.settings import Settings, resolve
+from lab.sample.plan import Job, plan
+from lab.sample.settings import Settings, resolve_settings
 from lab.score.config import ScoreOptions
 from lab.score.judges import Batch, Tools, open_tools
 from lab.score.metrics import METRICS
@@ -218,7 +218,7 @@ def sampling_settings(bundle: Bundle, config: TrainConfig) -> Settings:
     Raises:
         InputError: settings that the model cannot serve, no guidance, or more steps with gradients than there are.
     """
-    settings = resolve(bundle, sampling_config(config))
+    settings = resolve_settings(bundle.facts, sampling_config(config))
     if settings.guidance <= 1:
         raise InputError(
             f"guidance: {settings.guidance:g} leaves the negative prompt no part; give a --guidance above 1"
