@@ -29,7 +29,8 @@ class Word:
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding, or None for words.
         group: Which segment of the text it is of.
-        spelling: As the tokenizer reads it, which is where the dialect cleans text; empty for an embedding.
+        spelling: As the tokenizer reads it, which is where the dialect cleans text; empty for an embedding, and for a
+            sign that others follow in one piece, as the first of `,:`, whose token is another than the sign's own.
         skipped: How many of its tokens stand in the chunk before; 0 for a whole word and for a word's beginning.
     """
 
@@ -156,8 +157,13 @@ class Tokenizer:
                 words.append(Word(name, self._placeholders(name), source, embedding=name))
             else:
                 spelling = text[slice(*source)]
+                if len(spelling) == 1 and not spelling.isalnum() and not self._ends_piece(ids[first]):
+                    spelling = ""
                 words.append(Word(spelling, (tuple(ids[first:last]), *others), source, spelling=spelling))
         return words
+
+    def _ends_piece(self, token: int) -> bool:
+        return str(self._towers[0].tokenizer.convert_ids_to_tokens(token)).endswith("</w>")
 
     def _joined(self, text: str, offsets: Sequence[Span], index: int) -> bool:
         """Whether token `index` belongs to the word of the token before it."""

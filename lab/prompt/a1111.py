@@ -60,7 +60,9 @@ def read(text: str) -> Reading:
             weight = running["("][-1] * running["["][-1]
             inside = *opened["("], *opened["["]
             if len(inside) <= _DEEP:  # the web UI's order of products, for the same last digit
-                weight = math.prod(factor for _, factor in sorted(factors[each] for each in inside))
+                weight = math.prod(
+                    (factor for _, factor in sorted(factors[each] for each in inside)), start=1.0
+                )
             _add_text(builder, text, (start + 1, end) if sign[0] == "\\" else (start, end), weight)
     segments = builder.finish()
     broken = any(segment.weight != 1 and _BREAK.search(segment.text) for segment in segments)

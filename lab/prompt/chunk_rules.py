@@ -14,7 +14,7 @@ class Unit(Protocol):
 
     @property
     def spelling(self) -> str:
-        """The word as the tokenizer reads it; empty for an embedding."""
+        """The word as the tokenizer reads it; empty for an embedding, and for a sign that others follow at once."""
 
     @property
     def embedding(self) -> str | None:
@@ -97,21 +97,24 @@ def back_to_comma(chunk: Sequence[Unit], ahead: Sequence[Unit], room: int, reach
 
     Not before a comma, and before an embedding only if the chunk is full.
     """
-    unit = ahead[0]
-    if not reach or unit.spelling == "," or (unit.embedding is not None and count_tokens(chunk) < room):
-        return Split(len(chunk))
-    comma = _last(chunk, ",")
-    if comma is None or room - count_tokens(chunk[:comma]) > reach:
-        return Split(len(chunk))
-    return Split(comma + 1)
+    comma = _comma_in_reach(chunk, ahead[0], room, reach)
+    return Split(len(chunk) if comma is None else comma + 1)
 
 
 def cut_words(chunk: Sequence[Unit], ahead: Sequence[Unit], room: int, reach: int) -> Split:
     """The A1111 web UI: as `back_to_comma`, and without a comma in reach a word is cut where the chunk is full."""
-    split = back_to_comma(chunk, ahead, room, reach)
-    if split.stay < len(chunk) or ahead[0].embedding is not None:
-        return split
-    return Split(split.stay, room - count_tokens(chunk))
+    comma = _comma_in_reach(chunk, ahead[0], room, reach)
+    if comma is not None:
+        return Split(comma + 1)
+    return Split(len(chunk), 0 if ahead[0].embedding is not None else room - count_tokens(chunk))
+
+
+def _comma_in_reach(chunk: Sequence[Unit], unit: Unit, room: int, reach: int) -> int | None:
+    """The last comma's place in a chunk if what follows it moves along with a unit that does not fit."""
+    if not reach or unit.spelling == "," or (unit.embedding is not None and count_tokens(chunk) < room):
+        return None
+    comma = _last(chunk, ",")
+    return None if comma is None or room - count_tokens(chunk[:comma]) > reach else comma
 
 
 def back_to_sentence(chunk: Sequence[Unit], ahead: Sequence[Unit], room: int, reach: int) -> Split:

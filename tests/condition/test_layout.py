@@ -49,6 +49,22 @@ def test_a_full_chunk_ends_at_a_comma_in_reach():
     assert laid(words("1 2 3 4 5 6 , 8 9 10 11 12")) == ["1 2 3 4 5 6 ,", "8 9 10 11 12"]
 
 
+def test_a_word_right_behind_a_comma_moves_on_whole():
+    long = word("long", 3)
+    assert laid([[*words("1 2 3 4 5 6 7 8 ,")[0], long]]) == ["1 2 3 4 5 6 7 8 ,", "long"]
+
+
+def test_a_comma_in_one_piece_with_other_signs_is_none(sd1):
+    """Its token is not the comma's, which alone the web UI asks for."""
+
+    def first_chunk(text):
+        spans = encode(sd1, text).spans
+        return sum(span.start < 77 for span in spans)
+
+    assert first_chunk("a " * 70 + ", a a a a a a") == 71
+    assert first_chunk("a " * 70 + ",: a a a a a") == 75
+
+
 def test_a_comma_out_of_reach_does_not_count():
     assert laid(words("1 2 3 4 5 , 7 8 9 10 11 12")) == ["1 2 3 4 5 , 7 8 9 10", "11 12"]
     assert laid(words("1 2 3 4 5 6 , 8 9 10 11 12"), backtrack=0) == ["1 2 3 4 5 6 , 8 9 10", "11 12"]
