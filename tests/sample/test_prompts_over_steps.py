@@ -18,7 +18,7 @@ def ours(bundle, prompt, negative="", **settings):
 
 def spelt_out(bundle, prediction, scheduler="ddim"):
     """A scheduler's loop with `prediction(noisy, timestep, call)`."""
-    scheduler = make_scheduler(scheduler, False, bundle.scheduler_config, STEPS, "cpu")
+    scheduler = make_scheduler(scheduler, False, bundle.scheduler_config, STEPS)
     shape = (1, 4, bundle.defaults.height // bundle.vae_scale, bundle.defaults.width // bundle.vae_scale)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)) * scheduler.init_noise_sigma
     with torch.no_grad():
