@@ -16,7 +16,7 @@ import time
 import torch
 
 from lab.condition.config import TextOptions
-from lab.condition.encoder import encode_pairs
+from lab.condition.encode import encode_pairs
 from lab.models.load import load
 from lab.prompt.parse import parse, resolve
 

@@ -30,7 +30,7 @@ from torch import Tensor
 import lab
 from lab.analysis.heatmaps import HeatMaps, Target, heat_maps, overlay
 from lab.condition.config import TextOptions
-from lab.condition.encoder import encode_pairs
+from lab.condition.encode import encode_pairs
 from lab.models.bundle import Bundle
 from lab.runs.sheet import Group, write_sheets
 from lab.sample.config import GenerateConfig, Request

@@ -10,7 +10,7 @@ from torch import Tensor, stack
 from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
-from lab.condition.encoder import PromptEncoder
+from lab.condition.encode import PromptEncoder
 from lab.condition.tokens import Word
 from lab.condition.towers import layers_back
 from lab.models.bundle import Bundle

@@ -1,20 +1,10 @@
-"""Chunks of words, as many as a text encoder reads at once, and what each row of its output stands for."""
+"""Chunks of words, as many as a text encoder reads at once, and how words fill them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
-from lab.condition.conditioning import AppliedEmbedding, TokenSpan
 from lab.condition.tokens import Word
 from lab.errors import InputError
 from lab.prompt.chunk_rules import SplitRule, count_tokens
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lab.embeddings.embedding import Embedding
-    from lab.models.bundle import TextTower
 
 
 class Chunk(tuple[Word, ...]):
@@ -46,48 +36,6 @@ class Chunk(tuple[Word, ...]):
             end = row + len(word.ids[encoder])
             yield word, range(row, end)
             row = end
-
-    def token_ids(self, tower: "TextTower", encoder: int) -> list[int]:
-        """(context_length,) ids: start token, the words' tokens, end token, the encoder's own padding.
-
-        Args:
-            encoder: Which of the model's text encoders `tower` is.
-        """
-        ids = [tower.tokenizer.bos_token_id]
-        for word in self:
-            ids += word.ids[encoder]
-        ids.append(tower.tokenizer.eos_token_id)
-        return ids + [tower.pad_token_id] * (tower.context_length - len(ids))
-
-    def row_weights(self, encoder: int, context: int) -> list[float]:
-        """(context,) weights; 1 for start, end and padding."""
-        weights = [1.0] * context
-        for word, rows in self.rows(encoder):
-            weights[rows.start : rows.stop] = [word.weight] * len(rows)
-        return weights
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """A text's chunks as one encoder sees them: what weight arithmetic works on.
-
-    Attributes:
-        z: (chunks, context, width) float32 hidden states of the text.
-        e: (context, width) float32 hidden states of an empty chunk.
-        w: (chunks, context) float32 weights, 1 for start, end, padding and unweighted tokens.
-        ids: (chunks, context) token ids; those of learned vectors are past the vocabulary's end.
-        fragments: Each run of tokens under one weight, in order, with that weight.
-        special_ids: The encoder's start, end and padding tokens.
-        encode: (ids (b, context), mask (b, context) of ones and zeros) to hidden states (b, context, width).
-    """
-
-    z: "Tensor"
-    e: "Tensor"
-    w: "Tensor"
-    ids: "Tensor"
-    fragments: Sequence[tuple[Sequence[int], float]]
-    special_ids: tuple[int, int, int]
-    encode: "Callable[[Tensor, Tensor], Tensor]"
 
 
 def fill_chunks(
@@ -139,17 +87,6 @@ def fill_chunks(
     return [Chunk(chunk) for chunk in chunks or [[]]]
 
 
-def cut_notes(chunks: Sequence[Chunk]) -> Iterator[str]:
-    """Says where a word or an embedding is cut between two chunks, one line each."""
-    for number, (before, chunk) in enumerate(pairwise(chunks), start=1):
-        if chunk and chunk[0].skipped:
-            what, parts = ("words", "tokens") if chunk[0].embedding is None else ("embeddings", "vectors")
-            yield (
-                f"'{chunk[0].text}' is cut between chunks {number} and {number + 1}: {before[-1].length} of its "
-                f"{parts} end the first; --keep-words keeps {what} whole"
-            )
-
-
 def first_chunk(words: Iterable[Word], room: int) -> Chunk:
     """The first `room` tokens of words; a word is cut where they end, an embedding is left out."""
     chunk: list[Word] = []
@@ -167,32 +104,3 @@ def _check_cut(word: Word, room: int) -> None:
         raise InputError(
             f"embedding {word.text}: its {word.length} vectors do not fit in a chunk of {room} tokens"
         )
-
-
-def token_spans(chunks: Iterable[Chunk], context: int, first_row: int = 0) -> Iterator[TokenSpan]:
-    """What the rows of a text's embeddings stand for; its chunks take `context` rows each, from `first_row` on.
-
-    Rows are the first encoder's where SDXL's second one sees another number of tokens.
-    """
-    for index, chunk in enumerate(chunks):
-        offset = first_row + index * context
-        for word, rows in chunk.rows():
-            start, end = offset + rows.start, offset + rows.stop
-            yield TokenSpan(word.text, start, end, word.source, word.weight, word.embedding, word.skipped)
-
-
-def applied_embeddings(
-    spans: Sequence[TokenSpan], embeddings: Mapping[str, "Embedding"]
-) -> tuple[AppliedEmbedding, ...]:
-    """Each use of a learned embedding, in order."""
-    return tuple(
-        AppliedEmbedding(
-            name=span.embedding,
-            vectors=span.end - span.start,
-            positions=tuple(range(span.start, span.end)),
-            weight=span.weight,
-            sha256=embeddings[span.embedding].provenance.sha256,
-        )
-        for span in spans
-        if span.embedding is not None
-    )

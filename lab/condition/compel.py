@@ -12,7 +12,7 @@ import torch
 from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
 from torch import Tensor
 
-from lab.condition.chunks import EncodedText
+from lab.condition.weighting import EncodedText
 
 
 def weigh_by_compel(text: EncodedText) -> Tensor:

@@ -1,12 +1,16 @@
 """What text becomes: prompt embeddings with a full account of what each row stands for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lab.condition.chunks import Chunk
+    from lab.embeddings.embedding import Embedding
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Encoding:
     spans: tuple[TokenSpan, ...] = ()
     applied: tuple[AppliedEmbedding, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def with_embeds(self, embeds: "Tensor") -> "Encoding":
+        """The same with other embeds of its own length or more; itself where nothing is added."""
+        return self if len(embeds) == len(self.embeds) else replace(self, embeds=embeds)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,17 @@ class Conditioning:
         return "".join(_html_table(entry) for entry in dict.fromkeys(self.entries))
 
 
+def level_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts of a composition at the length of the longest: the last row of the shorter ones is repeated."""
+    rows = max(len(part.entries[0][1].embeds) for part in parts)
+
+    def repeat_last(entry: Encoding) -> Encoding:
+        own = len(entry.embeds)
+        return entry if own == rows else entry.with_embeds(entry.embeds[[*range(own), *[-1] * (rows - own)]])
+
+    return tuple(part.map(repeat_last) for part in parts)
+
+
 def _html_table(entry: Encoding) -> str:
     rows, width = entry.embeds.shape
     caption = f"{escape(entry.text) or '(empty)'} &mdash; {rows} rows, {width} wide"
@@ -162,6 +181,46 @@ def _html_table(entry: Encoding) -> str:
 
 def _shown(span: TokenSpan) -> str:
     return span.text if span.embedding is None else f"<{span.embedding}>"
+
+
+def token_spans(chunks: "Iterable[Chunk]", context: int, first_row: int = 0) -> Iterator[TokenSpan]:
+    """What the rows of a text's embeddings stand for; its chunks take `context` rows each, from `first_row` on.
+
+    Rows are the first encoder's where SDXL's second one sees another number of tokens.
+    """
+    for index, chunk in enumerate(chunks):
+        offset = first_row + index * context
+        for word, rows in chunk.rows():
+            start, end = offset + rows.start, offset + rows.stop
+            yield TokenSpan(word.text, start, end, word.source, word.weight, word.embedding, word.skipped)
+
+
+def applied_embeddings(
+    spans: Sequence[TokenSpan], embeddings: "Mapping[str, Embedding]"
+) -> tuple[AppliedEmbedding, ...]:
+    """Each use of a learned embedding, in order."""
+    return tuple(
+        AppliedEmbedding(
+            name=span.embedding,
+            vectors=span.end - span.start,
+            positions=tuple(range(span.start, span.end)),
+            weight=span.weight,
+            sha256=embeddings[span.embedding].provenance.sha256,
+        )
+        for span in spans
+        if span.embedding is not None
+    )
+
+
+def cut_notes(chunks: "Sequence[Chunk]") -> Iterator[str]:
+    """Says where a word or an embedding is cut between two chunks, one line each."""
+    for number, (before, chunk) in enumerate(pairwise(chunks), start=1):
+        if chunk and chunk[0].skipped:
+            what, parts = ("words", "tokens") if chunk[0].embedding is None else ("embeddings", "vectors")
+            yield (
+                f"'{chunk[0].text}' is cut between chunks {number} and {number + 1}: {before[-1].length} of its "
+                f"{parts} end the first; --keep-words keeps {what} whole"
+            )
 
 
 Pool = Literal["eos", "mean", "first"]

@@ -1,10 +1,12 @@
 """Prompt text into words with their token ids, and learned embeddings in their places."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lab.errors import InputError
 from lab.prompt.chunk_rules import JoinRule, join_word
 from lab.prompt.references import ends_word, starts_word
 from lab.prompt.syntax import Segment, Span
@@ -111,7 +113,11 @@ class Tokenizer:
             self._words[text] = [_in_text(word, text, cleaned[index][1]) for word in words]
 
     def words(self, segments: Sequence[Segment]) -> list[list[Word]]:
-        """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one."""
+        """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one.
+
+        Raises:
+            InputError: a text with half a character, or a weight that is not a finite number.
+        """
         self.read(segment.text for segment in segments if segment.kind == "text")
         stretches: list[list[Word]] = [[]]
         for group, segment in enumerate(segments):
@@ -126,6 +132,11 @@ class Tokenizer:
                     replace(word, source=segment.locate(*word.source), weight=segment.weight, group=group)
                     for word in self._words[segment.text]
                 ]
+        for word in (word for words in stretches for word in words):
+            if not math.isfinite(word.weight):
+                raise InputError(
+                    f"the weight of '{word.text}' in the prompt is {word.weight}; use a smaller one"
+                )
         return stretches
 
     def _placeholders(self, name: str) -> tuple[tuple[int, ...], ...]:

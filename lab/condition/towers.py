@@ -1,14 +1,14 @@
 """Chunks of tokens and learned vectors through the text encoders, and the weights of their words."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lab.condition.chunks import Chunk, EncodedText
-from lab.condition.weighting import WEIGHTINGS
+from lab.condition.chunks import Chunk
+from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
@@ -18,6 +18,72 @@ from lab.models.patches import Placement, learned_rows
 
 Vectors = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
+
+
+_BATCH = 64
+"""Chunks encoded together."""
+
+
+class ChunkEncoder:
+    """Chunks through the text encoders of one bundle: each distinct chunk once, however often it comes."""
+
+    def __init__(self, bundle: Bundle, embeddings: Mapping[str, Embedding], clip_skip: int):
+        """Takes what words may stand for, and how many of the last layers are left out."""
+        self._bundle = bundle
+        self._embeddings = embeddings
+        self._clip_skip = clip_skip
+        self._vectors: dict[str, dict[str, Tensor]] = {}
+        self._encoded: dict[tuple, tuple[Tensor, Tensor | None]] = {}
+
+    def count_vectors(self, name: str) -> int:
+        """The number of vectors of an embedding, which are then at hand.
+
+        Raises:
+            InputError: it was made for text encoders of other widths.
+        """
+        if name not in self._vectors:
+            self._vectors[name] = vectors_for(self._bundle, self._embeddings[name])
+        return self._embeddings[name].count
+
+    def encode(self, chunks: Iterable[Chunk]) -> None:
+        """Encodes the chunks that are new, many together, ahead of `states` and `weighted`."""
+        new = {chunk.seen: chunk for chunk in chunks if chunk.seen not in self._encoded}
+        keys = list(new)
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            with self._bundle.autocast():
+                encoded = encode_chunks(
+                    self._bundle, [new[key] for key in batch], self._vectors, self._clip_skip
+                )
+            states = encoded.states.float().cpu()
+            pooled = [None] * len(batch) if encoded.pooled is None else encoded.pooled.float().cpu()
+            self._encoded.update(zip(batch, zip(states, pooled, strict=True), strict=True))
+
+    def states(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """A chunk's hidden states (context, d), and SDXL's pooled text (p,) or None: float32 on the CPU, unweighted."""
+        self.encode([chunk])
+        return self._encoded[chunk.seen]
+
+    def weighted(self, chunks: Sequence[Chunk], weighting: str) -> Tensor:
+        """(chunks * context, d) float32 on the CPU: the hidden states of a text under the weights of its words."""
+        states = torch.stack([self.states(chunk)[0] for chunk in chunks])
+        if any(word.weight != 1 for chunk in chunks for word in chunk):
+            empty, _ = self.states(Chunk())
+            states = weigh_chunks(
+                self._bundle, chunks, states, empty, self._vectors, weighting, self._clip_skip
+            )
+        return states.flatten(0, 1)
+
+
+def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
+    """An embedding's vectors, (n, width) float32 on the CPU, by the key of each of the bundle's text encoders.
+
+    Raises:
+        InputError: it was made for text encoders of other widths.
+    """
+    check_widths(embedding.name, embedding.widths, bundle.facts)
+    by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
+    return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}
 
 
 class EncodedChunks(NamedTuple):
@@ -110,27 +176,34 @@ def run_tower(
             return output.last_hidden_state, output
         output = tower.encoder(ids, attention_mask=mask, output_hidden_states=True)
     state = output.hidden_states[-back]
-    return (_final_norm(tower.encoder)(state) if traits.final_norm else state), output
-
-
-def _final_norm(encoder: nn.Module) -> Any:
-    # transformers before 5.6 keeps it in `text_model`, later ones in CLIPTextModel itself
-    return getattr(encoder, "text_model", encoder).final_layer_norm
+    # transformers before 5.6 keeps the norm in `text_model`, later ones in CLIPTextModel itself
+    inner: Any = getattr(tower.encoder, "text_model", tower.encoder)
+    return (inner.final_layer_norm(state) if traits.final_norm else state), output
 
 
 def _token_ids(
     chunks: Sequence[Chunk], tower: TextTower, index: int, vectors: Vectors
 ) -> tuple[Tensor, list[Tensor]]:
-    """(chunks, context) token ids on the CPU, and the learned vectors that have the ids past the vocabulary's end."""
-    ids = [chunk.token_ids(tower, index) for chunk in chunks]
-    learned: list[Tensor] = []
-    free = tower.encoder.config.vocab_size
-    for entry, chunk in zip(ids, chunks, strict=True):
-        for word, rows in chunk.rows(index):
-            if word.embedding is not None:
-                learned.append(vectors[word.embedding][tower.key][word.skipped : word.skipped + len(rows)])
-                entry[rows.start : rows.stop] = range(free, free + len(rows))
-                free += len(rows)
+    """(chunks, context) token ids on the CPU: start token, the words' tokens, end token, the encoder's own padding; and
+    the learned vectors, which have the ids past the vocabulary's end."""
+    ids, learned = [], list[Tensor]()
+    start, end, free = (
+        tower.tokenizer.bos_token_id,
+        tower.tokenizer.eos_token_id,
+        tower.encoder.config.vocab_size,
+    )
+    for chunk in chunks:
+        entry = [start]
+        for word in chunk:
+            count = len(word.ids[index])
+            if word.embedding is None:
+                entry += word.ids[index]
+                continue
+            learned.append(vectors[word.embedding][tower.key][word.skipped : word.skipped + count])
+            entry += range(free, free + count)
+            free += count
+        entry.append(end)
+        ids.append(entry + [tower.pad_token_id] * (tower.context_length - len(entry)))
     return torch.tensor(ids), learned
 
 
@@ -169,7 +242,7 @@ def weigh_chunks(
         text = EncodedText(
             z=states.split(widths, -1)[index],
             e=empty.split(widths, -1)[index],
-            w=torch.tensor([chunk.row_weights(index, context) for chunk in chunks]),
+            w=_row_weights(chunks, index, context),
             ids=ids.to(bundle.device),
             fragments=list(_fragments(chunks, ids.tolist(), index)),
             special_ids=(tower.tokenizer.bos_token_id, tower.tokenizer.eos_token_id, tower.pad_token_id),
@@ -196,11 +269,20 @@ def weigh_schedule(
     weighted = []
     for index, z in enumerate(states.split([tower.width for tower in bundle.towers], -1)):
         context = z.shape[2]
-        w = torch.tensor([[chunk.row_weights(index, context) for chunk in chunks] for chunks in texts])
+        w = torch.stack([_row_weights(chunks, index, context) for chunks in texts])
         rows = z.repeat_interleave(often, 0).transpose(0, 1).flatten(1, 2)
         made = apply(rows, w.repeat_interleave(often, 0).transpose(0, 1).flatten(1, 2))
         weighted.append(made.unflatten(1, (-1, context)).transpose(0, 1)[firsts])
     return torch.cat(weighted, dim=-1)
+
+
+def _row_weights(chunks: Sequence[Chunk], index: int, context: int) -> Tensor:
+    """(chunks, context) weights of the rows; 1 for start, end and padding."""
+    weights = torch.ones(len(chunks), context)
+    for row, chunk in zip(weights, chunks, strict=True):
+        for word, rows in chunk.rows(index):
+            row[rows.start : rows.stop] = word.weight
+    return weights
 
 
 def _fragments(
@@ -214,14 +296,3 @@ def _fragments(
     )
     for weight, run in groupby(words, key=lambda word: word[0]):
         yield [token for _, tokens in run for token in tokens], weight
-
-
-def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
-    """An embedding's vectors, (n, width) float32 on the CPU, by the key of each of the bundle's text encoders.
-
-    Raises:
-        InputError: it was made for text encoders of other widths.
-    """
-    check_widths(embedding.name, embedding.widths, bundle.facts)
-    by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
-    return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}

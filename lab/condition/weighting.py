@@ -7,14 +7,35 @@
 SDXL's two encoders are weighted each for itself, as every tool does. The module needs no torch to be imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab.condition.chunks import EncodedText
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text's chunks as one encoder sees them: what weight arithmetic works on.
+
+    Attributes:
+        z: (chunks, context, width) float32 hidden states of the text.
+        e: (context, width) float32 hidden states of an empty chunk.
+        w: (chunks, context) float32 weights, 1 for start, end, padding and unweighted tokens.
+        ids: (chunks, context) token ids; those of learned vectors are past the vocabulary's end.
+        fragments: Each run of tokens under one weight, in order, with that weight.
+        special_ids: The encoder's start, end and padding tokens.
+        encode: (ids (b, context), mask (b, context) of ones and zeros) to hidden states (b, context, width).
+    """
+
+    z: "Tensor"
+    e: "Tensor"
+    w: "Tensor"
+    ids: "Tensor"
+    fragments: Sequence[tuple[Sequence[int], float]]
+    special_ids: tuple[int, int, int]
+    encode: "Callable[[Tensor, Tensor], Tensor]"
 
 
 @dataclass(frozen=True)

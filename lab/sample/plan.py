@@ -10,7 +10,7 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
-from lab.condition.encoder import PromptEncoder, encode_pairs
+from lab.condition.encode import PromptEncoder, encode_pairs
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.images import fit, open_image

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.condition.chunks import cut_notes, fill_chunks, first_chunk
+from lab.condition.chunks import fill_chunks, first_chunk
+from lab.condition.conditioning import cut_notes
 from lab.condition.encode import encode
 from lab.condition.tokens import Word
 from lab.errors import InputError

@@ -3,8 +3,7 @@
 import torch
 
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode
-from lab.condition.encoder import encode_pairs
+from lab.condition.encode import encode, encode_pairs
 from tests.condition.samples import close
 
 LONG = "cat, " * 80

@@ -4,9 +4,8 @@ import pytest
 import torch
 from compel import Compel, ReturnedEmbeddingsType
 
-from lab.condition.chunks import EncodedText
 from lab.condition.encode import encode
-from lab.condition.weighting import WEIGHTINGS
+from lab.condition.weighting import WEIGHTINGS, EncodedText
 from tests.condition.samples import close, embedding_for
 
 
