@@ -50,6 +50,16 @@ def find_rows(encoding: Encoding, text: str | None) -> list[int]:
     return sorted({row for span in spans for row in range(span.start, span.end)})
 
 
+def check_layers_open(bundle: Bundle) -> None:
+    """Refuses, before anything is computed, a U-Net whose layers do not tell what they attend to.
+
+    Raises:
+        InputError: it is compiled.
+    """
+    if bundle.options.compile:
+        raise InputError("heat map: it looks into the U-Net's layers, which --compile closes; leave that out")
+
+
 def check_target(job: Job, target: Target) -> None:
     """Refuses, before anything is computed, what a job's prompt does not say.
 
@@ -101,7 +111,7 @@ class KeyMaps:
     """The maps of all rows of one encoding, while it was in force.
 
     Attributes:
-        sums: (keys, height, width) by resolution, added up over `calls` calls of the U-Net.
+        sums: (keys, height, width) by resolution, added up over `calls` calls of the U-Net; on the CPU when all are in.
     """
 
     encoding: Encoding
@@ -178,9 +188,10 @@ def heat_maps(
         One result for each job, in their order.
 
     Raises:
-        InputError: a target that a prompt does not have (with the nearest words), or steps, layers or heads that
-            are not there.
+        InputError: a target that a prompt does not have (with the nearest words), steps, layers or heads that are
+            not there, or a compiled U-Net.
     """
+    check_layers_open(bundle)
     for job in jobs:
         for target in targets:
             check_target(job, target)
@@ -209,7 +220,7 @@ class _Collector:
         if self._steps is not None and step.step not in self._steps:
             return
         height, width = step.prediction.shape[-2:]
-        grids = {_grid(pixels, height, width): share.cpu() for pixels, share in shares.items()}
+        grids = {_grid(pixels, height, width): share for pixels, share in shares.items()}
         sides: list[Side] = ["positive"] if step.unconditional is None else ["negative", "positive"]
         members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
         for place, (side, part) in enumerate(members):
@@ -233,6 +244,7 @@ class _Collector:
         for job, image, found in zip(self._batch, images, self._found, strict=True):
             sides: dict[Side, list[KeyMaps]] = defaultdict(list)
             for (side, *_), maps in found.items():
+                maps.sums = {grid: total.cpu() for grid, total in maps.sums.items()}
                 sides[side].append(maps)
             results.append(HeatMaps(job, image, {side: tuple(maps) for side, maps in sides.items()}))
         return results

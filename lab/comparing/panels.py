@@ -10,7 +10,7 @@ from PIL import Image
 from lab.analysis.figures import as_svg
 from lab.analysis.geometry import Geometry, draw_geometries, learned_geometry
 from lab.analysis.guidance_curve import check_pair, curve_svg, guidance_difference
-from lab.analysis.heatmaps import HeatMaps, Target, check_target, heat_maps, overlay
+from lab.analysis.heatmaps import HeatMaps, Target, check_layers_open, check_target, heat_maps, overlay
 from lab.comparing.cells import is_own, plan_cells
 from lab.comparing.experiment import Cell, Experiment, Variant
 from lab.errors import InputError
@@ -62,11 +62,13 @@ def check_panels(bundle: Bundle, experiment: Experiment) -> None:
     """Refuses, before anything is generated, heat maps of what is not there, and curves that cannot be.
 
     Raises:
-        InputError: a word that is in the prompt of no variant, with the nearest words; an unknown layer; a curve of
-            variants of which none shares latents with the baseline.
+        InputError: a word that is in the prompt of no variant, with the nearest words; an unknown layer; a U-Net that
+            is compiled; a curve of variants of which none shares latents with the baseline.
     """
     if experiment.config.guidance_curve:
         _curved(bundle, experiment)
+    if experiment.config.heat_map:
+        check_layers_open(bundle)
     jobs = plan_cells(bundle, experiment, _mapped(bundle, experiment)) if experiment.config.heat_map else []
     if experiment.config.heat_map and not jobs:
         raise InputError(f"heat_map: {_OTHER_MODELS}")

@@ -176,11 +176,13 @@ class AttentionRecorder:
 
     def add_layer(self, layer: Attention, image: Tensor, text: Tensor) -> None:
         """Adds one layer's probabilities for image states (b, pixels, c) over text states (b, keys, d)."""
-        heads = [head for head in range(layer.heads) if not self._heads or head in self._heads]
-        if not heads:
+        heads = [head for head in range(layer.heads) if head in self._heads]
+        if self._heads and not heads:
             return
-        queries = _split_heads(layer.to_q(image), layer.heads)[:, heads]
-        keys = _split_heads(layer.to_k(text), layer.heads)[:, heads]
+        queries = _split_heads(layer.to_q(image), layer.heads)
+        keys = _split_heads(layer.to_k(text), layer.heads)
+        if heads:  # stacked, as an index would have to be brought to the device
+            queries, keys = (torch.stack([each[:, head] for head in heads], 1) for each in (queries, keys))
         pixels = image.shape[1]
         if pixels not in self._sums:
             self._sums[pixels] = queries.new_zeros((len(image), text.shape[1], pixels))

@@ -11,8 +11,9 @@ from lab.analysis.heatmaps import Target, find_rows, heat_maps
 from lab.condition.conditioning import Conditioning, Part
 from lab.embeddings.embedding import Embedding
 from lab.models.patches import attention_recorded
+from lab.models.unet import call_unet
 from lab.sample.engine import run_jobs
-from tests.jobs import STEPS, encoding, make_job, plain
+from tests.jobs import STEPS, encoding, make_job, out_of_sight, plain
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
@@ -30,6 +31,21 @@ def test_image_is_the_same_and_processors_are_put_back(bundle):
     (after,) = run_jobs(bundle, [job])
     assert np.array_equal(maps.image, before.image) and torch.equal(before.latents, after.latents)
     assert all(bundle.unet.attn_processors[name] is each for name, each in processors.items())
+
+
+@pytest.mark.parametrize("heads", [(), {0, 2}])
+def test_recording_never_waits_for_the_device(heads, sd1):
+    bundle, text = out_of_sight(sd1), torch.zeros(1, 77, sd1.unet.config.cross_attention_dim, device="meta")
+    noisy = torch.zeros(1, 4, 16, 16, device="meta")
+    with torch.no_grad(), attention_recorded(bundle.unet, heads=heads) as recorder:
+        call_unet(bundle.unet, noisy, torch.zeros((), device="meta"), text)
+    assert all(share.is_meta for share in recorder.pop_maps().values())
+
+
+def test_a_compiled_unet_is_refused_in_a_line(sd1):
+    compiled = replace(sd1, options=sd1.options.model_copy(update={"compile": True}))
+    with pytest.raises(lab.InputError, match="--compile"):
+        heat_maps(compiled, [make_job(sd1)], [Target("apple")])
 
 
 def test_maps_of_all_keys_sum_to_one_at_every_pixel(bundle):
