@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil  # comes with accelerate
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
@@ -103,7 +105,9 @@ def _capacity(bundle: Bundle) -> int | None:
 def _free(bundle: Bundle) -> int | None:
     """Bytes that can be had where the bundle computes, if the machine says so."""
     if bundle.device.type == "cuda":
-        return torch.cuda.mem_get_info(bundle.device)[0]
+        # What PyTorch holds back of what was freed is there for a run as well.
+        held = torch.cuda.memory_reserved(bundle.device) - torch.cuda.memory_allocated(bundle.device)
+        return torch.cuda.mem_get_info(bundle.device)[0] + held
     return psutil.virtual_memory().available if bundle.device.type == "cpu" else None
 
 
@@ -153,9 +157,28 @@ def _kept(module: nn.Module, run: Callable[[], object]) -> int:
             held.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _FusedAttention():
         run()
     return sum(kept.values()) + max(kept.values(), default=0)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Inside, attention keeps what the kernels keep that real devices have: no scores of all pairs of places."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attended.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attended(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, attended)
+        return attended
 
 
 class UnetInputs(NamedTuple):
