@@ -12,6 +12,7 @@ from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
+from lab.models.device import to_device
 from lab.models.facts import check_widths
 from lab.models.family import FAMILIES, Family
 from lab.models.patches import Placement, learned_rows
@@ -166,10 +167,10 @@ def run_tower(
         rows, vocabulary = torch.cat(list(learned)), tower.encoder.config.vocab_size
         entries, positions = (ids >= vocabulary).nonzero(as_tuple=True)
         placement = Placement(
-            entries, positions, rows[(ids[entries, positions] - vocabulary).to(rows.device)]
+            entries, positions, rows[to_device(ids[entries, positions] - vocabulary, rows.device)]
         )
         ids = ids.masked_fill(ids >= vocabulary, 0)
-    ids, traits = ids.to(tower.encoder.device), FAMILIES[family]
+    ids, traits = to_device(ids, tower.encoder.device), FAMILIES[family]
     with learned_rows(tower.encoder, placement):
         if traits.final_norm and back == 1:  # what the encoder gives anyway
             output = tower.encoder(ids, attention_mask=mask)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.models.threads import Forward, changing, forwards_replaced
 
 
@@ -46,7 +47,7 @@ def learned_rows(encoder: nn.Module, placement: Placement | None) -> Iterator[No
     def replace(_table: nn.Module, look_up: Forward) -> Forward:
         def look_up_learned(ids: Tensor) -> Tensor:
             output: Tensor = look_up(ids)
-            index = placement.entries.to(output.device), placement.positions.to(output.device)
+            index = tuple(to_device(each, output.device) for each in placement[:2])
             return output.index_put(index, placement.rows.to(output))
 
         return look_up_learned

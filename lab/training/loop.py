@@ -167,9 +167,12 @@ class Loop:
         names = ("loss", *self._objective.watched)
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device="cpu")
         with self._accelerator.split_between_processes(list(self._objective.fixed())) as groups:
-            for group in groups:
-                sums = self._objective.watch(group).double().sum(dim=0).cpu()
-                total += torch.cat([sums, torch.tensor([len(group)])])
+            watched = [
+                self._objective.watch(group) for group in groups
+            ]  # all begun before the first is looked at
+            for found in watched:
+                sums = found.cpu().double().sum(dim=0)
+                total += torch.cat([sums, torch.tensor([len(found)])])
         total = self._accelerator.reduce(total.float().to(self._accelerator.device), reduction="sum")
         return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))
 

@@ -21,6 +21,10 @@ ROOT_EVERY = 5
 first ones."""
 
 
+NOT_THERE = {"mps"}
+"""Devices that cannot find eigenvalues; the others do it where the moments are."""
+
+
 class Shampoo(torch.optim.Optimizer):
     """Shampoo on the side of the width (Gupta et al., 1802.09568), with steps as long as Adam's (2002.11803, grafting).
 
@@ -64,7 +68,8 @@ class Shampoo(torch.optim.Optimizer):
 def inverse_root(moments: Tensor) -> Tensor:
     """(M + FLOOR * mean eigenvalue)^(-1/2) of a symmetric (width, width) M, up to a factor: M's scale is left out."""
     scale = moments.diagonal().mean().clamp_min(torch.finfo(moments.dtype).tiny)
-    values, vectors = torch.linalg.eigh((moments / scale).cpu())  # not every device can
+    matrix = moments / scale
+    values, vectors = torch.linalg.eigh(matrix.cpu() if matrix.device.type in NOT_THERE else matrix)
     return ((vectors * (values.clamp_min(0) + FLOOR).rsqrt()) @ vectors.T).to(moments.device)
 
 

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+from torch import nn
 
 from lab.errors import InputError
 from lab.models.patches import frozen
@@ -14,6 +17,7 @@ from lab.training.objectives.denoising import (
     min_snr_weights,
     squared_error,
 )
+from tests.jobs import out_of_sight
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "emoji"])
@@ -58,6 +62,30 @@ def test_losses_equal_those_of_a_stock_loop(family, config, request, started):
         actual = objective.losses(examples)
         expected = torch.stack([stock_loss(bundle, learned, objective.data, example) for example in examples])
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_no_step_waits_for_the_device(family, config, request, started):
+    """Neither encoding images nor a loss and its gradients look at what the device computes."""
+    objective, learned = started(request.getfixturevalue(family), config)
+    there = out_of_sight(objective.bundle)
+    vectors = {
+        name: {key: nn.Parameter(rows.detach().to("meta")) for key, rows in towers.items()}
+        for name, towers in learned.rows.items()
+    }
+    unseen = Concept(there, config, {})
+    unseen.start(SimpleNamespace(rows=vectors))
+    unseen.losses(unseen.batch(0)).sum().backward()
+    assert all(rows.grad.is_meta for rows in vectors["cat-toy"].values())
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "checkpointing", "sizes"), [(1, False, [4, 4]), (4, False, [4, 4]), (4, True, [1] * 8)]
+)
+def test_a_step_in_parts_is_evaluated_as_a_whole(accumulation, checkpointing, sizes, sd1, changed, started):
+    settings = {"accumulation": accumulation, "gradient_checkpointing": checkpointing}
+    objective, _ = started(sd1, changed(batch_size=4, evaluate_on=8, **settings))
+    assert sorted(len(group) for group in objective.fixed()) == sizes
 
 
 def stock_loss(bundle, learned, data, example):

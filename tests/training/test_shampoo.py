@@ -14,6 +14,10 @@ def test_the_root_is_that_of_the_formula():
     torch.testing.assert_close(inverse_root(100 * moments), root)
 
 
+def test_the_root_is_found_where_the_moments_are():
+    assert inverse_root(torch.zeros(4, 4, device="meta")).is_meta
+
+
 def test_steps_are_as_long_as_adams_and_in_the_preconditioned_direction():
     torch.manual_seed(0)
     gradients = torch.randn(4, 3, 8, dtype=torch.double) * torch.logspace(-3, 0, 8)

@@ -15,6 +15,7 @@ from lab.embeddings.embedding import Embedding
 from lab.errors import InputError, did_you_mean
 from lab.files import is_file
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.prompt.syntax import Run, Segment
 from lab.strict_yaml import read_yaml
 from lab.text import split_lines
@@ -165,7 +166,8 @@ class CaptionEncoder:
         distinct = list(dict.fromkeys(captions))
         chunks = [self._chunker(caption) for caption in distinct]
         encoded = encode_chunks(self._bundle, chunks, self._vectors, self._clip_skip)
-        index = torch.tensor([distinct.index(caption) for caption in captions], device=self._bundle.device)
+        places = torch.tensor([distinct.index(caption) for caption in captions])
+        index = to_device(places, self._bundle.device)
         pooled = None if encoded.pooled is None else encoded.pooled[index]
         return encoded.states[index], pooled
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.training.config import TrainConfig
 from lab.training.data.captions import vary_tags
 from lab.training.data.latents import Latents
@@ -224,14 +225,14 @@ class ImageData:
         mean, std = (torch.stack([entry[key] for entry in entries]) for key in ("mean", "std"))
         shape = (2, *mean.shape[1:])  # for the sample of the posterior, and for the noise
         drawn = torch.stack([self.order.noise(example, shape) for example in examples])
-        sample, noise = drawn.to(self._device).unbind(dim=1)
+        sample, noise = to_device(drawn, self._device).unbind(dim=1)
         weights = None
         if any("weight" in entry for entry in entries):
             maps = [entry.get("weight", torch.ones_like(mean[0, 0])) for entry in entries]
             weights = torch.stack(maps)[:, None]
             weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
-        timesteps = torch.tensor([example.timestep for example in examples], device=self._device)
-        time_ids = torch.tensor([self._time_ids(example) for example in examples], device=self._device)
+        timesteps = to_device(torch.tensor([example.timestep for example in examples]), self._device)
+        time_ids = to_device(torch.tensor([self._time_ids(example) for example in examples]), self._device)
         captions = [example.caption for example in examples]
         return ImageBatch(examples, mean + std * sample, noise, weights, timesteps, captions, time_ids)
 

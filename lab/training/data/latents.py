@@ -13,6 +13,7 @@ from torch import Tensor
 from lab.files import atomic
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.sample.pixels import posterior
 from lab.training.config import TrainConfig
 from lab.training.data.pictures import Picture, View, load_view
@@ -45,7 +46,9 @@ class Latents:
                 entry = self._encode(picture, view)
                 self._write(index, entry)
             if not self._config.latents:
-                self._memory[index] = {key: value.to(self._bundle.device) for key, value in entry.items()}
+                self._memory[index] = {
+                    key: to_device(value, self._bundle.device) for key, value in entry.items()
+                }
             listener.progress(index + 1, len(self._views), "images encoded")
 
     def get(self, index: int) -> dict[str, Tensor]:
@@ -61,7 +64,7 @@ class Latents:
         if entry is None:
             entry = self._encode(*self._views[index])
             self._write(index, entry)
-        return {key: value.to(self._bundle.device) for key, value in entry.items()}
+        return {key: to_device(value, self._bundle.device) for key, value in entry.items()}
 
     def _encode(self, picture: Picture, view: View) -> dict[str, Tensor]:
         pixels, weight = load_view(picture, view, self._config)

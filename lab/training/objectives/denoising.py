@@ -108,9 +108,9 @@ class Denoising(Objective[Example]):
         groups: dict[Bucket, list[Example]] = {}
         for example in self.data.order.fixed():
             groups.setdefault(self.data.views[example.view].bucket, []).append(example)
-        at_once = self.config.at_once
+        most = self.config.evaluated_at_once
         return [
-            some for group in groups.values() for some in split_evenly(group, math.ceil(len(group) / at_once))
+            some for group in groups.values() for some in split_evenly(group, math.ceil(len(group) / most))
         ]
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
