@@ -18,7 +18,7 @@ WARM = 2
 """First steps of a run that do not count."""
 
 SMALL_CARD = 40.0
-"""GiB; on smaller cards SDXL's activations are computed twice."""
+"""GiB; on smaller cards a step of SDXL is computed in parts, and its activations twice."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shape:
 
     Attributes:
         batch_size, steps: Of the speed measured against the stock loop.
-        thing_accumulation: Pieces of a step in which a thing is learned.
+        thing_accumulation: Pieces of a step in which a thing is learned on a small card; on others it is one.
         aim: Seconds that a thing is to take from start to stop.
     """
 
@@ -101,7 +101,7 @@ def _thing(stand: Stand, found: Found, shape: Shape) -> None:
     settings = {
         "images": images,
         "batch_size": stand.pick(4, 2),
-        "accumulation": stand.pick(shape.thing_accumulation, 1),
+        "accumulation": shape.thing_accumulation if small else 1,
         "gradient_checkpointing": small,
         "evaluate_every": 5,
         "evaluate_on": stand.pick(8, 1),
