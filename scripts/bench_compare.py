@@ -19,7 +19,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -93,19 +93,26 @@ def stock_pipeline(bundle: Bundle) -> DiffusionPipeline:
     return pipeline
 
 
-def plain_loop(pipeline: DiffusionPipeline, bundle: Bundle, steps: int) -> None:
+def plain_loop(
+    pipeline: DiffusionPipeline,
+    bundle: Bundle,
+    steps: int,
+    prompts: Sequence[str] = PROMPTS,
+    scales: Sequence[float] = SCALES,
+    seeds: Sequence[int] = SEEDS,
+) -> None:
     """What they then write."""
     for negative in NEGATIVES:
-        for scale in SCALES:
-            for prompt in PROMPTS:
+        for scale in scales:
+            for prompt in prompts:
                 pipeline(
                     prompt,
                     negative_prompt=negative,
                     guidance_scale=scale,
                     guidance_rescale=bundle.defaults.guidance_rescale,
                     num_inference_steps=steps,
-                    num_images_per_prompt=len(SEEDS),
-                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in SEEDS],
+                    num_images_per_prompt=len(seeds),
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     width=bundle.defaults.width,
                     height=bundle.defaults.height,
                 )

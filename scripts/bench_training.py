@@ -191,11 +191,12 @@ def compare_speed(run: Run, turns: int) -> dict[str, float]:
 def floor(bundle: Bundle, stock: Stock) -> None:
     """What learning takes at the least: forward through both networks, and back to the text's states."""
     batch_size, side = stock.run.config.batch_size, bundle.defaults.width // bundle.vae_scale
-    ids = torch.full((batch_size, stock.tower.context_length), stock.tower.pad_token_id, device=bundle.device)
+    pad = bundle.towers[0].pad_token_id
+    ids = torch.full((batch_size, stock.encoder.length), pad, device=bundle.device)
     shape = (batch_size, stock.unet.config.in_channels, side, side)
     latents = torch.randn(shape, device=bundle.device, dtype=bundle.dtype)
     with torch.no_grad():
-        states = stock.encoder(ids)[0].to(bundle.dtype)
+        states = stock.encoder.module(ids)[0].to(bundle.dtype)
     states.requires_grad_()
     stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 

@@ -3,18 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import DiffusionPipeline
-
 import lab
-from lab.models.bundle import Bundle
+from scripts.bench_compare import NEGATIVES, PROMPTS, SCALES, SEEDS, plain_loop, stock_pipeline
 from scripts.gpu.stand import Found, Stand
-
-PROMPTS = [
-    f"a noto emoji of a {thing} on a white background"
-    for thing in ("red apple", "rocket", "cactus", "guitar")
-]
-NEGATIVES, SCALES, SEEDS = ("", "blurry, pixelated, noisy"), (2.0, 4.0, 7.0, 10.0), (1, 2, 3, 4)
 
 
 def compare(stand: Stand, found: Found) -> None:
@@ -23,8 +14,7 @@ def compare(stand: Stand, found: Found) -> None:
     prompts, seeds, scales = PROMPTS[:few], SEEDS[:few], SCALES[: stand.pick(4, 1)]
     steps = stand.pick(12, 2)
     bundle = stand.emoji(dtype="bfloat16")
-    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=bundle.dtype).to(bundle.device)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = stock_pipeline(bundle)
     axes = {"negative_prompt": list(NEGATIVES), "guidance": list(scales)}
 
     def ours() -> Any:
@@ -34,10 +24,7 @@ def compare(stand: Stand, found: Found) -> None:
         return lab.compare(bundle, config)
 
     def theirs() -> None:
-        for negative in NEGATIVES:
-            for scale in scales:
-                for prompt in prompts:
-                    _plain_call(pipeline, bundle, prompt, negative, scale, seeds, steps)
+        plain_loop(pipeline, bundle, steps, prompts, scales, seeds)
 
     took = stand.take_turns({"lab": ours, "plain loop": theirs}, stand.pick(2, 1))
     images = len(NEGATIVES) * len(scales) * len(prompts) * len(seeds)
@@ -49,28 +36,6 @@ def compare(stand: Stand, found: Found) -> None:
         found.note(f"{name}, s", each.seconds)
     found.note("lab, images alone, s", _span(report.folder, made))
     found.aim("the lab's speed by the loop's", took["plain loop"].seconds / took["lab"].seconds, least=2.0)
-
-
-def _plain_call(
-    pipeline: DiffusionPipeline,
-    bundle: Bundle,
-    prompt: str,
-    negative: str,
-    scale: float,
-    seeds: tuple[int, ...],
-    steps: int,
-) -> None:
-    pipeline(
-        prompt,
-        negative_prompt=negative,
-        guidance_scale=scale,
-        guidance_rescale=bundle.defaults.guidance_rescale,
-        num_inference_steps=steps,
-        num_images_per_prompt=len(seeds),
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        width=bundle.defaults.width,
-        height=bundle.defaults.height,
-    )
 
 
 def _span(folder: Path, images: list[Path]) -> float:

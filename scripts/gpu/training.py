@@ -12,7 +12,7 @@ from PIL import Image
 from scripts.gpu.learning import learn, progress
 from scripts.gpu.shapes import random_bundle
 from scripts.gpu.stand import Found, Stand
-from scripts.gpu.stock import StockLoop
+from scripts.stock_training import FolderStock
 
 WARM = 2
 """First steps of a run that do not count."""
@@ -68,7 +68,7 @@ def _speed(stand: Stand, found: Found, shape: Shape) -> None:
     """Steps a second, each side twice in turns, and the memory of a whole call beside the weights."""
     bundle, images = random_bundle(stand, shape.family), _pictures(stand)
     batch_size, steps = stand.pick(shape.batch_size, 1), stand.pick(shape.steps, 2)
-    stock = StockLoop(bundle, images, vectors=4, batch_size=batch_size)
+    stock = FolderStock(bundle, images, vectors=4, batch_size=batch_size)
     seconds: dict[str, list[float]] = {"lab": [], "stock": []}
     peaks: dict[str, list[float]] = {"lab": [], "stock": []}
     for _ in range(stand.pick(2, 1)):
