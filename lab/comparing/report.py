@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,8 @@ def write_report(
             "page": page,
             "pairs": pairs,
             "pictures": PagePictures(files),
-            "cells": _cell_data(experiment, scores, files, cells + (shown if page == 1 else [])),
+            "viewed": _viewed(experiment, scores, files, cells + (shown if page == 1 else [])),
+            "duel": True,
         }
         html = page_template.render(everywhere | (on_the_first if page == 1 else on_the_others) | of_page)
         with atomic(folder / _page_name(page)) as temporary:
@@ -220,29 +220,35 @@ def _panel(panel: ReportPanel) -> dict[str, Any]:
     return {"title": panel.title, "text": panel.text, "pictures": pictures}
 
 
-def _cell_data(
+def _viewed(
     experiment: Experiment, scores: Scores, files: Mapping[int, Path], cells: Sequence[Cell]
-) -> Markup:
-    """What the page's script knows of its cells, as JSON that cannot end the script element."""
-    told = {}
+) -> dict[str, Any]:
+    """What the page's viewer shows of its cells, by their index; see `viewer.html`."""
+    images = {}
     for cell in cells:
-        record = record_beside(files[cell.picture])
+        record, base = record_beside(files[cell.picture]), experiment.counterpart(cell)
         settings = {key: value for key, value in record.items() if key not in _HIDDEN and value is not None}
-        uses = [
-            f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record.get("applied", ())
-        ]
-        place = (cell.variant.index, *cell.pair)
-        told[cell.index] = {
-            "variant": cell.variant.name,
-            "base": experiment.counterpart(cell).index,
+        uses = [f"<{use['name']}> ({use['side']}, weight {use['weight']:g})" for use in record["applied"]]
+        images[cell.index] = {
+            "title": f"{cell.variant.name}, seed {cell.seed}",
             "picture": cell.picture,
-            "settings": settings | ({"embeddings": ", ".join(uses)} if uses else {}),
-            "scores": {
-                METRICS[name].label: number(float(table[place]), signed=False)
-                for name, table in scores.values.items()
-            },
+            "base": base.index,
+            "own": _told_scores(scores, cell, base)
+            | settings
+            | ({"embeddings": ", ".join(uses)} if uses else {}),
         }
-    return Markup(json.dumps(told, ensure_ascii=False).replace("<", "\\u003c"))
+    return {"shared": {}, "images": images}
+
+
+def _told_scores(scores: Scores, cell: Cell, base: Cell) -> dict[str, str]:
+    """A cell's values by their metrics' labels, each with the baseline's behind it."""
+    told = {}
+    for name, table in scores.values.items():
+        own, other = (
+            number(float(table[one.variant.index, *one.pair]), signed=False) for one in (cell, base)
+        )
+        told[METRICS[name].label] = own if cell is base else f"{own} (baseline {other})"
+    return told
 
 
 def _chosen_settings(experiment: Experiment) -> str:

@@ -50,7 +50,7 @@ def page(browser, folder):
 def test_pages_hold_every_image_once(folder):
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("report*.html"))]
     assert len(texts) > 1
-    rows = [set(re.findall(r'data-cell="(\d+)"', text)) for text in texts]
+    rows = [set(re.findall(r'data-image="(\d+)"', text)) for text in texts]
     assert len(set.union(*rows)) == 18 and sum(map(len, rows)) == 18
     for text in texts:
         found = re.findall(r'id="picture-(\d+)"', text)
@@ -71,7 +71,7 @@ def test_a_cell_opens_at_full_size_with_its_settings(page):
     cell = page.locator(".cell").nth(1)
     cell.click()
     assert page.locator("#viewer").is_visible()
-    facts = page.locator("#facts").inner_text()
+    facts = page.locator("#own").inner_text()
     assert "negative prompt" in facts and "blurry" in facts and "steps" in facts and "baseline" in facts
     assert page.evaluate("document.getElementById('full').naturalWidth") > 0
     first, title = page.locator("#full").get_attribute("src"), page.locator("#viewer-title").inner_text()
