@@ -45,7 +45,7 @@ def encode(
     with Bars() as bars:
         facts = read_facts(model, bars)
     check_clip_skip(text.clip_skip, facts)
-    from lab.cli.prompt_table import show_prompt, show_similarities, show_vector
+    from lab.cli.tables import show_prompt, show_similarities, show_vector
     from lab.condition.encode import PromptEncoder
     from lab.embeddings.library import collect
     from lab.models.load import load_options

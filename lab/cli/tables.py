@@ -1,6 +1,6 @@
-"""A prompt on the terminal: its chunks, tokens, weights, embeddings and schedule."""
+"""Prompts and embeddings on the terminal: chunks, tokens, weights and schedules; vectors, norms and neighbours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,8 +13,16 @@ from lab.condition.config import TextOptions
 from lab.condition.encode import PromptEncoder
 from lab.condition.tokens import Word
 from lab.condition.towers import layers_back
+from lab.embeddings.embedding import Embedding, family
 from lab.models.bundle import Bundle
-from lab.models.vocabulary import cosines, token_text
+from lab.models.vocabulary import (
+    Vocabulary,
+    cosines,
+    nearest_tokens,
+    norm_percentiles,
+    norm_quartiles,
+    token_text,
+)
 from lab.prompt.syntax import Timeline, Variant
 
 
@@ -26,34 +34,34 @@ def show_prompt(
     timelines = encoder.read(conditioning.prompt)
     for number, (timeline, part) in enumerate(zip(timelines, conditioning.parts, strict=True)):
         if len(timelines) > 1 or timeline.weight != 1:
-            _say(console, f"part {number + 1} of {len(timelines)}, guidance weight {timeline.weight:g}")
+            say(console, f"part {number + 1} of {len(timelines)}, guidance weight {timeline.weight:g}")
         encodings = [encoding for _, encoding in part.entries]
         for variant, encoding, steps in _over_steps(timeline, encodings):
             if len(timeline.variants) > 1:
                 held = f"steps {', '.join(map(_ranges, steps))}" if steps else "at no step"
-                _say(console, f"{held}: {variant.text}")
+                say(console, f"{held}: {variant.text}")
             for note in encoding.notes:
-                _say(console, f"note: {note}")
+                say(console, f"note: {note}")
             for chunks in encoder.chunks(variant):
                 console.print(_table(chunks, bundle))
     for use in conditioning.applied:
         rows = _ranges(use.positions)
-        _say(console, f"embedding {use.name}: {use.vectors} vectors at {rows}, weight {use.weight:g}")
-    _say(console, _size(conditioning, bundle))
-    _say(console, _layer(bundle, options))
-    _say(console, f"dialect {options.dialect}, weighting {options.weighting_used}")
+        say(console, f"embedding {use.name}: {use.vectors} vectors at {rows}, weight {use.weight:g}")
+    say(console, _size(conditioning, bundle))
+    say(console, _layer(bundle, options))
+    say(console, f"dialect {options.dialect}, weighting {options.weighting_used}")
 
 
 def show_vector(console: Console, how: str, vector: Tensor) -> None:
     """Prints what a pooled vector (d,) is like."""
-    _say(console, f"vector ({how}): {len(vector)} numbers, norm {vector.norm():.3f}")
+    say(console, f"vector ({how}): {len(vector)} numbers, norm {vector.norm():.3f}")
 
 
 def show_similarities(console: Console, vectors: Sequence[Tensor], how: str) -> None:
     """Prints the cosines and dot products of prompts, which are numbered as they were given."""
     rows = stack(list(vectors))
     for name, values in (("Cosines", cosines(rows)), ("Dot products", rows @ rows.T)):
-        _say(console, f"\n{name} of the prompts' vectors ({how})")
+        say(console, f"\n{name} of the prompts' vectors ({how})")
         table = Table("prompt", *(str(number + 1) for number in range(len(vectors))))
         for number, row in enumerate(values.tolist()):
             table.add_row(str(number + 1), *(f"{value:.3f}" for value in row))
@@ -142,5 +150,107 @@ def _ranges(rows: Sequence[int]) -> str:
     return str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
 
 
-def _say(console: Console, line: str) -> None:
+NEAREST = 10
+LARGEST_MATRIX = 12
+"""Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
+
+
+def show_embedding(console: Console, embedding: Embedding, vocabularies: Mapping[str, Vocabulary]) -> None:
+    """Prints what is known of an embedding, and its vectors beside the vocabularies of a model, if there are any.
+
+    Args:
+        vocabularies: By the name under which embeddings address the text encoder.
+    """
+    console.rule(Text(embedding.name), align="left")
+    for label, value in _facts(embedding):
+        say(console, f"{label:<14} {value}")
+    for key, tensor in embedding.vectors.items():
+        _show_vectors(console, key, tensor, vocabularies)
+
+
+def _facts(embedding: Embedding) -> Iterator[tuple[str, str]]:
+    """What is known of an embedding as a whole, as labels and values."""
+    origin = embedding.provenance
+    yield "file", str(origin.path)
+    yield "layout", origin.layout
+    yield "in prompts", f"<{embedding.name}>"
+    yield "internal name", origin.internal_name or "none"
+    yield "kind", embedding.kind
+    yield "vectors", str(embedding.count)
+    yield "widths", ", ".join(f"{key} {width}" for key, width in embedding.widths.items())
+    yield "family", family(embedding)
+    yield "steps", "unknown" if origin.step is None else str(origin.step)
+    yield "base model", origin.base_model or "unknown"
+    yield "sha256", origin.sha256
+    yield "A1111 hash", embedding.a1111_hash
+    if embedding.a1111_checksum:
+        yield "A1111 checksum", embedding.a1111_checksum
+    for key, value in sorted(origin.metadata.items()):
+        yield "metadata", f"{key}: {value}"
+    for note in origin.notes:
+        yield "note", note
+
+
+def _show_vectors(console: Console, key: str, tensor: Tensor, vocabularies: Mapping[str, Vocabulary]) -> None:
+    """Prints the vectors (n, width) for one encoder, beside its vocabulary if there is one of that width."""
+    vocabulary = vocabularies.get(key)
+    if vocabulary is not None and vocabulary.table.shape[1] != tensor.shape[1]:
+        vocabulary = None
+    if vocabularies and vocabulary is None:
+        widths = ", ".join(f"{name} {one.table.shape[1]}" for name, one in vocabularies.items())
+        say(console, f"The model has {widths}; nothing to compare {key} {tensor.shape[1]} with.")
+    say(console, f"\nVectors of {key}")
+    console.print(_vectors_table(tensor, vocabulary))
+    if len(tensor) > 1:
+        labels = [str(number) for number in range(len(tensor))]
+        _show_cosines(console, f"Cosines between the vectors of {key}", labels, tensor)
+
+
+def show_together(console: Console, embeddings: Sequence[Embedding]) -> None:
+    """Prints the cosines between the mean vectors of embeddings of the same encoder and width."""
+    for key, width in dict.fromkeys(item for one in embeddings for item in one.widths.items()):
+        alike = [one for one in embeddings if one.widths.get(key) == width]
+        if len(alike) > 1:
+            means = stack([one.vectors[key].mean(dim=0) for one in alike])
+            title = f"Cosines between the mean vectors of {key}"
+            _show_cosines(console, title, [one.name for one in alike], means)
+
+
+def _vectors_table(tensor: Tensor, vocabulary: Vocabulary | None) -> Table:
+    table = Table("vector", "norm")
+    norms = [f"{norm:.3f}" for norm in tensor.norm(dim=1).tolist()]
+    if vocabulary is None:
+        for number, norm in enumerate(norms):
+            table.add_row(str(number), norm)
+        return table
+    low, middle, high = norm_quartiles(vocabulary.table)
+    table.caption = f"quartiles of the vocabulary's norms: {low:.3f}, {middle:.3f}, {high:.3f}"
+    table.add_column("larger than")
+    table.add_column(f"{NEAREST} nearest tokens (cosine)")
+    shares = norm_percentiles(tensor, vocabulary.table)
+    neighbours = nearest_tokens(tensor, vocabulary, NEAREST)
+    for number, (norm, share, near) in enumerate(zip(norms, shares, neighbours, strict=True)):
+        tokens = Text(", ".join(f"{token} {cosine:.2f}" for token, cosine in near))
+        table.add_row(str(number), norm, f"{share:.0f} % of tokens", tokens)
+    return table
+
+
+def _show_cosines(console: Console, title: str, labels: Sequence[str], vectors: Tensor) -> None:
+    values = cosines(vectors)
+    if len(labels) > LARGEST_MATRIX:
+        pairs = values[values.new_ones(values.shape).tril(-1).bool()]
+        low, middle, high = (pairs.quantile(share).item() for share in (0, 0.5, 1))
+        say(console, f"{title}: {low:.2f} to {high:.2f}, median {middle:.2f}")
+        return
+    say(console, f"\n{title}")
+    table = Table()
+    for heading in ("", *labels):
+        table.add_column(Text(heading), overflow="fold")
+    for label, row in zip(labels, values.tolist(), strict=True):
+        table.add_row(Text(label), *(f"{value:.2f}" for value in row))
+    console.print(table)
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it stands, however long; brackets in it are no markup."""
     console.print(line, soft_wrap=True, markup=False, highlight=False)
