@@ -20,8 +20,8 @@ from torch import Tensor
 
 import lab
 from lab.search.features import BundleFeatures
-from lab.search.index import Index, Space
-from lab.search.search import vectors_of
+from lab.search.index import Index, VectorSpace
+from lab.search.search import encode_rows
 from lab.search.sources import IndexRow
 
 THINGS = (
@@ -70,11 +70,11 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model)
     features = BundleFeatures(bundle)
-    space = Space(features.model, features.source, features.pooling)
+    space = VectorSpace(features.model, features.source, features.pooling)
     texts = library(arguments.prompts + arguments.queries)
     rows = [IndexRow("prompt", text, "", text) for text in texts]
     began = time.perf_counter()
-    vectors = vectors_of(rows, features)
+    vectors = encode_rows(rows, features)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"{len(rows)} prompts encoded in {seconds:.0f} s ({len(rows) / seconds:.0f}/s), peak {peak:.0f} MB")
@@ -106,7 +106,7 @@ def noisy(vectors: Tensor, count: int) -> Tensor:
     return repeated + noise * repeated.norm(dim=1, keepdim=True)
 
 
-def compare(table: Table, space: Space, stored: Tensor, queries: Tensor, top: int) -> None:
+def compare(table: Table, space: VectorSpace, stored: Tensor, queries: Tensor, top: int) -> None:
     """Two rows of the table."""
     rows = [IndexRow("prompt", str(place), "", str(place)) for place in range(len(stored))]
     exact: list[set[str]] = []

@@ -45,7 +45,7 @@ def inspect(
     embeddings = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
-        from lab.models.vocabulary import vocabularies as read_vocabularies
+        from lab.models.vocabulary import read_vocabularies
 
         vocabularies = read_vocabularies(model, variant)
     from lab.cli.tables import say, show_embedding, show_together

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from lab.files import check_writable
 from lab.models.facts import read_facts
-from lab.sample.config import config_of
+from lab.sample.config import config_from_record
 from lab.terminal import Bars
 
 INGREDIENTS = {
@@ -38,7 +38,7 @@ def rerun(
     record = read_record(image)
     path = out or image.with_stem(f"{image.stem}-again")
     check_writable(path.parent)
-    config = config_of(record if device is None else record | {"device": device})
+    config = config_from_record(record if device is None else record | {"device": device})
     with Bars() as bars:
         facts = read_facts(config, bars)
     from lab.models.load import load_options

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lab.models.config import ModelOptions
 from lab.models.facts import GenerationDefaults, ModelFacts, vae_scale
 from lab.models.family import FAMILIES, Family, FamilyTraits
-from lab.models.weights import sha256
+from lab.models.weights import hash_files
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -120,7 +120,7 @@ class Bundle:
         Of a single-file model it is the file's, which other tools call the model hash. Otherwise it covers U-Net,
         text encoders, VAE and LoRA files: the SHA-256 of their digests in that order.
         """
-        return sha256(self.weights)
+        return hash_files(self.weights)
 
     @property
     def short_hash(self) -> str:

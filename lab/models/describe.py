@@ -11,7 +11,7 @@ from lab.models.config import ModelOptions
 from lab.models.detection import UNET, VAE, check_folder
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import encoder_keys
-from lab.models.weights import TensorInfo, read_header, sha256
+from lab.models.weights import TensorInfo, hash_files, read_header
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def describe(
             part: sum(math.prod(info.shape) for info in header.values()) for part, header in headers.items()
         },
         dtypes=tuple(dtype for dtype, _ in stored.most_common()),
-        hash=sha256(paths),
+        hash=hash_files(paths),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, pick_weights, uses_variant, variants
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, known_variants, pick_weights, uses_variant
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 """Prefixes of a part's tensors in a single file in the layout of the original code."""
@@ -109,7 +109,7 @@ def check_names(
     missing += [f"{part}/*.safetensors" for part, found in files.items() if not found]
     if missing:
         wanted = f"{root}: a {traits.label} folder without {', '.join(missing)}"
-        others = variants(names)
+        others = known_variants(names)
         if others and variant not in others:
             raise InputError(f"{wanted}; it has variants: use --variant {' or '.join(others)}")
         pickles = any(Path(name).suffix in PICKLES for name in names)

@@ -30,12 +30,12 @@ class Neighbour(NamedTuple):
 
 
 def norm_range(encoder: PreTrainedModel) -> tuple[float, float, float]:
-    """Smallest, median and largest norm of a text encoder's token embeddings."""
+    """Smallest, median and largest norm of a text encoder's token embeddings (the median is about 0.4 in CLIP-L)."""
     norms = encoder.get_input_embeddings().weight.detach().float().norm(dim=1)
     return float(norms.min()), float(norms.median()), float(norms.max())
 
 
-def root_mean_square(encoder: PreTrainedModel) -> float:
+def embedding_rms(encoder: PreTrainedModel) -> float:
     """Root mean square of the values in a text encoder's token embeddings (about 0.014 in CLIP-L)."""
     return float(encoder.get_input_embeddings().weight.detach().float().square().mean().sqrt())
 
@@ -91,7 +91,7 @@ def whole_words(tokenizer: CLIPTokenizer) -> list[str]:
     return sorted(word for word in words if word and word.isalpha() and len(word) >= SHORTEST_WORD)
 
 
-def vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
+def read_vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
     """The vocabulary of each text encoder, by the name under which embeddings address it.
 
     Of a folder only text encoders and tokenizers are loaded; a single file has to be loaded whole.

@@ -35,7 +35,8 @@ class TensorInfo:
 
 
 def pick_weights(names: Iterable[str], part: str, variant: str | None) -> list[str]:
-    """The safetensors files of a part among a model folder's file names; empty if it has none.
+    """The safetensors files of a part (`unet`, `vae`, ...) among a model folder's file names, relative to the folder;
+    none if it has none.
 
     A part without files of the wanted variant is taken without: as in diffusers, models often come with, say, an
     fp16 U-Net and a plain VAE.
@@ -49,8 +50,8 @@ def pick_weights(names: Iterable[str], part: str, variant: str | None) -> list[s
     return []
 
 
-def variants(names: Iterable[str]) -> list[str]:
-    """The variants of which a model folder's file names speak: fp16, say."""
+def known_variants(names: Iterable[str]) -> list[str]:
+    """The weight variants that a model folder's file names speak of, such as fp16, in alphabetical order."""
     found = (
         re.fullmatch(r".+/(?:diffusion_pytorch_model|model)\.(\w+)(-.+)?\.safetensors", name)
         for name in names
@@ -59,7 +60,7 @@ def variants(names: Iterable[str]) -> list[str]:
 
 
 def uses_variant(files: Iterable[str], variant: str | None) -> bool:
-    """True if the picked files are those of the variant."""
+    """Whether files that `pick_weights` chose are those of the variant, and not the plain ones in their place."""
     return variant is not None and any(f".{variant}" in Path(file).name for file in files)
 
 
@@ -69,7 +70,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         InputError: no such file, a pickle (with how to convert it), or a damaged or truncated file.
     """
-    return _read(path)[0]
+    return _read_safetensors(path)[0]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -78,10 +79,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: as `read_header`.
     """
-    return _read(path)[1]
+    return _read_safetensors(path)[1]
 
 
-def _read(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{path}: {HOW_TO_CONVERT}")
     if not is_file(path):
@@ -93,11 +94,11 @@ def _read(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             return header, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path}: {_instead(path) or f'damaged or not a safetensors file ({error}); fetch it again'}"
+            f"{path}: {_other_kind(path) or f'damaged or not a safetensors file ({error}); fetch it again'}"
         ) from None
 
 
-def _instead(path: Path) -> str | None:
+def _other_kind(path: Path) -> str | None:
     """What a file that is called .safetensors is, by its first bytes."""
     try:
         with path.open("rb") as file:
@@ -107,8 +108,12 @@ def _instead(path: Path) -> str | None:
     return next((said for sign, said in _OTHER_FILES.items() if start.startswith(sign)), None)
 
 
-def sha256(files: Sequence[Path]) -> str:
-    """Of a single file its SHA-256, which A1111 calls the model hash; of several, the SHA-256 of their digests."""
+def hash_files(files: Sequence[Path]) -> str:
+    """A hash over files, as hexadecimal digits.
+
+    Of one file it is its SHA-256, which the A1111 web UI calls the model hash; of several, the SHA-256 of their digests
+    in order.
+    """
     digests = []
     for path in files:
         with path.open("rb") as file:

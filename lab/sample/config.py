@@ -18,13 +18,16 @@ from lab.models.schedulers import SCHEDULERS
 from lab.text import read_lines
 
 MAX_SEED = 2**64 - 1
-MAX_COUNT = 1_000_000
+"""The largest that `torch.Generator.manual_seed` takes."""
+
+MAX_SEEDS = 1_000_000
+"""In one run."""
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Reads comma-separated seeds and inclusive ranges, in the order given.
+    """Reads comma-separated seeds and inclusive ranges, such as "1-4,9", in the order given.
 
     Raises:
         ValueError: not of that form, a range that runs backwards, a seed given twice, or one over 2^64 - 1.
@@ -39,8 +42,8 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"the range {piece.strip()} runs backwards; write {last}-{first}")
         if last > MAX_SEED:
             raise ValueError(f"seed {last} is over the largest, {MAX_SEED}")
-        if len(seeds) + last - first >= MAX_COUNT:
-            raise ValueError(f"{piece.strip()} makes more than {MAX_COUNT:,} seeds; split the run")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"{piece.strip()} makes more than {MAX_SEEDS:,} seeds; split the run")
         seeds.extend(range(first, last + 1))
     twice = given_twice(seeds)
     if twice is not None:
@@ -49,7 +52,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def join_seeds(value: Any) -> Any:
-    """Turns a number, or a list of numbers, into the form that `parse_seeds` reads; leaves the rest alone."""
+    """Turns a seed, or a list or range of seeds, into text that `parse_seeds` reads; leaves anything else as it is."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Integral):  # NumPy's, too
@@ -69,7 +72,10 @@ def _as_list(value: Any) -> Any:
 
 
 Seeds = Annotated[str, BeforeValidator(join_seeds), AfterValidator(_checked_seeds)]
+"""Seeds as text for `parse_seeds`; numbers and lists of them are taken too."""
+
 Prompts = Annotated[list[str], BeforeValidator(_as_list)]
+"""A list of prompts; a single text is taken too."""
 
 
 class SamplingOptions(Config):
@@ -205,8 +211,12 @@ def requests(config: GenerateConfig) -> list[Request]:
     ]
 
 
-def config_of(record: Mapping[str, Any]) -> GenerateConfig:
-    """The config that makes the image of a record again."""
+def config_from_record(record: Mapping[str, Any]) -> GenerateConfig:
+    """The config that makes an image again, from the record that the lab wrote into it (`make_record`).
+
+    Raises:
+        InputError: settings that this version of the lab does not take.
+    """
     settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
     if "embeds" in settings:
         del settings["prompt"]  # the text that they were encoded from

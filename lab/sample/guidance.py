@@ -14,14 +14,19 @@ from lab.models.unet import call_unet, takes_guidance_scale
 from lab.sample.plan import Job
 
 
-def guide(unconditional: Tensor, conditionals: Sequence[Tensor], scales: Tensor) -> Tensor:
-    """u + sum_i w_i * s * (c_i - u): Ho & Salimans (2207.12598) eq. 6 in the form that diffusers uses, composed
-    over several prompts as Liu et al. (2206.01714) eq. 11 and the A1111 web UI's `AND` do.
+def apply_guidance(unconditional: Tensor, conditionals: Sequence[Tensor], scales: Tensor) -> Tensor:
+    """Classifier-free guidance, over one prompt or several: u + sum_i w_i s (c_i - u).
+
+    Ho & Salimans (2207.12598) eq. 6 in the form that diffusers uses, composed over several prompts as Liu et al.
+    (2206.01714) eq. 11 and the A1111 web UI's `AND` do.
 
     Args:
-        unconditional: (b, c, h, w), the prediction for the negative prompt.
-        conditionals: one (b, c, h, w) for each part.
-        scales: (parts, b), w_i * s: each image's guidance scale times the part's weight.
+        unconditional: u, (b, c, h, w), the prediction for the negative prompt.
+        conditionals: c_i, one (b, c, h, w) for each part of the prompts.
+        scales: w_i s, (parts, b): each image's guidance scale times the part's weight.
+
+    Returns:
+        (b, c, h, w), the guided prediction.
     """
     guided = unconditional
     for conditional, scale in zip(conditionals, scales, strict=True):
@@ -29,10 +34,14 @@ def guide(unconditional: Tensor, conditionals: Sequence[Tensor], scales: Tensor)
     return guided
 
 
-def rescale(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
-    """Gives the guided prediction the conditional's standard deviation, by the share `amount` in 0..1.
+def rescale_guidance(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
+    """Guidance rescale: gives the guided prediction the conditional one's standard deviation, image by image.
 
     Lin et al. (2305.08891) eq. 14 to 16; keeps guidance from overexposing models with zero terminal SNR.
+
+    Args:
+        guided, conditional: (b, c, h, w) predictions.
+        amount: The share of the rescaled prediction in the result, 0..1 (diffusers' `guidance_rescale`).
     """
     axes = list(range(1, guided.ndim))
     matched = guided * (conditional.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
@@ -40,7 +49,12 @@ def rescale(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
 
 
 def noise_level(timestep: Tensor, alphas_cumprod: Tensor) -> float:
-    """sigma = sqrt((1 - a) / a) at a timestep, infinite at zero SNR: the scale on which guidance intervals stand."""
+    """sigma = sqrt((1 - a) / a) at a timestep, by which guidance intervals are given; infinite at zero SNR.
+
+    Args:
+        timestep: One number, which may lie between two steps of the training schedule.
+        alphas_cumprod: a, (timesteps,) of the training schedule, interpolated linearly.
+    """
     last = len(alphas_cumprod) - 1
     position = min(max(float(timestep), 0.0), last)
     below = int(position)
@@ -55,7 +69,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 class Predictor:
-    """Predicts noise (or v) for one batch, step by step.
+    """The guided predictions of noise (or v) for one batch of jobs, one call of the U-Net a step.
 
     The negative prompt's rows come first in the U-Net's batch, then each part of the prompts, as in diffusers.
     """
@@ -69,25 +83,26 @@ class Predictor:
         timesteps = to_device(scheduler.timesteps, bundle.device)
         self._timesteps = dict(zip(scheduler.timesteps.tolist(), timesteps, strict=True))
         self._scale = to_device(torch.tensor([job.settings.guidance for job in jobs]), bundle.device)
-        self._positive = _Side(bundle, [job.positive for job in jobs])
+        self._positive = _PromptSide(bundle, [job.positive for job in jobs])
         self._takes_scale = takes_guidance_scale(bundle.unet)
         self._guided = jobs[0].guided and not self._takes_scale
         # Jobs that are not guided share a batch however their negative prompts are composed, as these take no part.
-        self._negative = _Side(bundle, [job.negative for job in jobs] if self._guided else [])
+        self._negative = _PromptSide(bundle, [job.negative for job in jobs] if self._guided else [])
         self._scales = self._positive.weights * self._scale
         sizes = self._settings.time_ids
         self._time_ids = None if sizes is None else to_device(torch.tensor([sizes]).float(), bundle.device)
         self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Predicts for call `index` of the U-Net, from 0.
-
-        Returns the prediction (b, c, h, w) in float32, its conditional part, and its unconditional part.
-
-        The last is None at steps that are not guided: there the negative prompt is not even computed.
+        """Predicts from noisy latents (b, c, h, w), scaled as the scheduler wants them.
 
         Args:
             timestep: One of the scheduler's, on the CPU.
+            index: The number of the call, from 0, by which prompts are scheduled.
+
+        Returns:
+            The guided prediction (b, c, h, w) in float32, its conditional part, and its unconditional part, which is
+            None at steps that are not guided: there the negative prompt is not even computed.
         """
         if not self._guided_at(timestep):
             conditional = self._positive.average(self._run(noisy, timestep, self._positive.at(index)))
@@ -97,9 +112,9 @@ class Predictor:
         count = len(self._negative.weights)
         unconditional = self._negative.average(predictions[:count])
         conditional = self._positive.average(predictions[count:])
-        guided = guide(unconditional, predictions[count:], self._scales)
+        guided = apply_guidance(unconditional, predictions[count:], self._scales)
         if self._settings.guidance_rescale > 0:
-            guided = rescale(guided, conditional, self._settings.guidance_rescale)
+            guided = rescale_guidance(guided, conditional, self._settings.guidance_rescale)
         return guided, conditional, unconditional
 
     def _guided_at(self, timestep: Tensor) -> bool:
@@ -109,7 +124,7 @@ class Predictor:
         return interval[0] <= noise_level(timestep, self._alphas_cumprod) <= interval[1]
 
     def _run(self, noisy: Tensor, timestep: Tensor, members: Sequence[list[Encoding]]) -> tuple[Tensor, ...]:
-        """One U-Net call over all members (each a list of one encoding an image)."""
+        """(b, c, h, w) for each member, in one call of the U-Net; a member is one encoding for each image."""
         copies = len(members)
         embeds, pooled = self._stacked([encoding for member in members for encoding in member])
         output = call_unet(
@@ -134,8 +149,8 @@ class Predictor:
         # What gradients pass is never taken from before.
         if torch.is_grad_enabled() or key not in self._texts:
             length = math.lcm(*(len(row.embeds) for row in rows))
-            there = {row: self._there(row.embeds).repeat(length // len(row.embeds), 1) for row in rows}
-            pooled = {row: self._there(row.pooled) for row in rows if row.pooled is not None}
+            there = {row: self._on_device(row.embeds).repeat(length // len(row.embeds), 1) for row in rows}
+            pooled = {row: self._on_device(row.pooled) for row in rows if row.pooled is not None}
             dtype = self._bundle.dtype
             self._texts[key] = (
                 torch.stack([there[row] for row in rows]).to(dtype),
@@ -143,12 +158,12 @@ class Predictor:
             )
         return self._texts[key]
 
-    def _there(self, states: Tensor) -> Tensor:
+    def _on_device(self, states: Tensor) -> Tensor:
         """On the bundle's device: an encoder's texts are on the CPU, those that a run learns on the device."""
         return to_device(states, self._bundle.device)
 
 
-class _Side:
+class _PromptSide:
     """The prompts, or the negative prompts, of a batch: all composed of the same number of parts."""
 
     def __init__(self, bundle: Bundle, conditionings: Sequence[Conditioning]):

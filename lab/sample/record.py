@@ -34,7 +34,7 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
     """The image's record: plain JSON values.
 
     Keys named like a field of `GenerateConfig` hold what that field was, or the default that was used in its
-    place; `config_of` reads them back.
+    place; `config_from_record` reads them back.
     """
     request, options = job.request, job.request.options
     given = options.model_dump(mode="json", include=options.model_fields_set - _NOT_OF_ONE_IMAGE)

@@ -9,11 +9,17 @@ from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
 
 SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
+"""The options that SDXL alone takes, beside the size of the image itself."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one image is sampled with; the fields mean what `SamplingOptions` says."""
+    """What one image is sampled with: `SamplingOptions`, completed by the model's defaults; sizes in pixels.
+
+    Attributes:
+        original_width, original_height, crop_left, crop_top: None for models without size conditioning.
+        strength: None without an init image.
+    """
 
     steps: int
     guidance: float
@@ -40,12 +46,15 @@ class Settings:
         return self.steps * SCHEDULERS[self.scheduler].calls
 
     def record(self) -> dict[str, Any]:
-        """The settings for an image's record, without those that do not apply."""
+        """The settings by name for an image's record, without those that do not apply."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def time_ids(self) -> tuple[int, ...] | None:
-        """SDXL's micro-conditioning (2307.01952, section 2.2): original, crop, target, each height first."""
+        """SDXL's micro-conditioning in pixels (2307.01952, section 2.2), None for other families.
+
+        Original size, crop, target size, each height first.
+        """
         if self.original_width is None or self.original_height is None:
             return None
         return (

@@ -17,7 +17,7 @@ from lab.errors import InputError
 from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
 from lab.models.vocabulary import token_text
-from lab.models.weights import sha256
+from lab.models.weights import hash_files
 from lab.score.clip import Clip, load_clip
 
 BLOCK = 256
@@ -146,7 +146,7 @@ class ClipFeatures:
 
     def __init__(self, folder: Path, device: torch.device):
         self._clip = load_clip(folder, device)
-        self.model, self.source = sha256(sorted(folder.glob("*.safetensors"))), str(folder)
+        self.model, self.source = hash_files(sorted(folder.glob("*.safetensors"))), str(folder)
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """Vectors of texts as they stand, cut at the context's end."""

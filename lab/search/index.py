@@ -39,8 +39,14 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Space:
-    """What the vectors of an index are: of which weights (SHA-256 and name), and pooled how."""
+class VectorSpace:
+    """What makes the vectors of an index: vectors of two spaces do not compare.
+
+    Attributes:
+        model: SHA-256 of the weights that make them.
+        source: The model by its name.
+        pooling: What stands for a text.
+    """
 
     model: str
     source: str
@@ -52,16 +58,22 @@ class _Stored:
     """What `rows.json` holds."""
 
     kind: IndexKind
-    space: Space
+    space: VectorSpace
     vectors: str
     sha256: str
     rows: list[IndexRow]
 
 
 class Index:
-    """Rows that can be found by their vectors."""
+    """Rows that can be found by their vectors: prompts, images, embeddings and tokens, and FAISS's index of them.
 
-    def __init__(self, kind: IndexKind, space: Space, vectors: faiss.Index, rows: list[IndexRow]):
+    Attributes:
+        kind: `flat-ip`, `flat-l2` or `ivf`.
+        rows: In the order of their vectors.
+        known: What tells a row from others, of all rows.
+    """
+
+    def __init__(self, kind: IndexKind, space: VectorSpace, vectors: faiss.Index, rows: list[IndexRow]):
         self.kind = kind
         self.space = space
         self.rows = rows
@@ -69,7 +81,7 @@ class Index:
         self.known = {(row.kind, row.identity) for row in rows}
 
     @classmethod
-    def build(cls, kind: IndexKind, space: Space, rows: Sequence[IndexRow], vectors: Tensor) -> "Index":
+    def build(cls, kind: IndexKind, space: VectorSpace, rows: Sequence[IndexRow], vectors: Tensor) -> "Index":
         """A new index of rows with their vectors (n, d), on which the cells of an ivf index are trained."""
         made = _empty_index(kind, _for_faiss(kind, vectors))
         index = cls(kind, space, made, [])
@@ -163,7 +175,7 @@ class Index:
             )
         return cls(told.kind, told.space, vectors, told.rows)
 
-    def check_space(self, space: Space, folder: Path) -> None:
+    def check_same_space(self, space: VectorSpace, folder: Path) -> None:
         """Refuses vectors that were made otherwise than the index's own.
 
         Raises:
@@ -181,7 +193,7 @@ class Index:
             )
 
 
-def new_rows(rows: Sequence[IndexRow], known: Collection[Identity]) -> list[IndexRow]:
+def unknown_rows(rows: Sequence[IndexRow], known: Collection[Identity]) -> list[IndexRow]:
     """Those of the rows that are not known, each once, in their order."""
     first: dict[Identity, IndexRow] = {}
     for row in rows:

@@ -18,7 +18,7 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.search.config import SearchConfig
 from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
-from lab.search.index import ROWS, Hit, Index, Space, new_rows
+from lab.search.index import ROWS, Hit, Index, VectorSpace, unknown_rows
 from lab.search.sources import IndexRow, IndexRowKind, holds, read_source
 
 BLOCKS: Mapping[IndexRowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
@@ -57,13 +57,13 @@ def search(
     config = SearchConfig.build({**(config.given() if config else {}), **settings})
     old = _load_index(config)
     features = _features(bundle, config, old)
-    space = Space(features.model, features.source, features.pooling)
+    space = VectorSpace(features.model, features.source, features.pooling)
     if old is not None:
-        old.check_space(space, _folder(config))
+        old.check_same_space(space, _folder(config))
     queries = _queries(config, features)
     rows = [row for over in config.over for row in read_source(over, bundle, listener)]
     found = _without_gone(old, config, rows) if old is not None else None
-    index, added = _built_or_grown(found, config, space, rows, features, listener)
+    index, added = _build_or_extend(found, config, space, rows, features, listener)
     if config.index is not None and (added or found is not old):
         index.save(config.index)
     if not queries:
@@ -124,10 +124,10 @@ def _without_gone(index: Index, config: SearchConfig, rows: Sequence[IndexRow]) 
     return kept if moved == kept.rows else kept.with_rows(moved)
 
 
-def _built_or_grown(
+def _build_or_extend(
     index: Index | None,
     config: SearchConfig,
-    space: Space,
+    space: VectorSpace,
     rows: Sequence[IndexRow],
     features: Features,
     listener: Listener,
@@ -135,15 +135,15 @@ def _built_or_grown(
     """The index with the rows that it did not have, and how many they were."""
     if index is None:
         kind = config.kind or "flat-ip"
-        distinct = new_rows(rows, set())
-        return Index.build(kind, space, distinct, vectors_of(distinct, features, listener)), len(distinct)
-    new = new_rows(rows, index.known)
+        distinct = unknown_rows(rows, set())
+        return Index.build(kind, space, distinct, encode_rows(distinct, features, listener)), len(distinct)
+    new = unknown_rows(rows, index.known)
     if new:
-        index.add(new, vectors_of(new, features, listener))
+        index.add(new, encode_rows(new, features, listener))
     return index, len(new)
 
 
-def vectors_of(rows: Sequence[IndexRow], features: Features, listener: Listener = Listener()) -> Tensor:
+def encode_rows(rows: Sequence[IndexRow], features: Features, listener: Listener = Listener()) -> Tensor:
     """(n, d): the vectors of rows of any kinds, in their order."""
     made: list[Tensor] = []
     for (kind, place), group in groupby(
@@ -153,16 +153,16 @@ def vectors_of(rows: Sequence[IndexRow], features: Features, listener: Listener 
         library = collect([Path(place)]) if kind == "embedding" else {}
         size = BLOCKS[kind]
         for start in range(0, len(texts), size):
-            made.append(_vectors_of_kind(kind, texts[start : start + size], features, library))
+            made.append(_encode_kind(kind, texts[start : start + size], features, library))
             listener.progress(sum(map(len, made)), len(rows), "rows")
     return torch.cat(made)
 
 
-def _vectors_of_kind(
+def _encode_kind(
     kind: IndexRowKind, texts: Sequence[str], features: Features, library: Mapping[str, Embedding]
 ) -> Tensor:
     if kind == "prompt":
-        return _vectors_of_prompts(texts, features)
+        return _encode_prompts(texts, features)
     if kind == "embedding":
         return features.texts([f"<{name}>" for name in texts], library)
     if kind == "image":
@@ -170,7 +170,7 @@ def _vectors_of_kind(
     return features.tokens(texts)
 
 
-def _vectors_of_prompts(texts: Sequence[str], features: Features) -> Tensor:
+def _encode_prompts(texts: Sequence[str], features: Features) -> Tensor:
     """Vectors of a library's prompts: names of embeddings that are not here stand for the words that they are.
 
     Halves what cannot be read until the texts at fault are alone; reading comes before all encoding.
@@ -182,4 +182,4 @@ def _vectors_of_prompts(texts: Sequence[str], features: Features) -> Tensor:
             plain = texts[0].replace("<", " ").replace(">", " ").replace("embedding:", " ")
             return features.texts([plain], {})
     half = len(texts) // 2
-    return torch.cat([_vectors_of_prompts(some, features) for some in (texts[:half], texts[half:])])
+    return torch.cat([_encode_prompts(some, features) for some in (texts[:half], texts[half:])])

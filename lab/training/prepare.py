@@ -12,7 +12,7 @@ from lab.embeddings.library import Sources, collect
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.models.vocabulary import root_mean_square
+from lab.models.vocabulary import embedding_rms
 from lab.score.clip import Clip, open_clip
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
@@ -178,7 +178,7 @@ def learning_rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subje
     Raises:
         InputError: all are 0.
     """
-    scales = [root_mean_square(tower.encoder) for tower in bundle.towers]
+    scales = [embedding_rms(tower.encoder) for tower in bundle.towers]
     usual = find_objective(config.objective).rate * sum(scales) / len(scales)
     rates = {}
     for subject in subjects:

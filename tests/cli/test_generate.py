@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import lab
-from lab.sample.config import GenerateConfig, config_of
+from lab.sample.config import GenerateConfig, config_from_record
 from tests.paths import REPOSITORY
 
 
@@ -111,7 +111,7 @@ def test_rerun_of_every_dialect(cli, sd1_folder, tmp_path, dialect):
 def test_images_of_the_plain_dialect_that_were_made_before_are_made_again_too(sd1):
     record = lab.generate(sd1, prompt="a cat", dialect="plain", steps=2)[0].record
     assert record["weighting"] == "ignore"
-    assert config_of(record | {"weighting": "plain"}).dialect == "plain"
+    assert config_from_record(record | {"weighting": "plain"}).dialect == "plain"
 
 
 def test_after_a_rerun_a_lost_image_is_made_again(cli, sd1_folder, tmp_path):

@@ -14,7 +14,7 @@ from lab.prompt.chunk_rules import back_to_comma
 from lab.prompt.dialects import DIALECTS, Dialect
 from lab.prompt.parse import parse, resolve
 from lab.prompt.syntax import Reading, SegmentBuilder
-from lab.sample.config import config_of
+from lab.sample.config import config_from_record
 from tests.condition.samples import close, embedding_for
 
 
@@ -57,7 +57,7 @@ def test_it_is_recorded_and_made_again(sd1, stars):
     settings = {"prompt": "a *red* apple", "seeds": "1", "steps": 1, "dialect": "stars"}
     (made,) = lab.generate(sd1, **settings)
     assert (made.record["dialect"], made.record["weighting"]) == ("stars", "comfy")
-    again = config_of(made.record)
+    again = config_from_record(made.record)
     assert again.dialect == "stars" and again.weighting_used == "comfy"
 
 

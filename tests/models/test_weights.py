@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from lab.models.weights import pick_weights, sha256
+from lab.models.weights import hash_files, pick_weights
 
 NAMES = [
     "unet/config.json",
@@ -38,6 +38,8 @@ def test_the_hash_of_one_file_is_its_own_and_of_several_that_of_their_digests(tm
     one.write_bytes(b"1" * 100_000)
     two.write_bytes(b"2")
     digests = [hashlib.sha256(path.read_bytes()) for path in (one, two)]
-    assert sha256([one]) == digests[0].hexdigest()
-    assert sha256([one, two]) == hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
-    assert sha256([one, two]) != sha256([two, one])
+    assert hash_files([one]) == digests[0].hexdigest()
+    assert (
+        hash_files([one, two]) == hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+    )
+    assert hash_files([one, two]) != hash_files([two, one])

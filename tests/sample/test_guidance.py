@@ -7,7 +7,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 import lab
-from lab.sample.guidance import guide, noise_level, rescale
+from lab.sample.guidance import apply_guidance, noise_level, rescale_guidance
 
 
 def predictions(count):
@@ -18,13 +18,13 @@ def test_one_part_is_classifier_free_guidance():
     u, c = predictions(2)
     scale = torch.tensor([1.0, 4.5, 0.0])
     expected = u + scale.view(-1, 1, 1, 1) * (c - u)
-    torch.testing.assert_close(guide(u, [c], scale[None]), expected)
+    torch.testing.assert_close(apply_guidance(u, [c], scale[None]), expected)
 
 
 def test_composition_adds_each_parts_guidance():
     u, c, d = predictions(3)
     weights = torch.tensor([[1.0, 0.5, 2.0], [0.3, -1.0, 0.0]])
-    actual = guide(u, [c, d], 7 * weights)
+    actual = apply_guidance(u, [c, d], 7 * weights)
     for image in range(3):
         expected = u[image]
         expected = expected + 7 * weights[0, image] * (c[image] - u[image])
@@ -36,7 +36,7 @@ def test_composition_adds_each_parts_guidance():
 def test_rescale_is_diffusers(amount):
     guided, conditional = predictions(2)
     expected = rescale_noise_cfg(guided, conditional, guidance_rescale=amount)
-    torch.testing.assert_close(rescale(guided, conditional, amount), expected)
+    torch.testing.assert_close(rescale_guidance(guided, conditional, amount), expected)
 
 
 def test_noise_level_is_sigma():

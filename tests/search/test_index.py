@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import lab
-from lab.search.index import Index, Space, new_rows
+from lab.search.index import Index, VectorSpace, unknown_rows
 from lab.search.sources import IndexRow
 
-SPACE = Space("a" * 64, "emoji", "eos")
+SPACE = VectorSpace("a" * 64, "emoji", "eos")
 
 
 def rows(count, first=0):
@@ -70,19 +70,19 @@ def test_more_neighbours_than_rows():
 
 
 def test_new_rows_are_those_not_known_each_once():
-    assert new_rows([*rows(3), *rows(2)], {("prompt", "p1")}) == [rows(3)[0], rows(3)[2]]
-    assert new_rows(rows(2), {("token", "p0")}) == rows(2)
+    assert unknown_rows([*rows(3), *rows(2)], {("prompt", "p1")}) == [rows(3)[0], rows(3)[2]]
+    assert unknown_rows(rows(2), {("token", "p0")}) == rows(2)
 
 
 def test_other_models_and_poolings_are_refused(tmp_path):
     index = Index.build("flat-ip", SPACE, rows(3), vectors(3))
-    index.check_space(SPACE, tmp_path)
+    index.check_same_space(SPACE, tmp_path)
     with pytest.raises(
         lab.InputError, match=r"another model, emoji \(aaaaaaaaaa\), not of other \(bbbbbbbbbb\)"
     ):
-        index.check_space(Space("b" * 64, "other", "eos"), tmp_path)
+        index.check_same_space(VectorSpace("b" * 64, "other", "eos"), tmp_path)
     with pytest.raises(lab.InputError, match="pooled by 'eos', not by 'mean'"):
-        index.check_space(Space("a" * 64, "emoji", "mean"), tmp_path)
+        index.check_same_space(VectorSpace("a" * 64, "emoji", "mean"), tmp_path)
 
 
 def edit_vectors(folder):

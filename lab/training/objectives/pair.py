@@ -12,7 +12,7 @@ from torch import Tensor
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.sample.guidance import guide
+from lab.sample.guidance import apply_guidance
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.captions import check_placeholders, fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch
@@ -62,7 +62,7 @@ class Pair(Denoising):
         )
         unconditional, conditional = both.chunk(2)
         scale = torch.full((len(noisy),), self._guidance, device=noisy.device)
-        return guide(unconditional, [conditional], scale[None])
+        return apply_guidance(unconditional, [conditional], scale[None])
 
     def _negative_caption(self, example: Example) -> str:
         generator = self.config.generator("negative", example.step, example.slot)
