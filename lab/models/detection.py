@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
+from lab.models.part_configs import read_part
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, known_variants, pick_weights, uses_variant
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -80,7 +81,7 @@ def folder_family(root: Path) -> Family:
         if not (root / part / "config.json").is_file():
             known = f"the lab loads diffusers folders of {known_families()}"
             raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
-    unet, text_encoder = (read_json(root / part / "config.json") for part in ("unet", "text_encoder"))
+    unet, text_encoder = (read_part(root / part / "config.json", part) for part in ("unet", "text_encoder"))
     return family_of(unet, text_encoder, root)
 
 

@@ -23,6 +23,7 @@ from lab.models.detection import (
     folder_family,
 )
 from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
+from lab.models.part_configs import read_part
 from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 from lab.models.source import locate, locate_vae
 from lab.models.weights import read_header, read_metadata
@@ -37,13 +38,13 @@ class GenerationDefaults(Config):
     A model folder may say it in a `generation_config.json` with these keys.
     """
 
-    steps: int = Field(25, ge=1)
-    guidance: float = 7.0
+    steps: int = Field(25, ge=1, le=1000)
+    guidance: float = Field(7.0, ge=0, le=100)
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] | None = None
     scheduler: Annotated[str, one_of(SCHEDULERS, "scheduler")] = USUAL
-    width: int = Field(512, ge=1)
-    height: int = Field(512, ge=1)
+    width: int = Field(512, ge=1, le=8192)
+    height: int = Field(512, ge=1, le=8192)
 
 
 def vae_scale(config: Mapping[str, Any]) -> int:
@@ -198,7 +199,7 @@ def _vae_config(root: Path) -> dict[str, Any] | None:
     """The config of a VAE's or a model's folder; None of a single file, which is read by the model's own."""
     paths = (root / "vae" / "config.json", root / "config.json")
     path = next((path for path in paths if path.is_file()), None)
-    return read_json(path) if path else None
+    return read_part(path, "vae") if path else None
 
 
 def _described(widths: list[int]) -> str:
@@ -240,7 +241,7 @@ def _facts(
 
     def config(part: str, name: str = "config.json") -> dict[str, Any]:
         paths = [folder / part / name for folder in folders]
-        return read_json(next((path for path in paths if path.is_file()), paths[-1]))
+        return read_part(next((path for path in paths if path.is_file()), paths[-1]), part)
 
     override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
     unet, vae = {**config("unet"), **unet_changes}, config("vae")

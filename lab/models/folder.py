@@ -18,6 +18,7 @@ from lab.errors import InputError
 from lab.files import read_json
 from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
+from lab.models.part_configs import read_part
 from lab.models.weights import pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -90,6 +91,8 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
     Raises:
         InputError: damaged files.
     """
+    if (folder / "tokenizer_config.json").is_file():
+        read_part(folder / "tokenizer_config.json", "tokenizer")
     with one_line_errors(f"{folder}: cannot load the tokenizer"):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 

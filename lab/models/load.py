@@ -121,6 +121,14 @@ def _check_finite(bundle: Bundle) -> None:
 
 
 def _towers(parts: Parts, family: Family) -> tuple[TextTower, ...]:
+    for tokenizer, encoder in zip(parts.tokenizers, parts.encoders, strict=True):
+        for name in ("bos_token", "eos_token", "pad_token"):
+            number, known = getattr(tokenizer, f"{name}_id"), encoder.config.vocab_size
+            if number is None or not 0 <= number < known:
+                raise InputError(
+                    f"{tokenizer.name_or_path}: its {name} {getattr(tokenizer, name)!r} is none of the {known} tokens "
+                    "that the text encoder knows; mend tokenizer_config.json"
+                )
     keys = encoder_keys(family, [encoder.config.hidden_size for encoder in parts.encoders])
     return tuple(
         TextTower(key, tokenizer, encoder, tokenizer.pad_token_id)

@@ -1,5 +1,6 @@
 """The schedulers offered: one table of what each is, and which of them work with which model."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,10 @@ def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: in
 
     chosen = SCHEDULERS[name]
     settings = {**chosen.settings, **({"use_karras_sigmas": True} if karras else {})}
-    scheduler = getattr(diffusers, chosen.class_name).from_config(dict(config), **settings)
+    kind = getattr(diffusers, chosen.class_name)
+    known = inspect.signature(kind.__init__).parameters  # diffusers prints a line about any other
+    told = {key: value for key, value in config.items() if key in known or key.startswith("_")}
+    scheduler = kind.from_config(told, **settings)
     try:
         scheduler.set_timesteps(steps, device="cpu")
     except ValueError as error:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab.errors import InputError
-from lab.files import is_file, read_json
+from lab.files import is_file
 from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.part_configs import read_part
 from lab.score.clip import Clip, Preparation, image_features, open_clip
 from lab.score.config import ScoreOptions
 from lab.score.metrics import METRICS
@@ -28,7 +29,7 @@ class Quality:
     """The classifier that comes with a model in its `quality` folder: clean, or degraded in one of several ways."""
 
     def __init__(self, folder: Path, device: torch.device):
-        config = read_json(folder / "config.json")
+        config = read_part(folder / "config.json", "quality")
         try:
             self._clean = config["labels"].index("clean")
             self._network = _classifier(config["widths"], len(config["labels"]))

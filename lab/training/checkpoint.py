@@ -12,23 +12,34 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from torch import Tensor
 
 from lab.condition.embeds_file import write_embeds
 from lab.condition.encode import encode
+from lab.config import checked
 from lab.embeddings.embedding import PARTNER, Embedding, Provenance
 from lab.embeddings.layouts import WRITABLE
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, parse_json
 from lab.models.bundle import Bundle
-from lab.training.config import RunOptions, TrainConfig
+from lab.training.config import FREE_TO_CHANGE, RunOptions, TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.learned import Learned
 from lab.training.loop import Loop, State
 from lab.training.objectives.objective import Objective
 
 FORMAT = "lab-training-2"
+
+
+class _Stored(BaseModel):
+    """What a checkpoint says of where its run stood; the loss is infinite before anything was evaluated."""
+
+    step: int = Field(ge=0)
+    evaluations: list[tuple[int, dict[str, float]]]
+    best_step: int = Field(ge=0)
+    best_loss: float
 
 
 def save_checkpoint(path: Path, loop: Loop) -> None:
@@ -50,7 +61,8 @@ def save_checkpoint(path: Path, loop: Loop) -> None:
         "best_loss": loop.state.best_loss,
     }
     with atomic(path) as temporary:
-        metadata = {"format": FORMAT, "state": json.dumps(state)}
+        settings = json.dumps(loop.config.model_dump(mode="json", exclude=FREE_TO_CHANGE))
+        metadata = {"format": FORMAT, "state": json.dumps(state), "settings": settings}
         safetensors.torch.save_file(
             {key: value.contiguous() for key, value in tensors.items()}, temporary, metadata
         )
@@ -60,7 +72,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     """Sets a loop's vectors, optimizer and state to those in a file.
 
     Raises:
-        InputError: no such file, damaged, or of a run that learns other vectors.
+        InputError: no such file, damaged, or of a run that learns other vectors or was set otherwise.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -68,13 +80,14 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
         if metadata["format"] != FORMAT:
             raise ValueError(metadata["format"])
-        state = json.loads(metadata["state"])
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no checkpoint there; the run stopped before its first one, so start it anew"
-        ) from None
+        state = checked(_Stored, parse_json(metadata["state"], path), path)
+        settings = parse_json(metadata.get("settings", "{}"), path)
+    except InputError:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError):
-        raise InputError(f"{path}: not a checkpoint of this version, or damaged") from None
+        raise InputError(
+            f"{path}: not a checkpoint of this version, or damaged; start the run anew"
+        ) from None
     wanted = {name: tuple(rows.shape) for name, rows in loop.learned.named()}
     stored = {
         key.removeprefix("vectors/"): tuple(value.shape)
@@ -86,6 +99,8 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             f"{path}: a checkpoint of another run: it holds {_list_shapes(stored)} where {_list_shapes(wanted)} are "
             "learned"
         )
+    _check_settings(path, settings, loop)
+    _check_optimizer(path, tensors, state.step, loop)
     loop.learned.restore({name: tensors[f"vectors/{name}"] for name in wanted})
     learned = dict(loop.learned.named())
     for tensor_name, saved in tensors.items():
@@ -94,13 +109,35 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             key, name = rest
             rows = learned[name]
             loop.optimizer.state[rows][key] = saved if key == "step" else saved.to(rows.device)
-    loop.state = State(
-        state["step"],
-        [(step, found) for step, found in state["evaluations"]],
-        {name: tensors[f"best/{name}"] for name in wanted if f"best/{name}" in tensors},
-        state["best_step"],
-        state["best_loss"],
-    )
+    best = {name: tensors[f"best/{name}"] for name in wanted if f"best/{name}" in tensors}
+    loop.state = State(state.step, state.evaluations, best, state.best_step, state.best_loss)
+
+
+def _check_settings(path: Path, settings: Any, loop: Loop) -> None:
+    """Refuses a run whose config.yaml was edited since, where that would learn something else."""
+    now = loop.config.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: its settings are damaged; start the run anew")
+    for name in sorted(settings.keys() & now.keys()):
+        if settings[name] != now[name]:
+            raise InputError(
+                f"{name}: {now[name]!r} in config.yaml, where {path} was learned with {settings[name]!r}; put it back"
+            )
+
+
+def _check_optimizer(path: Path, tensors: Mapping[str, Tensor], step: int, loop: Loop) -> None:
+    """Refuses an optimizer's state that is not that of this run after a step."""
+    wanted = loop.optimizer_shapes() if step else {}
+    stored = {
+        key.removeprefix("optimizer/"): tuple(value.shape)
+        for key, value in tensors.items()
+        if key.startswith("optimizer/")
+    }
+    if wanted != stored:
+        odd = sorted({*wanted.items()} ^ {*stored.items()})[0][0]
+        raise InputError(
+            f"{path}: {odd} of its optimizer's state is missing, unknown or of another shape; start anew"
+        )
 
 
 def _list_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

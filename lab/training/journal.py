@@ -107,6 +107,11 @@ class Journal(Listener):
                 self._writer.write_prompt_embeds(embedding, self._folder.path / "embeds")
         self.write_page(status, ended=True)
 
+    @property
+    def saved(self) -> bool:
+        """Whether the files that the run is for are there."""
+        return all(self._writer.path(self._folder.path / name).is_file() for name in self._run.learned.rows)
+
     def read_embeddings(self) -> list[Embedding]:
         """The embeddings as `save_embeddings` wrote them."""
         return [read_file(self._writer.path(self._folder.path / name)) for name in self._run.learned.rows]

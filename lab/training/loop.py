@@ -114,6 +114,12 @@ class Loop:
     """Steps learned vectors down an objective, in one process or several.
 
     Every process computes its share of a step's examples; gradients are summed, so the vectors stay equal.
+
+    Attributes:
+        config: The run's settings.
+        state: Where it stands.
+        learned: The vectors.
+        optimizer: What moves them.
     """
 
     def __init__(
@@ -123,7 +129,7 @@ class Loop:
         self.learned = learned
         self.optimizer = OPTIMIZERS[config.optimizer](learned.parameter_groups())
         self._objective = objective
-        self._config = config
+        self.config = config
         self._accelerator = accelerator
         self._parameters = learned.parameters()
         self._good: tuple[int, Sequence[Tensor]] | None = None
@@ -153,13 +159,30 @@ class Loop:
             reason = self._reason_to_stop() if evaluation else None
             if reason:
                 return Ending(reason)
-        return Ending("all steps are done" if last == self._config.steps else "stopped there, as asked")
+        return Ending("all steps are done" if last == self.config.steps else "stopped there, as asked")
+
+    def optimizer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the optimizer remembers after a step, by `KEY/NAME/ENCODER`; nothing of it is touched."""
+        groups = self.learned.parameter_groups()
+        for group in groups:
+            group["params"] = [rows.detach().clone().requires_grad_() for rows in group["params"]]
+        copies = [rows for group in groups for rows in group["params"]]
+        for rows in copies:
+            rows.grad = torch.zeros_like(rows)
+        trial = OPTIMIZERS[self.config.optimizer](groups)
+        trial.step()
+        names = [name for name, _ in self.learned.named()]
+        return {
+            f"{key}/{name}": tuple(value.shape)
+            for name, rows in zip(names, copies, strict=True)
+            for key, value in trial.state[rows].items()
+        }
 
     @property
     def last_step(self) -> int:
         """The step at which the run ends at the latest."""
-        stop = self._config.stop
-        return min(self._config.steps, int(stop)) if stop.isdigit() else self._config.steps
+        stop = self.config.stop
+        return min(self.config.steps, int(stop)) if stop.isdigit() else self.config.steps
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -182,7 +205,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=False)
         loss = torch.zeros((), device=self._parameters[0].device)
         with self._accelerator.split_between_processes(list(examples)) as share:
-            for some in split_evenly(share, self._config.accumulation):
+            for some in split_evenly(share, self.config.accumulation):
                 part = self._objective.losses(some).sum() / len(examples)
                 (part * GRADIENT_SCALE).backward()
                 loss += part.detach()
@@ -204,7 +227,7 @@ class Loop:
 
     def _update(self, norm: float) -> float:
         """Makes one step of the optimizer and returns its learning rate."""
-        config, state = self._config, self.state
+        config, state = self.config, self.state
         self._good = state.step, [rows.detach().clone() for rows in self._parameters]
         if norm > config.clip_gradient:
             for rows in self._parameters:
@@ -222,7 +245,7 @@ class Loop:
     def _evaluate_if_due(self, last: int) -> dict[str, float] | None:
         """Evaluates where it is time to, and keeps the best vectors."""
         state = self.state
-        if state.step % self._config.evaluate_every and state.step != last:
+        if state.step % self.config.evaluate_every and state.step != last:
             return None
         found = self.evaluate()
         state.evaluations.append((state.step, found))
@@ -238,8 +261,8 @@ class Loop:
         """What the last evaluation says against going on."""
         evaluations = [found for _, found in self.state.evaluations]
         objection = self._objective.objection(evaluations[0], evaluations[-1])
-        if objection is None and self._config.stop == "auto":
-            stopping = Stopping(self._config.stop_window, self._config.stop_ratio)
+        if objection is None and self.config.stop == "auto":
+            stopping = Stopping(self.config.stop_window, self.config.stop_ratio)
             if stopping.converged([found["loss"] for found in evaluations]):
                 return "the loss on fixed examples has settled"
         return objection

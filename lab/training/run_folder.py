@@ -76,17 +76,20 @@ class TrainingFolder(RunFolder):
         return lines
 
     def begin_run(self, config: TrainConfig, contents: Mapping[str, str]) -> None:
-        """Writes down what the run is made of.
+        """Writes down what the run is made of. The same run that stopped before its first checkpoint begins anew.
 
         Raises:
-            InputError: there is a run in the folder already.
+            InputError: there is another run in the folder, or one that can go on.
         """
-        if self.exists:
-            raise InputError(
-                f"{self.path}: holds a run already; go on with it by --resume {self.path}, or choose another --out"
-            )
         made_here = {"images": None} if config.worst_of is not None else {}
-        self.begin(config.model_copy(update=made_here).to_yaml(), contents)
+        text = config.model_copy(update=made_here).to_yaml()
+        if self.exists:
+            if self.state.is_file() or self.differences(text, contents, FREE_TO_CHANGE):
+                raise InputError(
+                    f"{self.path}: holds a run already; go on with it by --resume {self.path}, or choose another --out"
+                )
+            self.rewind_progress(0)
+        self.begin(text, contents)
 
     def read_config(self, changes: Mapping[str, Any] | None = None) -> TrainConfig:
         """The config that the run began with, with other settings on top.

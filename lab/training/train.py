@@ -82,7 +82,7 @@ def learn(run: Run, listener: Listener = Listener()) -> Embedding | list[Embeddi
     first = accelerator.is_main_process  # the others neither write nor speak
     heard: Listener = journal if first else Listener()
     with folder.locked() if first else nullcontext():
-        _open_folder(run, loop, heard, first)
+        _open_folder(run, loop, journal, heard, first)
         for line in run.objective.skipped:
             heard.note(line)
         try:
@@ -106,22 +106,28 @@ def learn(run: Run, listener: Listener = Listener()) -> Embedding | list[Embeddi
         return learned[0] if len(learned) == 1 else learned
 
 
-def _open_folder(run: Run, loop: Loop, listener: Listener, first: bool) -> None:
+def _open_folder(run: Run, loop: Loop, journal: Journal, listener: Listener, first: bool) -> None:
     """Begins the run's folder, or goes on from its checkpoint."""
     folder = run.folder
     contents = {name: text_digest(text) for name, text in run.objective.fingerprint().items()}
     contents |= run.bundle.contents()
-    if run.config.resume is None:
-        if first:
+    resumed = run.config.resume is not None
+    if resumed:
+        folder.check_contents(contents)
+    if not (resumed and folder.state.is_file()):
+        if resumed:
+            listener.note(f"{folder.path}: the run stopped before its first checkpoint, and begins anew.")
+        elif first:
             folder.begin_run(run.config, contents)
+        if resumed and first:
+            folder.rewind_progress(0)
         for beginning in run.learned.beginnings.values():
             for line in beginning.describe():
                 listener.note(line)
         return
-    folder.check_contents(contents)
     load_checkpoint(folder.state, loop)
     state, last = loop.state, loop.last_step
-    if state.step >= last:
+    if state.step >= last and journal.saved:
         raise InputError(
             f"{folder.path}: no steps left, {state.step} of {last} are done; give more --steps or a later --stop"
         )

@@ -59,3 +59,42 @@ def test_an_unknown_scheduler_of_a_model_folder_is_refused(sd1_folder, tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"scheduler": "eulr"}))
     with pytest.raises(InputError, match="scheduler: unknown scheduler 'eulr'; nearest: euler"):
         read_facts(ModelOptions(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block"),
+        ("unet/config.json", {"sample_size": 1.5}, "sample_size"),
+        ("vae/config.json", {"block_out_channels": None}, "block_out_channels"),
+        ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor: input should be"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**5}, "num_hidden_layers"),
+        (
+            "scheduler/scheduler_config.json",
+            {"beta_start": "x"},
+            "beta_start: input should be a valid number",
+        ),
+        ("scheduler/scheduler_config.json", {"_class_name": []}, "_class_name"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.5]}, "trained_betas are 1, not 1000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1}, "num_train_timesteps"),
+        ("generation_config.json", {"guidance": float("inf")}, "guidance"),
+    ],
+)
+def test_a_config_with_another_value_is_one_line_with_file_and_key(sd1_folder, tmp_path, file, change, said):
+    folder = shutil.copytree(sd1_folder, tmp_path / "model")
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | change))
+    with pytest.raises(InputError, match=rf"{file}: .*{said}"):
+        read_facts(ModelOptions(model=str(folder)))
+    path.write_text('{"a":' * 100_000)
+    with pytest.raises(InputError, match=rf"{file}: not valid JSON"):
+        read_facts(ModelOptions(model=str(folder)))
+
+
+def test_a_token_that_the_text_encoder_does_not_know_is_named(sd1_folder, tmp_path):
+    folder = shutil.copytree(sd1_folder, tmp_path / "model")
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "<nobody>"}))
+    with pytest.raises(InputError, match=r"tokenizer: its pad_token '<nobody>' is none of the \d+ tokens"):
+        load(str(folder), device="cpu")

@@ -9,12 +9,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import safetensors.torch
 import torch
 
 import lab
 from lab.errors import InputError
 from lab.training.config import TrainConfig
-from lab.training.run_folder import TrainingFolder
+from lab.training.run_folder import TrainingFolder, run_config
 from tests.paths import REPOSITORY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
@@ -157,3 +158,73 @@ def test_a_full_disk_is_one_line_and_loses_little(sd1, changed, monkeypatch, hea
     lab.train(sd1, TrainConfig(resume=changed().out), listener=heard)
     assert "Going on at step 2" in heard.notes[0]
     assert lab.read_embedding(changed().out / "cat-toy.safetensors").count == 2
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_disk_that_was_full_before_the_first_checkpoint_is_no_dead_end(sd1, changed, monkeypatch, resumed):
+    from lab.training import journal
+
+    def full(*_):
+        raise InputError("the disk is full; free some space and run the same command again")
+
+    monkeypatch.setattr(journal, "save_checkpoint", full)
+    with pytest.raises(InputError, match="disk is full"):
+        lab.train(sd1, changed(steps=2))
+    monkeypatch.undo()
+    again = TrainConfig(resume=changed().out) if resumed else changed(steps=2)
+    assert lab.train(sd1, again).count == 2
+    assert [line["step"] for line in TrainingFolder(changed().out).read_progress()] == [1, 2]
+
+
+def edited(folder, change):
+    """The checkpoint of a run with other contents."""
+    tensors, metadata = {}, {}
+    with safetensors.safe_open(folder.state, "pt") as file:
+        metadata |= file.metadata()
+        tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state = json.loads(metadata["state"])
+    change(state, tensors, metadata)
+    safetensors.torch.save_file(tensors, folder.state, metadata | {"state": json.dumps(state)})
+
+
+def test_a_checkpoint_that_came_back_otherwise_says_what(sd1, changed):
+    folder = TrainingFolder(stopped(sd1, changed).out)
+    sound = folder.state.read_bytes()
+    damages = [
+        (lambda state, *_: state.pop("evaluations"), "evaluations: field required"),
+        (lambda state, *_: state.update(step=-1), "step: input should be greater"),
+        (lambda state, *_: state.update(step="x"), "step: input should be a valid integer"),
+        (
+            lambda _, tensors, __: tensors.pop("optimizer/exp_avg/cat-toy/clip"),
+            "exp_avg/cat-toy/clip of its optimizer",
+        ),
+        (
+            lambda _, tensors, __: tensors.update({"optimizer/exp_avg/cat-toy/clip": torch.ones(3)}),
+            "another shape",
+        ),
+        (lambda _, __, metadata: metadata.update(settings="[" * 9000), "nested too deeply|damaged"),
+    ]
+    for change, said in damages:
+        folder.state.write_bytes(sound)
+        edited(folder, change)
+        with pytest.raises(InputError, match=said):
+            lab.train(sd1, TrainConfig(resume=folder.path, stop="never"))
+    folder.state.write_bytes(sound)
+    folder.config.write_text(folder.config.read_text().replace("seed: 0", "seed: 7"))
+    with pytest.raises(
+        InputError, match=r"seed: 7 in config\.yaml, where .* was learned with 0; put it back"
+    ):
+        lab.train(sd1, TrainConfig(resume=folder.path, stop="never"))
+
+
+def test_embeddings_that_were_deleted_are_written_again(sd1, changed):
+    config = changed(steps=2)
+    first = lab.train(sd1, config)
+    (config.out / "cat-toy.safetensors").unlink()
+    again = lab.train(sd1, TrainConfig(resume=config.out))
+    assert torch.equal(first.vectors["clip"], again.vectors["clip"])
+
+
+def test_images_beside_the_runs_own_pictures_are_refused_at_once(changed, images):
+    with pytest.raises(InputError, match="is the folder of the images"):
+        run_config(changed(out=images))
