@@ -1,6 +1,7 @@
 """Matplotlib figures as files, and as SVG elements for a page that is light or dark."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError
 from lab.files import atomic
+from lab.fonts import SHIPPED, SHIPPED_FAMILY
 
 if TYPE_CHECKING:  # a wrong file name is told before matplotlib is imported
     from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ _STYLE: Any = {  # matplotlib's own type lists every parameter by name
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "font.family": ["DejaVu Sans", SHIPPED_FAMILY],
     "font.size": 9,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text
@@ -28,21 +31,31 @@ _STYLE: Any = {  # matplotlib's own type lists every parameter by name
 
 
 @contextmanager
+def _styled() -> Iterator[None]:
+    """The lab's style and fonts; a character that none of them has is a box, of which matplotlib says nothing."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    if all(font.fname != str(SHIPPED) for font in font_manager.fontManager.ttflist):
+        font_manager.fontManager.addfont(SHIPPED)
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+@contextmanager
 def drawing(width: float, height: float) -> Iterator["Figure"]:
     """Yields an empty figure (inches) to draw in; the lab's style is in force inside the block."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with _styled():
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def as_svg(figure: "Figure") -> str:
     """An SVG element without background that takes the colour of the text around it."""
-    import matplotlib
-
     stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with _styled():
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")
@@ -54,11 +67,9 @@ def save_figure(figure: "Figure", path: Path) -> None:
     Raises:
         InputError: another suffix, or the file cannot be written.
     """
-    import matplotlib
-
     form = check_suffix(path)
     metadata = {"Date": None} if form == "svg" else None
-    with matplotlib.rc_context(_STYLE), atomic(path) as temporary:
+    with _styled(), atomic(path) as temporary:
         figure.savefig(temporary, format=form, dpi=150, facecolor="white", metadata=metadata)
 
 

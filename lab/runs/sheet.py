@@ -4,13 +4,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.util import find_spec
+from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from lab.files import atomic
+from lab.fonts import draw_text, text_length
 from lab.images import open_image
 
 ASPECT = 1.6
@@ -196,7 +196,7 @@ def wrapped(text: str, width: int, lines: int) -> list[str]:
     while place < len(words):
         word = words[place]
         longer = f"{line} {word}" if line else word
-        if _font().getlength(longer[:200]) <= width and len(longer) <= 200:
+        if text_length(longer[:200], FONT_SIZE) <= width and len(longer) <= 200:
             line, place = longer, place + 1
             continue
         if not line:  # one word is wider than the line
@@ -212,31 +212,20 @@ def wrapped(text: str, width: int, lines: int) -> list[str]:
 def _fitting(text: str, width: float) -> int:
     """How many of a text's first characters fit into `width` pixels."""
     lengths = range(1, min(len(text), 400) + 1)
-    return bisect_right(lengths, width, key=lambda count: _font().getlength(text[:count]))
+    return bisect_right(lengths, width, key=lambda count: text_length(text[:count], FONT_SIZE))
 
 
 def _ended(text: str, width: int) -> str:
-    return text[: _fitting(text, width - _font().getlength("…"))].rstrip() + "…"
+    return text[: _fitting(text, width - text_length("…", FONT_SIZE))].rstrip() + "…"
 
 
 def _write(pen: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[str], colour: str) -> None:
     for number, line in enumerate(lines):
-        pen.text((left, top + _text_height(number)), line, fill=colour, font=_font())
+        draw_text(pen, left, top + _text_height(number), line, FONT_SIZE, colour)
 
 
 def _text_height(lines: int) -> int:
     return lines * (FONT_SIZE + 4)
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which matplotlib brings, for Greek, Cyrillic and many signs; Pillow's own font has Latin alone."""
-    package = find_spec("matplotlib")  # found, not imported: that would take a moment
-    for folder in (package.submodule_search_locations or []) if package else []:
-        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-        if file.is_file():
-            return ImageFont.truetype(str(file), FONT_SIZE)
-    return ImageFont.load_default(size=FONT_SIZE)
 
 
 def _thumbnail(file: Path, cell: tuple[int, int]) -> Image.Image:

@@ -1,6 +1,7 @@
 """`lab inspect --plot`: vectors, words and prompts as a picture and as numbers."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -42,3 +43,14 @@ def test_plot_and_numbers(cli, files, sd1_folder, tmp_path):
 def test_bad_input_is_one_line(cli, files, words, said):
     code, _, err = cli("inspect", *files, *words)
     assert code == 2 and said in err and err.count("\n") == 1
+
+
+def test_names_in_other_scripts_are_drawn_and_nothing_is_said_of_them(cli, tmp_path):
+    for name in ("铃兰", "\U0001f34e"):
+        Embedding(name, {"clip": torch.randn(2, 8)}).save(tmp_path / f"{name}.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, _, err = cli(
+            "inspect", tmp_path / "铃兰.pt", tmp_path / "\U0001f34e.pt", "--plot", tmp_path / "x.png"
+        )
+    assert (code, err) == (0, "")

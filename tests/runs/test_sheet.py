@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from lab.fonts import draw_text, text_length
 from lab.runs.sheet import MAX_HEIGHT, MAX_WIDTH, Group, wrapped, write_sheets
 
 COLOURS = ("red", "lime", "blue")
@@ -73,3 +74,20 @@ def test_images_of_other_sizes_are_fitted_into_the_cells(cells, tmp_path):
     Image.new("RGB", (900, 300), "black").save(tmp_path / "wide.png")
     (sheet,) = write_sheets(tmp_path / "sheet.png", [Group("", [*cells(1), (tmp_path / "wide.png", "")])])
     assert Image.open(sheet).convert("RGB").getpixel((8 + 72 + 32, 8 + 48)) == (0, 0, 0)
+
+
+def drawn(text):
+    image = Image.new("L", (80, 24), 255)
+    draw_text(ImageDraw.Draw(image), 2, 2, text, 13, "black")
+    return image.tobytes()
+
+
+@pytest.mark.parametrize("pair", ["赤林", "りン", "铃兰", "яж", "حم", "αβ", "ab"])
+def test_characters_of_many_scripts_are_no_boxes(pair):
+    one, other = pair
+    assert drawn(one) != drawn(other) and drawn(one) != drawn("\U0010fffd")
+
+
+def test_a_text_is_as_wide_as_its_parts_and_arabic_letters_join():
+    assert text_length("赤a", 13) == pytest.approx(text_length("赤", 13) + text_length("a", 13))
+    assert drawn("حم") != drawn("ح\u200cم")  # a non-joiner keeps them apart
