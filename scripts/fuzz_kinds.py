@@ -19,7 +19,7 @@ from lab.comparing.experiment import Experiment
 from lab.errors import InputError
 from lab.images import load_image
 from lab.models.bundle import Bundle
-from lab.sample.plan import requests
+from lab.sample.config import requests
 from lab.search.config import SearchConfig
 from lab.search.search import search
 from lab.training.config import TrainConfig
