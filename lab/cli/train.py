@@ -1,23 +1,22 @@
 """`lab train`: embeddings learned from images or by a reward."""
 
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, given
+from lab.config import Config
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.terminal import Bars, is_first, own_device
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
-from lab.training.objectives.objective import MakingOptions, PairOptions, RewardOptions, WorstOptions
+from lab.training.objectives.objective import objective_options
 from lab.training.run_folder import check_model, run_config
 
 DataFlags = Annotated[DataOptions, Parameter(name="*", group="What is learned")]
 LearningFlags = Annotated[LearningOptions, Parameter(name="*", group="How it is learned")]
-MakingFlags = Annotated[MakingOptions, Parameter(name="*", group="How a run samples images for itself")]
-WorstFlags = Annotated[WorstOptions, Parameter(name="*", group="Negative embeddings: from the worst images")]
-RewardFlags = Annotated[RewardOptions, Parameter(name="*", group="Negative embeddings: by a reward")]
-PairFlags = Annotated[PairOptions, Parameter(name="*", group="Negative embeddings: together with a concept")]
 StopFlags = Annotated[StopOptions, Parameter(name="*", group="When it stops")]
 RunFlags = Annotated[RunOptions, Parameter(name="*", group="What is written")]
 
@@ -26,10 +25,6 @@ def train(
     *,
     data: DataFlags = DataOptions(),
     learning: LearningFlags = LearningOptions(),
-    making: MakingFlags = MakingOptions(),
-    worst: WorstFlags = WorstOptions(),
-    reward: RewardFlags = RewardOptions(),
-    pair: PairFlags = PairOptions(),
     stop: StopFlags = StopOptions(),
     run: RunFlags = RunOptions(),
     model: ModelFlags = ModelOptions(),
@@ -37,12 +32,13 @@ def train(
     dry_run: Annotated[
         bool, Parameter(help="Prints captions, buckets, initial tokens, memory and time; no step.")
     ] = False,
+    **objective: Config,
 ) -> None:
     """Learn an embedding from a folder of images, or a negative one by a reward.
 
     `--resume RUN` goes on with an interrupted run.
     """
-    typed = given(data, learning, making, worst, reward, pair, stop, run, model)
+    typed = given(data, learning, *objective.values(), stop, run, model)
     settings = run_config(TrainConfig.read(config, typed))
     with Bars() as bars:
         facts = read_facts(settings, bars)
@@ -60,3 +56,27 @@ def train(
     if is_first():
         for embedding in learned if isinstance(learned, list) else [learned]:
             print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")
+
+
+def _with_options(command: Callable[..., None], classes: Iterable[type[Config]]) -> None:
+    """Gives a command a group of flags for each class of options, in place of its `**` parameter."""
+    groups = [
+        inspect.Parameter(
+            options.__name__,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=options(),
+            annotation=Annotated[options, Parameter(name="*", group=heading(options))],
+        )
+        for options in classes
+    ]
+    signature = inspect.signature(command)
+    *own, _ = signature.parameters.values()
+    command.__signature__ = signature.replace(parameters=[*own, *groups])  # type: ignore[attr-defined]
+
+
+def heading(options: type[Config]) -> str:
+    """The first line of a class' docstring, as the heading of its flags."""
+    return (options.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+_with_options(train, objective_options())

@@ -11,10 +11,17 @@ from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
-from lab.training.objectives.objective import MAX_VECTORS, OBJECTIVES, Init, Lines, ObjectiveOptions, Rate
+from lab.training.objectives.objective import MAX_VECTORS, OBJECTIVES, Init, Lines, Rate, objective_options
 
 if TYPE_CHECKING:  # options are read without torch
     import torch
+
+    from lab.training.objectives.objective import MakingOptions, PairOptions, RewardOptions, WorstOptions
+
+    class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
+        """What the table's objectives can be told: a type checker reads no tables."""
+else:
+    ObjectiveOptions = type("ObjectiveOptions", objective_options(), {})
 
 
 def _check_name(name: str) -> str:
@@ -270,8 +277,8 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
 
 
 def config_class(objective: str) -> type[TrainConfig]:
-    """The class of a run's config: `TrainConfig`, with the options of an objective that was added at run time."""
-    options = getattr(OBJECTIVES.get(objective), "options", None)
+    """The class of a run's config: `TrainConfig`, with those of an objective that was added to the table since."""
+    options = OBJECTIVES[objective].options if objective in OBJECTIVES else None
     if options is None or issubclass(TrainConfig, options):
         return TrainConfig
     return type("TrainConfig", (options, TrainConfig), {"__doc__": TrainConfig.__doc__})

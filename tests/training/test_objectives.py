@@ -82,8 +82,29 @@ def test_an_unknown_one_is_refused_with_the_nearest(sd1, flat, config):
 def test_every_entry_is_an_objective_that_says_what_it_is(name):
     objective = find_objective(name)
     assert issubclass(objective, Objective) and objective.__doc__
-    assert objective.options is None or issubclass(lab.TrainConfig, objective.options)
+    options = OBJECTIVES[name].options
+    assert options is None or issubclass(lab.TrainConfig, options)
     assert objective.kind in ("concept", "style", "negative") and objective.word
+
+
+def test_an_entry_brings_its_options_and_flags():
+    code = (
+        "from pydantic import Field\n"
+        "from lab.config import Config\n"
+        "from lab.training.objectives.objective import OBJECTIVES, ObjectiveEntry\n"
+        "class FlatOptions(Config):\n"
+        "    'Flat vectors.'\n"
+        "    level: float = Field(0.0, description='What all values are pulled to.')\n"
+        "OBJECTIVES['flat'] = ObjectiveEntry('nowhere:Flat', FlatOptions)\n"
+        "import lab\n"
+        "from lab.cli.main import main\n"
+        "print(lab.TrainConfig(level=0.5).level)\n"
+        "main(['train', '--help'])\n"
+        "main(['train', '--level', 'much', '--images', '.', '--name', 'x'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("0.5\n") and "Flat vectors" in result.stdout
+    assert "--level" in result.stdout and "much" in result.stderr
 
 
 def test_options_and_flags_are_read_without_the_engine():

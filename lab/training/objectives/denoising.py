@@ -23,7 +23,7 @@ from lab.training.data.captions import CaptionEncoder, check_placeholders, vecto
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned
-from lab.training.objectives.objective import Objective, WorstOptions, split_evenly
+from lab.training.objectives.objective import Objective, split_evenly
 
 GAMMA = 5.0
 """Of min-SNR weighting, as Hang et al. (2303.09556) recommend."""
@@ -155,7 +155,6 @@ class Negative(Denoising):
     word = "low quality"
     templates = "negative"
     images_show_it = False
-    options = WorstOptions
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -43,7 +43,7 @@ Rate = Annotated[float, Field(ge=0, le=1e37)]  # above it, AdamW's first step is
 
 
 class MakingOptions(Config):
-    """How the images are sampled that a run makes for itself."""
+    """How a run samples images for itself."""
 
     prompt_file: ExistingFile | None = None
     """A text file with one prompt a line, of which the run makes images: for a reward, and for --worst-of."""
@@ -59,7 +59,10 @@ class MakingOptions(Config):
 
 
 class WorstOptions(Config):
-    """Images that show what is to be avoided, made by the model itself."""
+    """Negative embeddings: from the worst images.
+
+    The images show what is to be avoided, and are made by the model itself.
+    """
 
     worst_of: int | None = Field(None, ge=2, le=1_000_000)
     """Instead of a folder of images: makes this many and learns from the worst of them."""
@@ -72,7 +75,7 @@ class WorstOptions(Config):
 
 
 class RewardOptions(JudgeOptions):
-    """What a reward asks for."""
+    """Negative embeddings: by a reward."""
 
     reward: Lines = Field(default_factory=lambda: ["degraded"])
     """Metrics that are made better, as NAME or NAME=WEIGHT: degraded, clip_text, pickscore, aesthetic. Repeatable."""
@@ -94,7 +97,10 @@ class RewardOptions(JudgeOptions):
 
 
 class PairOptions(Config):
-    """The negative half of a pair."""
+    """Negative embeddings: together with a concept.
+
+    They are about the negative half of a pair.
+    """
 
     negative_vectors: int = Field(3, ge=1, le=MAX_VECTORS)
     """How many vectors it has."""
@@ -109,18 +115,33 @@ class PairOptions(Config):
     """Templates of the negative prompts, of which each example takes one."""
 
 
-class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
-    """Everything that only some objectives can be told."""
+class ObjectiveEntry(NamedTuple):
+    """An entry of the table: an objective that is imported when it is asked for.
+
+    Attributes:
+        place: A subclass of `Objective`, as "module:Class".
+        options: Those that it has to itself: they become fields of `TrainConfig`, and flags of `lab train` under
+            the first line of their docstring.
+    """
+
+    place: str
+    options: type[Config] | None = None
 
 
-OBJECTIVES: dict[str, str | type] = {
-    "concept": "lab.training.objectives.denoising:Concept",
-    "style": "lab.training.objectives.denoising:Style",
-    "negative": "lab.training.objectives.denoising:Negative",
-    "pair": "lab.training.objectives.pair:Pair",
-    "reward": "lab.training.objectives.reward_ascent:RewardAscent",
+OBJECTIVES: dict[str, "ObjectiveEntry | type[Objective[Any]]"] = {
+    "concept": ObjectiveEntry("lab.training.objectives.denoising:Concept"),
+    "style": ObjectiveEntry("lab.training.objectives.denoising:Style"),
+    "negative": ObjectiveEntry("lab.training.objectives.denoising:Negative", WorstOptions),
+    "reward": ObjectiveEntry("lab.training.objectives.reward_ascent:RewardAscent", RewardOptions),
+    "pair": ObjectiveEntry("lab.training.objectives.pair:Pair", PairOptions),
 }
-"""By the name of `--objective`: a subclass of `Objective`, or where to find one as "module:Class"."""
+"""By the name of `--objective`; a subclass of `Objective` itself may be added while the program runs."""
+
+
+def objective_options() -> tuple[type[Config], ...]:
+    """The options that only some objectives have: of images that a run makes, then each objective's own."""
+    own = (entry.options for entry in OBJECTIVES.values())
+    return (MakingOptions, *dict.fromkeys(options for options in own if options is not None))
 
 
 E = TypeVar("E")
@@ -163,8 +184,7 @@ class Objective(ABC, Generic[E]):
     """The default learning rate in units of the vocabulary's root mean square value (about 0.014 in CLIP-L)."""
 
     options: ClassVar[type[Config] | None] = None
-    """The options that this objective has to itself. Those of the table's own are bases of `TrainConfig`; those of one
-    that is added at run time join it in `lab.train` when the objective is asked for."""
+    """The options of an objective that is added while the program runs; of the others the table says them."""
 
     watched: ClassVar[Sequence[str]] = ()
     """What is measured on the fixed examples beside the loss."""
@@ -240,8 +260,8 @@ def find_objective(name: str) -> type[Objective[Any]]:
     if name not in OBJECTIVES:
         raise InputError(f"objective: unknown '{name}'{did_you_mean(name, OBJECTIVES)}")
     entry = OBJECTIVES[name]
-    if isinstance(entry, str):
-        module, _, class_name = entry.partition(":")
+    if isinstance(entry, ObjectiveEntry):
+        module, _, class_name = entry.place.partition(":")
         return getattr(import_module(module), class_name)
     return entry
 

@@ -17,7 +17,7 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data.captions import check_placeholders, fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch
 from lab.training.objectives.denoising import Denoising
-from lab.training.objectives.objective import Cost, PairOptions
+from lab.training.objectives.objective import Cost
 
 USUAL_GUIDANCE = 5.0
 """DreamArtist's, where the config says nothing; the models' own scales are for whole prompts."""
@@ -25,8 +25,6 @@ USUAL_GUIDANCE = 5.0
 
 class Pair(Denoising):
     """A thing and its negative: denoising with the composed prediction of a caption and a negative caption."""
-
-    options = PairOptions
 
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         if config.more:

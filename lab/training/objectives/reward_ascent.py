@@ -34,7 +34,7 @@ from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder, placeholder
 from lab.training.data.examples import FIXED
 from lab.training.learned import Learned
-from lab.training.objectives.objective import Cost, Objective, RewardOptions, split_evenly
+from lab.training.objectives.objective import Cost, Objective, split_evenly
 
 Decode = Callable[[Tensor], Tensor]
 """Latents (n, c, h, w) to pixels (n, 3, H, W) in 0..1, both float32; differentiable."""
@@ -64,7 +64,6 @@ class RewardAscent(Objective[Shot]):
     word = "low quality"
     images_show_it = False
     rate = 0.2
-    options = RewardOptions
     watched = ("reward", "clip_text")
 
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
