@@ -57,6 +57,25 @@ def read_numbered_lines(path: Path) -> list[tuple[int, str]]:
     return prompts
 
 
+MAX_CHARACTERS = 100_000
+"""Of a prompt: at 77 tokens a chunk, what is longer takes minutes and gigabytes, and is a mistake."""
+
+
+def check_prompt(prompt: object) -> str:
+    """Returns a prompt that is a text of a length that can be encoded.
+
+    Raises:
+        InputError: no text, or over 100,000 characters.
+    """
+    if not isinstance(prompt, str):
+        raise InputError(f"prompt: expected a text, not {type(prompt).__name__}")
+    if len(prompt) > MAX_CHARACTERS:
+        raise InputError(
+            f"'{prompt[:60]}...': a prompt of {len(prompt):,} characters; {MAX_CHARACTERS:,} at most can be encoded"
+        )
+    return prompt
+
+
 def check_text(text: str) -> None:
     """Refuses a text with half a character: what is left of an emoji that was cut, or bytes that are not UTF-8.
 

@@ -65,3 +65,17 @@ def test_half_a_character_is_one_line(sd1, emoji, text):
         with pytest.raises(InputError, match="is half a character") as error:
             call()
         str(error.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [("a " * 60_000, "120,000 characters"), (5, "expected a text, not int")]
+)
+def test_what_no_prompt_can_be_is_one_line(sd1, prompt, said):
+    with pytest.raises(InputError, match=said):
+        lab.encode(sd1, prompt)
+
+
+@pytest.mark.parametrize("steps", ["x", 0, 1.5])
+def test_steps_are_whole_numbers(sd1, steps):
+    with pytest.raises(InputError, match="steps: expected a whole number"):
+        lab.encode(sd1, "a cat", steps=steps)

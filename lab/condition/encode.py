@@ -31,6 +31,7 @@ from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import parse, references_in, resolve
 from lab.prompt.syntax import Blend, Reading, Segment, Timeline, Variant
+from lab.text import check_prompt
 
 
 @overload
@@ -87,8 +88,10 @@ def encode(
         config.model_dump(include=config.model_fields_set & TextOptions.model_fields.keys()) if config else {}
     )
     options = TextOptions.build(given | settings)
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps: expected a whole number of at least 1, not {steps!r}")
     library = collect(options.embedding, options.embeddings, embeddings)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [check_prompt(one) for one in (prompt if isinstance(prompt, (list, tuple)) else [prompt])]
     made = PromptEncoder(bundle, library, options, steps).encode(prompts)
     return made[prompt] if isinstance(prompt, str) else [made[text] for text in prompts]
 
@@ -181,7 +184,9 @@ class PromptEncoder:
             InputError: as `chunks`; a name that no embedding has, a clip skip that leaves no layer, or weights that
                 leave no finite embeddings.
         """
-        timelines = {prompt: self.read(prompt, negative) for prompt in dict.fromkeys(prompts)}
+        timelines = {
+            prompt: self.read(prompt, negative) for prompt in dict.fromkeys(map(check_prompt, prompts))
+        }
         variants = dict.fromkeys(
             (variant.text, variant.reading)  # alternations come back
             for parts in timelines.values()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.listening import Listener
 from lab.models.config import ModelOptions
-from lab.models.detection import UNET, VAE, check_folder
+from lab.models.detection import UNET, VAE, by_published_names, check_folder
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import encoder_keys
 from lab.models.weights import TensorInfo, hash_files, read_header
@@ -77,7 +77,7 @@ def _headers_by_part(facts: ModelFacts) -> dict[str, dict[str, TensorInfo]]:
     """The tensors of a single file, by the part that they are of."""
     encoders = zip(facts.traits.suffixes, facts.traits.checkpoint_prefixes, strict=True)
     prefixes = {"unet": UNET, "vae": VAE} | {f"text_encoder{suffix}": prefix for suffix, prefix in encoders}
-    header = read_header(facts.root)
+    header = by_published_names(read_header(facts.root))
     return {
         part: {name: info for name, info in header.items() if name.startswith(prefix)}
         for part, prefix in prefixes.items()

@@ -7,7 +7,7 @@ then says what it is and where it goes.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lab.errors import InputError
 from lab.files import read_json
@@ -60,6 +60,38 @@ _KINDS: Mapping[FileKind, str] = {
     FileKind("a T5 text encoder", _OTHER_FAMILY): r"encoder\.block\.\d",
 }
 """By the pattern with which a name of one of its tensors begins; the first that fits counts."""
+
+
+Tensors = TypeVar("Tensors")
+
+
+def by_published_names(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """What is known of a checkpoint's tensors, by the names of the published files.
+
+    Some tools leave out `text_model.`, write diffusers' names in the VAE, put `model.` before everything, or keep the
+    name of the text encoder in ComfyUI's memory (`clip_l.`) where there is but one.
+    """
+    alone = not any(name.startswith("cond_stage_model.clip_g.") for name in tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(
+            r"^model\.(?=(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.)", "", name
+        )
+        if alone:
+            name = name.replace("cond_stage_model.clip_l.transformer.", "cond_stage_model.transformer.", 1)
+        name = re.sub(
+            r"^(cond_stage_model|conditioner\.embedders\.0)\.transformer\.(?=(embeddings|encoder|final_layer_norm)\.)",
+            r"\1.transformer.text_model.",
+            name,
+        )
+        name = re.sub(
+            r"(?<=\.attn_1\.)(to_q|to_k|to_v|to_out\.0)(?=\.)", lambda m: _VAE_ATTENTION[m[1]], name
+        )
+        renamed[name] = tensor
+    return renamed
+
+
+_VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def file_kind(names: Iterable[str]) -> FileKind | None:
@@ -157,6 +189,16 @@ def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
         return "an SDXL refiner, which only goes on from another model's image; take the base model"
     if "U-Net" in missing and any(key.startswith("model_ema.") for key in header):
         return "holds only the averaged (EMA) copy of its U-Net; take the model's pruned or full file"
+    if any(key.startswith("cond_stage_model.clip_g.") for key in header):
+        return (
+            "its text encoders have the names of ComfyUI's memory; load it in ComfyUI and save it by the node "
+            "CheckpointSave, or take the model's published file"
+        )
+    bare = {key.partition(".")[0] for key in header}
+    if "U-Net" in missing and ("VAE" not in missing or {"encoder", "decoder"} <= bare):
+        return "a VAE alone; give it by --vae file:x.safetensors beside a model"
+    if "input_blocks" in bare or ("U-Net" not in missing and len(missing) > 1):
+        return "a U-Net alone, without VAE and text encoder; take the model's whole file, or its diffusers folder"
     if missing == ["VAE"]:
         return (
             "not a whole checkpoint, it has no VAE; give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for "

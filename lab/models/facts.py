@@ -16,6 +16,7 @@ from lab.models.config import ModelOptions, split_lora
 from lab.models.detection import (
     BUNDLED,
     LORA,
+    by_published_names,
     check_folder,
     file_family,
     file_kind,
@@ -214,7 +215,7 @@ def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:
 
 
 def _file_facts(path: Path, options: ModelOptions) -> ModelFacts:
-    header = read_header(path)
+    header = by_published_names(read_header(path))
     family = file_family(header, path, without_vae=options.vae is not None)
     marks = file_marks(header, read_metadata(path))
     given = [options.config_folder] if options.config_folder else []

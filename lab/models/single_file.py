@@ -5,7 +5,6 @@ the published architectures. A file has no tokenizer: that comes from the given 
 vocabulary is in `clip-tokenizer/`.
 """
 
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.detection import VOCABULARIES
+from lab.models.detection import VOCABULARIES, by_published_names
 from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
 from lab.models.folder import Parts, encoder_class, one_line_errors, quiet, read_tokenizer
@@ -90,25 +89,6 @@ _CONVERTED = (
     ("vae", AutoencoderKL, convert_ldm_vae_checkpoint),
 )
 
-_VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-
-
-def _published_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors by the names of the published files: some tools leave out `text_model.`, or write diffusers' names."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        name = re.sub(
-            r"^(cond_stage_model|conditioner\.embedders\.0)\.transformer\."
-            r"(embeddings|encoder|final_layer_norm)\.",
-            r"\1.transformer.text_model.\2.",
-            name,
-        )
-        name = re.sub(
-            r"(?<=\.attn_1\.)(to_q|to_k|to_v|to_out\.0)(?=\.)", lambda m: _VAE_ATTENTION[m[1]], name
-        )
-        renamed[name] = tensor
-    return renamed
-
 
 def _convert(path: Path, configs: Path, family: Family, without_vae: bool) -> dict[str, Any]:
     """Diffusers' own conversion, from local configs alone; `without_vae` leaves a VAE without weights."""
@@ -117,7 +97,7 @@ def _convert(path: Path, configs: Path, family: Family, without_vae: bool) -> di
     with one_line_errors(
         f"{path}: does not fit the configs of {label}", "; give the model's own by --config-folder"
     ):
-        tensors = _published_names(load_file(path))
+        tensors = by_published_names(load_file(path))
         for suffix in FAMILIES[family].suffixes:
             modules[f"text_encoder{suffix}"] = create_diffusers_clip_model_from_ldm(
                 encoder_class(suffix), tensors, f"text_encoder{suffix}", str(configs), local_files_only=True

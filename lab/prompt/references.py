@@ -16,7 +16,7 @@ from lab.prompt.syntax import Reference
 
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _MENTION = re.compile(r"<(?![|\s])([^<>\n]*[^<>\s])>|(?<!\w)embedding:(?P<gap>\s*)(?=\S)")
-_EXTRA_NETWORK = re.compile(r"(lora|lyco|hypernet):", re.IGNORECASE)
+_EXTRA_NETWORK = re.compile(r"(lora|lyco):", re.IGNORECASE)
 _START = re.compile(r"(?<!\w)(?<!\w[-.])")
 _GOES_ON = re.compile(r"[\w\u0300-\u036f]|[-.]\w")
 _WRITTEN = re.compile(r"\w[^\s,;|()\[\]<>\"]*")
@@ -91,6 +91,8 @@ class _Names:
         name = self.find(written)
         if name is None and written.startswith("embedding:"):
             name = self.find(without_suffix(written.removeprefix("embedding:")))
+        if name is None and written.lower().startswith("hypernet:"):
+            raise InputError(f"{mention[0]} in the prompt: hypernetworks are not supported; leave it out")
         if name is None and _EXTRA_NETWORK.match(written):
             raise InputError(
                 f"{mention[0]} in the prompt: a LoRA is loaded by --lora FILE=scale, not by the prompt"

@@ -204,6 +204,11 @@ def requests(config: GenerateConfig) -> list[Request]:
     if config.negative_embeds is not None and config.negative_prompt is not None:
         raise InputError("negative_embeds: take the place of a negative prompt; leave one of them out")
     seeds = parse_seeds(config.seeds)
+    count = max(len(prompts), 1) * len(seeds)
+    if count > MAX_SEEDS:
+        raise InputError(
+            f"{len(prompts):,} prompts with {len(seeds):,} seeds are {count:,} images; split the run"
+        )
     asked = [(prompt, seed) for prompt in prompts or [""] for seed in seeds]
     return [
         Request(index, prompt, config.negative_prompt, seed, config)

@@ -234,3 +234,42 @@ def test_files_that_only_have_the_suffix(data, said, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(data)
     with pytest.raises(InputError, match=said):
         load(f"file:{tmp_path / 'x.safetensors'}", device="cpu")
+
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda name: name.replace(f"{TEXT}transformer.", f"{TEXT}clip_l.transformer."),
+        lambda name: f"model.{name}",
+    ],
+)
+def test_names_that_other_tools_write_are_the_same_model(checkpoints, sd1, tmp_path, renamed):
+    tensors = load_file(checkpoints["sd1"])
+    save_file({renamed(name): tensor for name, tensor in tensors.items()}, tmp_path / "x.safetensors")
+    loaded = load(f"file:{tmp_path}/x.safetensors", config_folder=sd1.root, device="cpu")
+    for ours, theirs in zip(states(loaded), states(sd1), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert sum(describe(f"file:{tmp_path}/x.safetensors").parameters.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (lambda name: name if name.startswith(UNET) else None, "a U-Net alone"),
+        (lambda name: name.removeprefix(UNET) if name.startswith(UNET) else None, "a U-Net alone"),
+        (lambda name: name if name.startswith(VAE) else None, "a VAE alone; give it by --vae"),
+        (
+            lambda name: name.removeprefix(VAE) if name.startswith(VAE) else None,
+            "a VAE alone; give it by --vae",
+        ),
+        (lambda name: name.replace(f"{TEXT}transformer.", f"{TEXT}clip_g.transformer."), "ComfyUI"),
+    ],
+)
+def test_parts_of_a_model_are_called_by_their_names(checkpoints, tmp_path, kept, said):
+    tensors = {kept(name): tensor for name, tensor in load_file(checkpoints["sd1"]).items() if kept(name)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=said):
+        describe(f"file:{tmp_path}/x.safetensors")

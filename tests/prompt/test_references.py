@@ -44,6 +44,7 @@ def test_names(text, expected):
         ("embedding:x-200-b", "no embedding of that name"),
         ("<TWIN>", "Twin and twin differ in case alone"),
         ("a <lora:detail:0.8>", "--lora"),
+        ("a <hypernet:x:1>", "hypernetworks are not supported"),
     ],
 )
 def test_unknown_names_stop(text, says):
