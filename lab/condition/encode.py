@@ -282,7 +282,9 @@ class PromptEncoder:
         encoded = [self._towers.weighted(chunks, self._options.weighting_used) for chunks in members]
         states = encoded[0]
         if len(encoded) > 1:
-            from lab.condition.compel import blend_by_compel  # the compel library takes a moment to import
+            from lab.condition.compel_weighting import (
+                blend_by_compel,  # the compel library takes a moment to import
+            )
 
             rows = max(map(len, encoded))
             padded = [self._pad(member, rows) for member in encoded]

@@ -84,7 +84,7 @@ def _from_empty(text: EncodedText) -> "Tensor":
 
 def _compel(text: EncodedText) -> "Tensor":
     """e + w (z - e) above 1; below 1 also an average with encodings in which the fragment is masked."""
-    from lab.condition.compel import weigh_by_compel  # the library takes a moment to import
+    from lab.condition.compel_weighting import weigh_by_compel  # the library takes a moment to import
 
     return weigh_by_compel(text)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lab.embeddings import readers
+from lab.embeddings import layout_readers as readers
 from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
