@@ -236,6 +236,8 @@ class PromptEncoder:
     @torch.no_grad()
     def _pad(self, states: Tensor, rows: int) -> Tensor:
         """(rows, d): states (n, d) and, as often as it takes, those of the empty chunk."""
+        if rows == len(states):  # the empty chunk need not be encoded
+            return states
         empty, _ = self._towers.states(Chunk())
         return torch.cat([states, *[empty] * ((rows - len(states)) // len(empty))])
 

@@ -125,7 +125,8 @@ def encode_chunks(
         if not padded:
             ids = ids[:, : max(chunk.length for chunk in chunks) + 2]
         back = layers_back(bundle.family, tower, clip_skip)
-        state, output = run_tower(bundle.family, tower, ids, back, learned=learned)
+        with bundle.turn():
+            state, output = run_tower(bundle.family, tower, ids, back, learned=learned)
         states.append(state)
         pooled = getattr(output, "text_embeds", pooled)
     return EncodedChunks(torch.cat(states, dim=-1), pooled)
@@ -238,7 +239,8 @@ def weigh_chunks(
             back: int = back,
             learned: list[Tensor] = learned,
         ) -> Tensor:
-            return run_tower(bundle.family, tower, ids, back, mask, learned)[0].float()
+            with bundle.turn():
+                return run_tower(bundle.family, tower, ids, back, mask, learned)[0].float()
 
         text = EncodedText(
             z=states.split(widths, -1)[index],

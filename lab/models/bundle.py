@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,8 @@ from lab.models.weights import hash_files
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+_OFFLOADED = RLock()
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,11 @@ class Bundle:
     def autocast(self) -> torch.autocast:
         """Lets text encoders and VAE multiply in the U-Net's precision: weights, norms and states stay float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """To be held while parts compute: with `cpu_offload` one thread at a time, as a part that begins sends the one
+        before it away from the GPU, whoever uses that."""
+        return _OFFLOADED if self.options.cpu_offload else nullcontext()
 
     def pipeline(self) -> "DiffusionPipeline":
         """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own."""

@@ -80,7 +80,7 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
             observer(step)
 
     on_cpu = bundle.device.type == "cpu" and not bundle.options.compile  # GPUs would give memory for no time
-    with text_keys_kept(bundle.unet) if on_cpu else nullcontext():
+    with bundle.turn(), text_keys_kept(bundle.unet) if on_cpu else nullcontext():
         latents = _denoise(bundle, jobs, watch)
     if not latents.isfinite().all():
         raise InputError(_not_finite(bundle, sums))

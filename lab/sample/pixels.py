@@ -26,7 +26,8 @@ def _decoded(bundle: Bundle, latents: Tensor) -> Tensor:
     vae = bundle.vae
     mean, std = _statistics(bundle)
     latents = latents * std.to(latents) / vae.config.scaling_factor + mean.to(latents)
-    return vae.decode(latents.to(bundle.device, torch.float32), return_dict=False)[0].float()
+    with bundle.turn():
+        return vae.decode(latents.to(bundle.device, torch.float32), return_dict=False)[0].float()
 
 
 def decode(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
@@ -80,7 +81,8 @@ def posterior(bundle: Bundle, pixels: Tensor) -> tuple[Tensor, Tensor]:
     latents of pixels (n, 3, H, W) in -1..1."""
     mean, std = (each.to(bundle.device) for each in _statistics(bundle))
     vae = bundle.vae
-    distribution = vae.encode(to_device(pixels, bundle.device).float()).latent_dist
+    with bundle.turn():
+        distribution = vae.encode(to_device(pixels, bundle.device).float()).latent_dist
     scale = vae.config.scaling_factor / std
     return (distribution.mean.float() - mean) * scale, distribution.std.float() * scale
 

@@ -125,11 +125,15 @@ def run_config(config: TrainConfig) -> TrainConfig:
     """The config that a run has: as given, with a folder chosen, or that of the run that is resumed.
 
     Raises:
-        InputError: no name, images from two sources, a folder that cannot be written, no run to resume, or
-            settings that it does not have.
+        InputError: no name, offloading, images from two sources, a folder that cannot be written, no run to resume,
+            or settings that it does not have.
     """
     if config.resume is not None:
         return _resumed_config(config, config.resume)
+    if config.cpu_offload:
+        raise InputError(
+            "cpu_offload: gradients go back through text encoders and U-Net; leave it out to learn"
+        )
     if config.name is None:
         raise InputError("name: there is none; say with --name what prompts will call the embedding")
     if config.worst_of is not None and config.images is not None:

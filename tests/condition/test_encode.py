@@ -171,3 +171,17 @@ def test_curly_quotes_are_straight_in_the_a1111_dialect_alone(sd1):
     assert "don’t" in [span.text for span in made.spans]
     plain = encode(sd1, "“cat”", dialect="comfy")
     assert not close(plain.embeds, encode(sd1, '"cat"', dialect="comfy").embeds)
+
+
+def test_a_prompt_goes_through_the_encoder_once(sd1, monkeypatch):
+    """The empty text is not encoded beside it unless something is filled up with it."""
+    runs = []
+    forward = type(sd1.towers[0].encoder).forward
+
+    def counting(*arguments, **settings):
+        runs.append(1)
+        return forward(*arguments, **settings)
+
+    monkeypatch.setattr(type(sd1.towers[0].encoder), "forward", counting)
+    encode(sd1, "a red apple")
+    assert len(runs) == 1

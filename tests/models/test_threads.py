@@ -2,7 +2,8 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from dataclasses import replace
+from threading import Barrier, get_ident
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import lab
 from lab.analysis.heatmaps import Target, heat_maps
 from lab.embeddings.embedding import Embedding
 from lab.models.patches import frozen, learned_rows, text_keys_kept
+from lab.sample.denoise import denoise
 from tests.condition.samples import embedding_for
-from tests.jobs import make_job
+from tests.jobs import STEPS, make_job
 from tests.training.drawings import draw
 
 
@@ -176,3 +178,15 @@ def test_overlapping_runs_keep_the_model_frozen_until_the_last_ends(sd1):
 def test_nothing_is_replaced_where_nothing_is_learned(sd1):
     with learned_rows(sd1.towers[0].encoder, None):
         assert untouched(sd1)
+
+
+def test_offloaded_parts_serve_one_thread_at_a_time(sd1):
+    """A part that begins sends the one before it away: steps of two threads must not alternate."""
+    offloaded = replace(sd1, options=sd1.options.model_copy(update={"cpu_offload": True}))
+    steps = []
+
+    def work():
+        denoise(offloaded, [make_job(sd1)], lambda step: steps.append((get_ident(), step.index)))
+
+    together(work, work, times=4)
+    assert [index for _, index in steps] == [*range(STEPS)] * 8

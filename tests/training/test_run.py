@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,3 +254,9 @@ def test_a_layout_that_holds_one_encoder_is_refused_for_two_before_weights_are_r
     assert main(["train", "--config", str(yaml)]) == 2
     assert "layout: kohya holds one encoder's vectors" in capsys.readouterr().err
     assert not config.out.exists()
+
+
+def test_an_offloaded_model_does_not_learn(sd1, config):
+    offloaded = replace(sd1, options=sd1.options.model_copy(update={"cpu_offload": True}))
+    with pytest.raises(InputError, match="cpu_offload: gradients go back"):
+        lab.train(offloaded, config)
