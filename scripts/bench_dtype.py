@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--wide", action=argparse.BooleanOptionalAction, default=True)
     settings = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    bundle = lab.load(settings.model, device="cpu")
+    bundle = lab.load(settings.model, device="cpu", dtype="float32")
     side = bundle.defaults.width // bundle.vae_scale
     for batch in settings.batches:
         _report(f"{settings.model}, batch {batch}", bundle.unet, batch, side, settings.rounds)

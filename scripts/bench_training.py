@@ -114,7 +114,7 @@ def measure_quality(arguments: argparse.Namespace) -> None:
 
 def sd15_shape(options: ModelOptions) -> Bundle:
     """Random weights of the shape of Stable Diffusion 1.5, at 256 px; the vocabulary is the bundled model's."""
-    emoji, dtype = lab.load("emoji"), getattr(torch, options.dtype)
+    emoji, dtype = lab.load("emoji", dtype="float32"), getattr(torch, options.dtype)
     tokenizer = emoji.towers[0].tokenizer
     torch.manual_seed(0)
     text = CLIPTextModel(

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--each-layer", action="store_true", help="also the maps of each layer alone")
     parser.add_argument("--sheet", type=Path, help="writes overlays of the first scenes to this PNG file")
     arguments = parser.parse_args()
-    bundle = lab.load(arguments.model)
+    bundle = lab.load(arguments.model, dtype="float32")
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
     data = load()
     names = learnt(read_config(CONFIGS / "latents.yaml"), data)

@@ -27,7 +27,7 @@ SEED, SIDE, GAP, TEXT = 11, 96, 6, 18
 
 
 def main() -> None:
-    bundle, negative_embedding = lab.load("emoji"), lab.read_embedding(NEGATIVE)
+    bundle, negative_embedding = lab.load("emoji", dtype="float32"), lab.read_embedding(NEGATIVE)
     font = ImageFont.load_default(size=12)
     width = GAP + len(PROMPTS) * (SIDE + GAP)
     picture = Image.new("RGB", (width, 2 * (TEXT + SIDE + GAP)), "white")

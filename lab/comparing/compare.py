@@ -98,7 +98,7 @@ def compare(
     for caveat in caveats(experiment):
         listener.note(caveat)
     state = PartialState(cpu=bundle.device.type == "cpu")
-    with _opened(config, contents, state) as out:
+    with _opened(bundle, config, contents, state) as out:
         files = make_cells(bundle, experiment, RunFolder(out / "cells"), state, listener)
         scores = score_cells(experiment, files, metrics, tools, state, listener)
         effects = find_effects(experiment, scores)
@@ -122,9 +122,12 @@ JUDGING = frozenset({*ScoreOptions.model_fields, "baseline", "heat_map", "heat_l
 
 
 @contextmanager
-def _opened(config: CompareConfig, contents: Mapping[str, str], state: PartialState) -> Iterator[Path]:
+def _opened(
+    bundle: Bundle, config: CompareConfig, contents: Mapping[str, str], state: PartialState
+) -> Iterator[Path]:
     """Begins the run's folder or goes on in it, and keeps other runs out of it while the block runs."""
-    stored = config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+    kept = {"out": None, "batch_size": "auto", "dtype": bundle.precision}
+    stored = config.model_copy(update=kept).to_yaml()
     free = JUDGING | BY_CONTENT
     out = config.out or Path("outputs", f"compare-{run_digest(stored, contents, free)[:8]}")
     with RunFolder(out).locked() if state.is_main_process else nullcontext():

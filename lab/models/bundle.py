@@ -113,6 +113,11 @@ class Bundle:
         return self.scheduler_config.get("prediction_type", "epsilon")
 
     @property
+    def precision(self) -> str:
+        """`dtype` as options name it, such as `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def vae_scale(self) -> int:
         """Pixels per latent, along each side."""
         return vae_scale(self.vae.config)

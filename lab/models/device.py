@@ -46,9 +46,10 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turns `float32`, `bfloat16`, `float16` or `auto` into the U-Net's precision.
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """Turns `float32`, `bfloat16`, `float16`, `auto` or None into the U-Net's precision.
 
+    None is `auto` on GPUs. On CPUs it is float32, in which texts are to the last digits what other tools make of them.
     `auto` is bfloat16 on CUDA GPUs that have it (it cannot overflow), else float16 on GPUs, and on CPUs bfloat16
     where they multiply its matrices in hardware (Intel AMX), else float32. A rule instead of a measurement at
     every start: a noisy one would now and then change the images of a seed.
@@ -57,14 +58,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     1.9 and 1.7 times as fast for 2, 8 and 16 rows, one of SD 1.5's size 1.5 times; images differed by 53 dB PSNR.
     The weights are converted: autocast gave 0.9, 1.5, 1.6 and 1.3. float16 on the CPU took 1.3 times as long.
     """
-    if name != "auto":
-        return getattr(torch, name)
+    if name not in (None, "auto"):
+        return getattr(torch, str(name))
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     if device.type == "mps":
         return torch.float16
-    return torch.bfloat16 if _has_amx() else torch.float32
+    return torch.bfloat16 if name == "auto" and _has_amx() else torch.float32
 
 
 def _has_amx() -> bool:

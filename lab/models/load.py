@@ -23,8 +23,8 @@ def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **opt
             `hub:org/name/x.safetensors`.
         listener: Hears how much of a model on the hub is fetched.
         **options: The other fields of `ModelOptions`, by name: `device` (default `auto`), `dtype` (default
-            `float32`), `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`,
-            `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
+            half precision on GPUs, float32 on CPUs), `revision`, `variant`, `vae`, `config_folder`,
+            `prediction_type`, `lora`, `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
 
     Raises:
         InputError: an unknown model or option, a missing or damaged part, weights that are not finite, a family that

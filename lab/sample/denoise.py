@@ -90,10 +90,9 @@ def denoise(bundle: Bundle, jobs: Sequence[Job], observer: Observer | None = Non
 def _not_finite(bundle: Bundle, sums: Sequence[Tensor]) -> str:
     """What to say of latents that hold NaN or infinity, by the sum of each prediction of the U-Net."""
     first = next((place for place, total in enumerate(sums, 1) if not total.isfinite()), len(sums))
-    precision = str(bundle.dtype).removeprefix("torch.")
     advice = "a --guidance nearer to 7, weights nearer to 1, or another --scheduler"
     if bundle.dtype != torch.float32:
-        advice = f"--dtype float32 in place of {precision}, or {advice}"
+        advice = f"--dtype float32 in place of {bundle.precision}, or {advice}"
     return f"step {first} of {len(sums)}: the U-Net gave NaN or infinity, which would be a black image; try {advice}"
 
 

@@ -175,7 +175,7 @@ def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener 
     _tell_notes(jobs, listener)
     out = config.out
     if out is None:
-        digest = run_digest(_stored(config), contents(bundle, jobs), BY_CONTENT)
+        digest = run_digest(_stored(bundle, config), contents(bundle, jobs), BY_CONTENT)
         out = Path("outputs", f"generate-{digest[:8]}")
     return _generate_to_disk(bundle, config, jobs, out, listener)
 
@@ -264,12 +264,13 @@ def _generate_to_disk(
     bundle: Bundle, config: GenerateConfig, jobs: Sequence[Job], out: Path, listener: Listener
 ) -> Results:
     with RunFolder(out).locked():
-        folder = RunFolder.open(out, _stored(config), contents(bundle, jobs), BY_CONTENT)
+        folder = RunFolder.open(out, _stored(bundle, config), contents(bundle, jobs), BY_CONTENT)
         files = make_images(bundle, jobs, folder, listener)
         write_overview(folder, files)
     return Results((Result(job.index, path=files[job.index]) for job in jobs), out)
 
 
-def _stored(config: GenerateConfig) -> str:
-    """The config as the run's folder keeps it: without what changes no image."""
-    return config.model_copy(update={"out": None, "batch_size": "auto"}).to_yaml()
+def _stored(bundle: Bundle, config: GenerateConfig) -> str:
+    """The config as the run's folder keeps it: without what changes no image, with the precision that was taken."""
+    kept = {"out": None, "batch_size": "auto", "dtype": bundle.precision}
+    return config.model_copy(update=kept).to_yaml()

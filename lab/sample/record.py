@@ -47,7 +47,7 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
         "model_hash": bundle.hash,
         "family": bundle.family,
         "device": bundle.device.type,
-        "dtype": str(bundle.dtype).removeprefix("torch."),
+        "dtype": bundle.precision,
         **job.settings.record(),
         "dialect": options.dialect,
         "weighting": options.weighting_used,

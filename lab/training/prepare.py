@@ -66,6 +66,8 @@ def prepare(
             rates, trackers, layout, memory, a folder that cannot be resumed.
     """
     config = run_config(config)
+    if config.resume is None:  # goes on in the precision that it began in, wherever that is
+        config = config.model_copy(update={"dtype": bundle.precision})
     subjects = all_subjects(config)
     library = collect(config.embeddings, embeddings)
     check_trackers(config.track)

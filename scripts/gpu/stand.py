@@ -91,8 +91,8 @@ class Stand:
         return dict.fromkeys(("width", "height"), usual // 2 if self.tiny else usual)
 
     def emoji(self, device: str | None = None, **options: Any) -> Bundle:
-        """The bundled model, on the device or on another."""
-        return lab.load("emoji", device=device or str(self.device), **options)
+        """The bundled model, on the device or on another, in float32 unless the options say otherwise."""
+        return lab.load("emoji", **{"device": device or str(self.device), "dtype": "float32", **options})
 
     def out(self, name: str) -> Path:
         """A folder that is not there yet."""

@@ -44,6 +44,14 @@ def test_timesteps_keep_their_precision(sd1_folder):
     assert torch.equal(named, near)
 
 
+def test_by_default_gpus_compute_in_half_precision_and_cpus_exactly(monkeypatch):
+    assert pick_dtype(None, torch.device("cpu")) == torch.float32
+    assert pick_dtype(None, torch.device("mps")) == torch.float16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, native=native: native)
+        assert pick_dtype(None, torch.device("cuda")) == expected
+
+
 def test_auto_is_a_rule_that_gives_the_same_answer_every_time():
     assert pick_dtype("auto", torch.device("mps")) == torch.float16
     assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import lab
 from lab.condition.embeds_file import write_embeds
 from lab.embeddings.embedding import Embedding
 from lab.listening import Listener
+from lab.sample.config import GenerateConfig
 from tests.listening import Heard
 
 SETTINGS = {"steps": 2, "seeds": "3,7"}
@@ -176,3 +178,12 @@ def test_a_disk_that_fills_up_while_images_are_made_stops_the_run(sd1, tmp_path,
     assert written[0].name.startswith("00000-") and not any("00001-" in path.name for path in written)
     monkeypatch.undo()
     assert len(lab.generate(sd1, **settings)) == 4
+
+
+def test_a_folder_says_which_precision_was_taken(sd1, tmp_path):
+    """By default machines take different ones, and images of two are not one run."""
+    lab.generate(sd1, prompt="a cat", out=tmp_path, **SETTINGS)
+    assert GenerateConfig.read(tmp_path / "config.yaml").dtype == "float32"
+    half = replace(sd1, dtype=torch.bfloat16)
+    with pytest.raises(lab.InputError, match="dtype"):
+        lab.generate(half, prompt="a cat", out=tmp_path, **SETTINGS)
