@@ -12,6 +12,7 @@ from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.models.unet import call_unet, takes_guidance_scale
 from lab.sample.plan import Job
+from lab.sample.settings import Settings
 
 
 def apply_guidance(unconditional: Tensor, conditionals: Sequence[Tensor], scales: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Predictor:
         # Jobs that are not guided share a batch however their negative prompts are composed, as these take no part.
         self._negative = _PromptSide(bundle, [job.negative for job in jobs] if self._guided else [])
         self._scales = self._positive.weights * self._scale
-        sizes = self._settings.time_ids
+        sizes = micro_conditioning(self._settings)
         self._time_ids = None if sizes is None else to_device(torch.tensor([sizes]).float(), bundle.device)
         self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
@@ -183,3 +184,14 @@ class _PromptSide:
         sizes = self.weights.abs()
         shares = sizes / sizes.sum(dim=0).clamp_min(1e-6)
         return torch.einsum("pb,pbchw->bchw", shares, torch.stack(list(predictions)))
+
+
+def micro_conditioning(settings: Settings) -> tuple[int, ...] | None:
+    """SDXL's `time_ids` in pixels (2307.01952, section 2.2), None for other families.
+
+    Original size, crop, target size, each height first.
+    """
+    if settings.original_width is None or settings.original_height is None:
+        return None
+    original = settings.original_height, settings.original_width
+    return *original, settings.crop_top or 0, settings.crop_left or 0, settings.height, settings.width

@@ -66,7 +66,7 @@ def plan(
         InputError: settings that the model cannot serve, text that cannot be read or names an embedding which is
             not there, an init image or prompt embeddings that cannot be used.
     """
-    settings = _settings(bundle.facts, requests)
+    settings = _settings(bundle, requests)
     init_latents = _all_init_latents(bundle, requests, settings)
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
     for places in _read_alike(requests, settings):
@@ -88,7 +88,7 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
     Raises:
         InputError: see `plan`.
     """
-    settings = _settings(bundle.facts, requests)
+    settings = _settings(bundle, requests)
     _all_init_latents(bundle, requests, settings)
     for places in _read_alike(requests, settings):
         alike, steps = [requests[place] for place in places], settings[places[0]].prompt_steps
@@ -113,7 +113,7 @@ def check_requests_by_configs(
         InputError: settings or a clip skip that the model cannot serve, or a text that names no embedding there is, or
             one of another family.
     """
-    _settings(facts, requests)
+    _by_key(requests, _sampling_key, lambda request: resolve_settings(facts, request.options))
     groups: dict[Hashable, list[Request]] = defaultdict(list)
     for request in requests:
         groups[_reading_key(request)].append(request)
@@ -156,8 +156,8 @@ def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embeddin
     return collect(embeddings, options.embedding, options.embeddings)
 
 
-def _settings(facts: ModelFacts, requests: Sequence[Request]) -> list[Settings]:
-    return _by_key(requests, _sampling_key, lambda request: resolve_settings(facts, request.options))
+def _settings(bundle: Bundle, requests: Sequence[Request]) -> list[Settings]:
+    return _by_key(requests, _sampling_key, lambda request: resolve_settings(bundle.facts, request.options))
 
 
 def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:

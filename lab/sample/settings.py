@@ -49,23 +49,6 @@ class Settings:
         """The settings by name for an image's record, without those that do not apply."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    @property
-    def time_ids(self) -> tuple[int, ...] | None:
-        """SDXL's micro-conditioning in pixels (2307.01952, section 2.2), None for other families.
-
-        Original size, crop, target size, each height first.
-        """
-        if self.original_width is None or self.original_height is None:
-            return None
-        return (
-            self.original_height,
-            self.original_width,
-            self.crop_top or 0,
-            self.crop_left or 0,
-            self.height,
-            self.width,
-        )
-
 
 def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
     """Completes the options with the defaults of a model, which need not be loaded yet.
