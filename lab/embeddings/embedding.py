@@ -85,7 +85,7 @@ class Embedding:
 
     @property
     def a1111_checksum(self) -> str | None:
-        """The 4 digits in brackets behind an embedding's name in A1111; None for two encoders.
+        """The 4 digits in brackets behind an embedding's name in A1111; None for two encoders or huge values.
 
         As in stable-diffusion-webui, modules/textual_inversion/textual_inversion.py, `Embedding.checksum`:
         over all values v of the vectors, r = (r * 281) xor (trunc(100 v) * 997) in 32 bits; the last 16.
@@ -93,6 +93,8 @@ class Embedding:
         if len(self.vectors) > 1:
             return None
         (tensor,) = self.vectors.values()
+        if not (tensor * 100).isfinite().all():  # the web UI would stop at it
+            return None
         checksum = 0
         for value in (tensor.reshape(-1) * 100).tolist():
             checksum = (checksum * 281 ^ int(value) * 997) & 0xFFFFFFFF
@@ -128,6 +130,8 @@ def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
     """
     if tensor.ndim not in (1, 2):
         raise InputError(f"vectors have the shape {tuple(tensor.shape)}; expected (n, width) or (width,)")
+    if tensor.numel() == 0:
+        raise InputError(f"there are no vectors in it (shape {tuple(tensor.shape)})")
     if tensor.shape[-1] == T5_WIDTH:
         raise InputError(
             f"vectors {T5_WIDTH} wide are for T5, the text encoder of SD3 and Flux; the lab reads those for CLIP"

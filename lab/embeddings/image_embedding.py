@@ -26,6 +26,8 @@ from lab.errors import InputError
 TEXT_CHUNK = "sd-ti-embedding"
 MAX_PIXELS = 16 * 1024**2
 MAX_JSON_BYTES = 64 * 1024**2
+MAX_NODES = 50_000
+"""Lists and objects in the JSON: of an embedding each vector is one."""
 
 Pixels = NDArray[Any]  # of uint8
 
@@ -55,6 +57,8 @@ def _parse(text: bytes) -> Any:
     def tensors(node: dict[str, Any]) -> Any:
         return torch.tensor(node["TORCHTENSOR"]) if "TORCHTENSOR" in node else node
 
+    if text.count(b"[") + text.count(b"{") > MAX_NODES or len(text) > MAX_JSON_BYTES:
+        raise InputError("refused: it declares more lists than an embedding has")
     return json.loads(text, object_hook=tensors)
 
 

@@ -153,6 +153,12 @@ def read_list(contents: FileContents) -> Draft | None:
             names.append(token)
     if not rows:
         raise InputError("an empty list: there are no vectors in it")
+    for key, parts in rows.items():
+        widths = sorted({part.shape[1] for part in parts})
+        if len(widths) > 1:
+            raise InputError(
+                f"a list with vectors of several widths for {key}: {', '.join(map(str, widths))}; split it"
+            )
     notes: tuple[str, ...] = ()
     if len(names) > 1 and len(contents.data) == len(names) and len(set(names)) == 1:
         notes = (

@@ -56,11 +56,33 @@ def load_tensors(data: bytes) -> Any:
         data = _checked_archive(data)
     else:
         stream = BytesIO(data[:MAX_PICKLE_BYTES])
-        for position in range(_LEGACY_PREAMBLE + 1):
-            _check_opcodes(stream, len(data), limited=position == _LEGACY_PREAMBLE)
+        for position in range(_LEGACY_PREAMBLE + 2):  # behind the tensors, the names of their storages
+            _check_opcodes(stream, len(data), limited=position >= _LEGACY_PREAMBLE)
     with torch.serialization.safe_globals([torch.nn.ParameterDict]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    _check_shapes(content)
+    return content
+
+
+def _check_shapes(content: Any) -> None:
+    """Refuses tensors of more values than are stored for them: one value can be shaped into gigabytes."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            stored = value.untyped_storage().nbytes() if value.layout == torch.strided else value.nbytes
+            if value.nbytes > stored:
+                shape = tuple(value.shape)
+                raise InputError(
+                    f"refused: it declares a tensor of {shape}, too many for an embedding of {stored} bytes"
+                )
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, torch.nn.ParameterDict):  # old ones have no more than their attributes
+            waiting += vars(value).values()
 
 
 def _checked_archive(data: bytes) -> bytes:

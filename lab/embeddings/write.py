@@ -90,7 +90,13 @@ def _check_target(path: Path, layout: str, metadata: Mapping[str, str] | None) -
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A file whose bytes, and so its hash, depend on nothing but its contents: the header is sorted."""
-    data = safetensors.torch.save(tensors, metadata)
+
+    def whole(text: str) -> str:
+        """Half characters, of a cut emoji say, as question marks: safetensors has nothing else for them."""
+        return text.encode(errors="replace").decode()
+
+    named = {whole(name): tensor for name, tensor in tensors.items()}
+    data = safetensors.torch.save(named, {whole(key): whole(text) for key, text in metadata.items()})
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return data[:8] + header.encode().ljust(start - 8) + data[start:]

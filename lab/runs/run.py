@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -138,9 +138,9 @@ class RunFolder:
                 raise InputError(
                     f"{self.path}: in use by the running process {lock.read().strip()}; wait, or choose another --out"
                 ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with suppress(OSError):  # a full disk: who holds the lock is not written down, but held it is
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), str(os.getpid()).encode())
             yield
 
     def image_path(self, index: int, seed: int, prompt: str) -> Path:

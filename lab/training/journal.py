@@ -4,10 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.read import read_file
+from lab.errors import InputError
 from lab.listening import Listener
 from lab.training.checkpoint import EmbeddingWriter, recipe, save_checkpoint
 from lab.training.loop import Loop, TrainingStep
@@ -109,8 +111,14 @@ class Journal(Listener):
 
     @property
     def saved(self) -> bool:
-        """Whether the files that the run is for are there."""
-        return all(self._writer.path(self._folder.path / name).is_file() for name in self._run.learned.rows)
+        """Whether the files that the run is for are there and hold the best vectors."""
+        best = self._loop.state.best
+        try:
+            found = self.read_embeddings()
+        except InputError:
+            return False
+        kept = {f"{one.name}/{key}": rows for one in found for key, rows in one.vectors.items()}
+        return not best or all(name in kept and torch.equal(rows, kept[name]) for name, rows in best.items())
 
     def read_embeddings(self) -> list[Embedding]:
         """The embeddings as `save_embeddings` wrote them."""
