@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-TOLERANCE = 1e-4
-"""Of tensors, relative to their largest value: means over a schedule, near 0, are summed in another order."""
+TOLERANCE = 1e-5
+"""Of tensors, relative to their largest value: tools batch otherwise than the lab."""
 
 RAISED = (ValueError, OverflowError, IndexError)
 """What the tools raise at weights such as 1.2.3 and an `embedding:` without a name."""
