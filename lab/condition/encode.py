@@ -276,8 +276,12 @@ class PromptEncoder:
         _finite(joined, source)
         _, pooled = self._towers.states(text.pooled)
         applied = applied_embeddings(spans, self._embeddings)
-        cuts = (note for _, members in text.terms for member in members for note in cut_notes(member))
-        return Encoding(source, joined, pooled, tuple(spans), applied, (*reading.notes, *cuts))
+        notes = [*reading.notes]
+        for chunks in (member for _, members in text.terms for member in members):
+            if self._dialect.long_note and len(chunks) > 1:
+                notes.append(self._dialect.long_note)
+            notes += cut_notes(chunks)
+        return Encoding(source, joined, pooled, tuple(spans), applied, tuple(dict.fromkeys(notes)))
 
     def _blend(self, term: Blend, members: Sequence[Sequence[Chunk]]) -> Tensor:
         """(chunks * context, d): a compel blend under its weight, or the one text that there is."""

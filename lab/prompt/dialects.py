@@ -42,6 +42,7 @@ class Dialect:
         clip_skip_families: The model families on which its clip skip does anything; None for all.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
+        long_note: What to know about its texts of several chunks, or None.
         words: Words that are syntax in it; other dialects note that to them they are words.
         mentions: Where the tool itself looks for an embedding, and by which name; None if it has no `embedding:name`.
             The lab finds more of them, in every dialect, and notes say where the tool would not.
@@ -58,6 +59,7 @@ class Dialect:
     clip_skip_families: tuple[str, ...] | None = None
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
+    long_note: str | None = None
     words: tuple[str, ...] = ()
     mentions: Callable[[str], dict[int, str]] | None = None
     emphasis: str | None = None
@@ -95,6 +97,8 @@ DIALECTS: dict[str, Dialect] = {
         weighting="compel",
         join=join_piece,
         split=back_to_sentence,
+        long_note="the compel library drops what follows the first chunk, save with truncate_long_prompts=False; "
+        "here nothing is dropped",
         emphasis="({text}){weight:g}",
     ),
     "plain": Dialect("no syntax", read=_read_plain, weighting="ignore"),

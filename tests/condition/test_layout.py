@@ -119,6 +119,13 @@ def test_what_is_cut_is_said():
     assert not list(cut_notes(fill_chunks([[word("a")] * 76], 75, DIALECTS["a1111"].split)))
 
 
+def test_long_prompts_in_compel_are_told_of(sd1):
+    """The library's `truncate_long_prompts` is on by default."""
+    (note,) = encode(sd1, "a " * 80, dialect="compel").first.notes
+    assert "truncate_long_prompts=False" in note
+    assert not encode(sd1, "a " * 70, dialect="compel").first.notes
+
+
 def test_comfys_words_are_cut_in_the_embeddings_too(sd1):
     """Eight vectors over two chunks: five at the end of one, three at the beginning of the other."""
     toy = embedding_for(sd1, vectors=8)
