@@ -70,4 +70,4 @@ def test_every_file_it_names_is_there():
     for name in re.findall(r"`((?:lab|scripts|configs)/[\w./-]+)`", README) + re.findall(
         r"\]\((\S+?)\)", README
     ):
-        assert (REPOSITORY / name).exists(), name
+        assert (REPOSITORY / name.partition("#")[0]).exists(), name
