@@ -42,7 +42,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     From memory that is not pinned a copy begins when all work before it is done, and the host waits for that.
     """
     if device.type == "cuda" and values.is_cpu:
-        return values.pin_memory().to(device, non_blocking=True)
+        return values.contiguous().pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
