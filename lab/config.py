@@ -248,8 +248,11 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"unknown option '{name}'{did_you_mean(name, cls.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = problem["msg"]
+    if problem["type"] == "value_error":  # the lab's own words, which may begin with a file's name
+        message = message.removeprefix("Value error, ")
+    else:
+        message = message[:1].lower() + message[1:]
     given = problem.get("input")
     quoted = isinstance(given, (str, int, float)) and str(given) not in message
     shown = f" (given: {_shortened(given)!r})" if quoted else ""

@@ -1,18 +1,17 @@
 """The folder of a run: what was asked for and from what, how much of it is done, and who is writing in it."""
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import yaml
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from lab.errors import InputError
@@ -129,18 +128,13 @@ class RunFolder:
         """
         with writing(self.path, "--out"):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock: TextIO = (self.path / ".lock").open("a+", encoding="utf-8")
-        with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
+                held = FileLock(self.path / ".lock", blocking=False).acquire()
+            except Timeout:
                 raise InputError(
-                    f"{self.path}: in use by the running process {lock.read().strip()}; wait, or choose another --out"
+                    f"{self.path}: in use by another process that is running; wait, or choose another --out"
                 ) from None
-            with suppress(OSError):  # a full disk: who holds the lock is not written down, but held it is
-                os.ftruncate(lock.fileno(), 0)
-                os.write(lock.fileno(), str(os.getpid()).encode())
+        with held:
             yield
 
     def image_path(self, index: int, seed: int, prompt: str) -> Path:

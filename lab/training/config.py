@@ -29,6 +29,10 @@ def _check_name(name: str) -> str:
         raise ValueError(
             f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
         )
+    if name.endswith(".") or re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+        raise ValueError(
+            f"Windows can have no file of the name '{name}', and embeddings travel; take another"
+        )
     return name
 
 

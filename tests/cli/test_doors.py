@@ -37,6 +37,9 @@ print(json.dumps(answers))
 """
 """Runs command lines one after the other: exit code, stdout, lines of stderr, and what each imported of the engine."""
 
+WINDOWS = r"C:\models\cat.safetensors"
+"""A path, and neither a `prefix:` nor a `name=value`, wherever values are read."""
+
 WRONG = [
     (["nope"], "nope"),
     (["generat"], "generate"),
@@ -57,6 +60,11 @@ WRONG = [
     ),
     (["generate", "--prompt", "a", "--embedding", "absent.pt"], "absent.pt: no such file"),
     (["generate", "--prompt", "a", "--embeddings", "absent"], "absent: no such file or folder"),
+    (["generate", "--prompt", "a", "--embedding", rf"{WINDOWS}=kitty"], f"{WINDOWS}: no such file"),
+    (["generate", "--prompt", "a", "--lora", rf"{WINDOWS}=0.5"], f"{WINDOWS}: no such file"),
+    (["generate", "--prompt", "a", "--model", f"file:{WINDOWS}"], f"{WINDOWS}: no such file"),
+    (["generate", "--prompt", "a", "--model", WINDOWS], WINDOWS),
+    (["search", "--over", f"embeddings:{WINDOWS}", "--text", "a"], f"{WINDOWS}: no such folder"),
     (["generate", "--prompt", "a", "--lora", "absent.safetensors=0.5"], "absent.safetensors: no such file"),
     (["generate", "--prompt", "a", "--lora", "README.md=strong"], "'strong' is not a scale"),
     (["generate", "--prompt", "a", "--vae", "absent"], "unknown model 'absent'"),

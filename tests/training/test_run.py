@@ -192,6 +192,8 @@ def test_memory_runs_out_in_one_line(sd1, changed, monkeypatch):
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"name": None}, "name: there is none"),
         ({"name": "red apple"}, "cannot stand in a prompt"),
+        ({"name": "nul"}, "Windows can have no file"),
+        ({"name": "apple."}, "Windows can have no file"),
         ({"name": "apple"}, "'apple' is a word"),
         ({"objective": "konzept"}, "objective.*concept"),
         ({"images": None}, "--images"),
