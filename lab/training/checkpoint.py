@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, loop: Loop) -> None:
         "best_loss": loop.state.best_loss,
     }
     with atomic(path) as temporary:
-        settings = json.dumps(loop.config.model_dump(mode="json", exclude=FREE_TO_CHANGE))
+        settings = json.dumps(_settings_to_keep(loop.config))
         metadata = {"format": FORMAT, "state": json.dumps(state), "settings": settings}
         safetensors.torch.save_file(
             {key: value.contiguous() for key, value in tensors.items()}, temporary, metadata
@@ -113,9 +113,14 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     loop.state = State(state.step, state.evaluations, best, state.best_step, state.best_loss)
 
 
+def _settings_to_keep(config: TrainConfig) -> dict[str, Any]:
+    """What a resumed run may not have otherwise, as JSON takes it; paths are their last components."""
+    return {key: _portable(value) for key, value in config.model_dump(exclude=FREE_TO_CHANGE).items()}
+
+
 def _check_settings(path: Path, settings: Any, loop: Loop) -> None:
     """Refuses a run whose config.yaml was edited since, where that would learn something else."""
-    now = loop.config.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+    now = _settings_to_keep(loop.config)
     if not isinstance(settings, dict):
         raise InputError(f"{path}: its settings are damaged; start the run anew")
     for name in sorted(settings.keys() & now.keys()):
