@@ -42,10 +42,14 @@ def test_a_console_is_wide_enough_to_read(monkeypatch, columns, width):
     assert terminal.make_console().width == width
 
 
-def test_what_an_encoding_lacks_is_replaced(monkeypatch):
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [("strict", b"\\u732b \\udce7\\udc8c\\udcab\n"), ("surrogateescape", b"\\u732b \xe7\x8c\xab\n")],
+)
+def test_what_an_encoding_lacks_is_replaced(monkeypatch, errors, shown):
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors=errors))
     assert main(["models", "--help"]) == 0
-    print("\u732b")
+    print("\u732b", "\u732b".encode().decode("ascii", "surrogateescape"))
     sys.stdout.flush()
-    assert written.getvalue().endswith(b"\\u732b\n")
+    assert written.getvalue().endswith(shown)

@@ -1,5 +1,6 @@
 """The `lab` command. Each subcommand lives in a file of its own, imported when it is called."""
 
+import codecs
 import io
 import sys
 from collections.abc import Sequence
@@ -37,11 +38,31 @@ for _name, _help in COMMANDS.items():
     app.command(f"lab.cli.{_name}:{_name}", name=_name, help=_help)
 
 
+_BYTES_OR_NUMBERS = "lab.bytes-or-numbers"
+
+
+def _bytes_or_numbers(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a stream writes for a character that it lacks: the byte that it was read from, or else its number."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    made = (
+        bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else one.encode("ascii", "backslashreplace")
+        for one in found
+    )
+    return b"".join(made), error.end
+
+
+codecs.register_error(_BYTES_OR_NUMBERS, _bytes_or_numbers)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what an encoding lacks is written as its number
-            stream.reconfigure(errors="backslashreplace")
+            bytes_pass = (
+                stream.errors == "surrogateescape"
+            )  # the C locale, where names stay the bytes that they are
+            stream.reconfigure(errors=_BYTES_OR_NUMBERS if bytes_pass else "backslashreplace")
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as error:
