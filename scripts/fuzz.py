@@ -103,7 +103,10 @@ def main() -> int:
         table = kinds_around(Path(home))
         for name in asked.kind or table:
             faults = list(cases(table[name], f"{asked.seed} {name}", asked.cases, asked.case))
-            print(f"{name}: {asked.cases} cases, {len(faults)} faults", flush=True)
+            print(
+                f"{name}: {1 if asked.case is not None else asked.cases} cases, {len(faults)} faults",
+                flush=True,
+            )
             for number, file, fault in faults:
                 print(f"  case {number}, {file}: {fault}", flush=True)
             found += len(faults)

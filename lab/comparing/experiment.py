@@ -126,7 +126,7 @@ class Experiment:
         for variant, place in itertools.product(self.variants, range(len(self.prompts))):
             drafts = [self._draft(variant, place, seed) for seed in self.seeds]
             prompt, options = self._finished(drafts[0])  # no axis changes more than the seed among them
-            library, key = self.library(options), options.model_dump_json()
+            library, key = self.library(options), repr(options.model_dump())
             words = _words(prompt, options.dialect, library, options.steps or DEFAULT_STEPS)
             named = _named(prompt, options, library)
             for turn, draft in enumerate(drafts):

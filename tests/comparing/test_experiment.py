@@ -273,3 +273,11 @@ def test_embedding_files_may_have_the_marks_of_lists_in_their_names(config, tmp_
         config, axes={"embedding": f"none,{first},{second}+{first}"}, embedding_side="positive"
     )
     assert [v.labels["embedding"] for v in experiment.variants] == ["none", "c++", "a,b=c+c++"]
+
+
+def test_half_a_character_in_a_setting_is_told_with_the_prompts(config):
+    experiment = lay_out(config, axes={"negative_prompt": ["", "\ud800"]})
+    assert [negative for _, negative in texts(experiment)] == [
+        "",
+        "\ud800",
+    ]  # encoding refuses it in one line
