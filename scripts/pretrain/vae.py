@@ -154,7 +154,12 @@ class Objective:
         with torch.set_grad_enabled(not c["encoder_frozen"]):
             posterior = self.vae.encode(x).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-        z = mean + (0.5 * log_variance).exp() * normal(mean, generator)
+        spread = (0.5 * log_variance).exp()
+        if c[
+            "encoder_frozen"
+        ]:  # up to `noise` more, as latents that were generated have it: else it becomes specks
+            spread = spread + c["noise"] * chances((count, 1, 1, 1), generator)
+        z = mean + spread * normal(mean, generator)
         turns, mirrored, shrunk, chance = chances(4, generator).tolist()
         if chance < c["equivariance"]:
             scale = (1.0, 0.75, 0.5, 0.5)[int(4 * shrunk)]
@@ -214,7 +219,11 @@ def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: 
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     vae = build(config).to(memory_format=torch.channels_last)
     folder = WORK / config["folder"]
-    if config["warm_start"]:
+    if (
+        folder / "average"
+    ).exists():  # a stretch elsewhere left it; a checkpoint, if there is one, counts for more
+        begin(vae, folder / "average")
+    elif config["warm_start"]:
         begin(vae, ROOT / config["warm_start"])
     if config["encoder_frozen"]:
         vae.encoder.requires_grad_(False), vae.quant_conv.requires_grad_(False)
