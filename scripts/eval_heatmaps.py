@@ -38,11 +38,11 @@ from lab.sample.pixels import encode_image
 from lab.sample.plan import Job
 from lab.sample.settings import resolve_settings
 from scripts.pretrain.caption import with_article
-from scripts.pretrain.common import CONFIGS, WORK, read_config
+from scripts.pretrain.catalogue import STYLES
+from scripts.pretrain.common import WORK
 from scripts.pretrain.data import load
-from scripts.pretrain.latents import learnt, side_by_side
 from scripts.pretrain.paint import paint
-from scripts.pretrain.scene import Placed, Scene
+from scripts.pretrain.scene import Placed, Scene, side_by_side
 
 Icons = dict[tuple[str, str], Tensor]
 SEED = 1007
@@ -83,8 +83,8 @@ def main() -> None:
     bundle = lab.load(arguments.model, dtype="float32")
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
     data = load()
-    names = learnt(read_config(CONFIGS / "latents.yaml"), data)
-    scenes = side_by_side(names, data, arguments.scenes, random.Random(SEED))
+    order, names = random.Random(SEED), list(data.split.train)
+    scenes = [side_by_side(names, order.choice(list(STYLES)), order) for _ in range(arguments.scenes)]
     table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
     for column in (
         "layers",

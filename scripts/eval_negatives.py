@@ -42,12 +42,10 @@ from lab.text import read_lines
 from lab.training.learned import initial_vectors
 from scripts.negative_tables import Array, Found, effect, pairs, report, show, verdict
 from scripts.pretrain.caption import with_article
-from scripts.pretrain.common import read_config
 from scripts.pretrain.scene import COLOURS
 
 WORDS = "blurry, pixelated, noisy, washed out, low quality"
 LEARNED_ON = Path("configs/train/emoji-reward-prompts.txt")
-DRAWN = Path("configs/pretrain/latents.yaml")
 CLEAN = [Path("lab/assets/samples"), Path("lab/assets/samples_test")]
 FALSE_ALARMS = 0.05
 OTHER_FALSE_ALARMS = (0.005, 0.01, 0.02, 0.03, 0.08, 0.1)
@@ -117,10 +115,7 @@ def choose_prompts(bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[
     order, taken = random.Random(7), " ".join(read_lines(LEARNED_ON))
     unseen = [(name, style) for name, style in known["pairs"] if name not in taken]
     held = {tuple(pair) for pair in known["pairs"]}
-    drawn = set(read_config(DRAWN)["objects"] or known["training_objects"]) | {
-        name for name, _ in known["pairs"]
-    }
-    names = [name for name in sorted(drawn) if name not in taken]
+    names = [name for name in sorted(known["training_objects"]) if name not in taken]
     seen = [(name, order.choice([s for s in STYLES if (name, s) not in held])) for name in names]
     half = arguments.prompts // 2
     chosen = order.sample(seen, arguments.prompts - half) + order.sample(unseen, half)
