@@ -1,7 +1,7 @@
 """Draws the README's picture with the bundled model: `python scripts/readme_picture.py`.
 
-Eight prompts, the same noise twice: the upper row without a negative prompt, the lower row with the negative
-embedding that comes with the model.
+What people type first, with the first seed: the upper row without a negative prompt, the lower row with the same noise
+and the negative embedding that comes with the model.
 """
 
 from pathlib import Path
@@ -13,17 +13,8 @@ from lab.files import atomic
 
 PICTURE = Path(__file__).parents[1] / "lab" / "assets" / "readme.png"
 NEGATIVE = PICTURE.parent / "emoji" / "negative.safetensors"
-PROMPTS = [
-    "a noto emoji of a red apple",
-    "a fluent emoji of a carrot",
-    "a twemoji emoji of a crown on a blue background",
-    "a noto emoji of a honeybee",
-    "a fluent emoji of a rocket on a yellow background",
-    "a twemoji emoji of a penguin",
-    "a noto emoji of a zebra",
-    "a fluent emoji of a camera on a pink background",
-]
-SEED, SIDE, GAP, TEXT = 11, 96, 6, 18
+PROMPTS = ["a tomato", "a banana", "a house", "a pizza", "a guitar", "a dog", "a tree", "a heart"]
+SEED, SIDE, GAP, TEXT = 1, 96, 6, 18
 
 
 def main() -> None:

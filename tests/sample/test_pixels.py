@@ -11,8 +11,9 @@ from lab.sample.pixels import decode, vae_precision
 
 
 @pytest.fixture
-def latents():
-    return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+def latents(emoji):
+    shape = 2, emoji.unet.config.in_channels, 16, 16
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def decoded(bundle, latents):
