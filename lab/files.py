@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -225,7 +226,9 @@ def _is_about(error: OSError, path: Path) -> bool:
     return named.parent == folder or named in (folder, *folder.parents)
 
 
+@cache
 def _umask() -> int:
+    """The process' mask; asked once, as files made meanwhile by other threads would be open to all."""
     with _ASKING:
         mask = os.umask(0)
         os.umask(mask)

@@ -60,7 +60,7 @@ def _fault(use: Callable[[], Any], show: bool) -> str:
         if show:
             print(error)
         return f"more than a line: {str(error)[:200]}" if "\n" in str(error) else ""
-    except Exception as error:
+    except (Exception, _TooLong) as error:
         if show:
             traceback.print_exc()
         inside = [frame for frame in traceback.extract_tb(error.__traceback__) if "/lab/" in frame.filename]
@@ -74,10 +74,14 @@ def _fault(use: Callable[[], Any], show: bool) -> str:
     return f"{loud[0].category.__name__}: {str(loud[0].message)[:150]}" if loud else ""
 
 
+class _TooLong(BaseException):
+    """No error that the lab could take for one of a file's and tell in a line."""
+
+
 @contextlib.contextmanager
 def _in_time() -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {LONGEST} s")
+        raise _TooLong(f"more than {LONGEST} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(LONGEST)
@@ -101,6 +105,8 @@ def main() -> int:
     found = 0
     with tempfile.TemporaryDirectory() as home:
         table = kinds_around(Path(home))
+        if unknown := set(asked.kind or ()) - set(table):
+            parser.error(f"--kind {unknown.pop()}: there are {', '.join(table)}")
         for name in asked.kind or table:
             faults = list(cases(table[name], f"{asked.seed} {name}", asked.cases, asked.case))
             print(

@@ -1,10 +1,12 @@
 """Chunks of words, as many as a text encoder reads at once, and how words fill them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from lab.condition.tokens import Word
 from lab.errors import InputError
 from lab.prompt.chunk_rules import SplitRule, count_tokens
+from lab.prompt.syntax import Blend
 
 
 class Chunk(tuple[Word, ...]):
@@ -104,3 +106,14 @@ def _check_cut(word: Word, room: int) -> None:
         raise InputError(
             f"embedding {word.text}: its {word.length} vectors do not fit in a chunk of {room} tokens"
         )
+
+
+class ChunkedText(NamedTuple):
+    """A text in chunks: of each term its blend and the chunks of its members, and the chunk that is pooled."""
+
+    terms: list[tuple[Blend, list[list[Chunk]]]]
+    pooled: Chunk
+
+    def chunks(self) -> list[Chunk]:
+        """All chunks that have to be encoded."""
+        return [chunk for _, members in self.terms for member in members for chunk in member] + [self.pooled]

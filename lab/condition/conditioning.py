@@ -76,6 +76,11 @@ class Encoding:
     applied: tuple[AppliedEmbedding, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def zeroed(self) -> "Encoding":
+        """The same text with zeros for its states, as SDXL takes an empty negative prompt."""
+        pooled = None if self.pooled is None else self.pooled * 0
+        return replace(self, embeds=self.embeds * 0, pooled=pooled)
+
     def with_embeds(self, embeds: "Tensor") -> "Encoding":
         """The same with other embeds of its own length or more; itself where nothing is added."""
         return self if len(embeds) == len(self.embeds) else replace(self, embeds=embeds)

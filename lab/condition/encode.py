@@ -4,12 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from lab.condition.chunks import Chunk, fill_chunks, first_chunk
+from lab.condition.chunks import Chunk, ChunkedText, fill_chunks, first_chunk
 from lab.condition.conditioning import (
     Conditioning,
     Encoding,
@@ -96,17 +96,6 @@ def encode(
     return made[prompt] if isinstance(prompt, str) else [made[text] for text in prompts]
 
 
-class _ChunkedText(NamedTuple):
-    """A text in chunks: of each term its blend and the chunks of its members, and the chunk that is pooled."""
-
-    terms: list[tuple[Blend, list[list[Chunk]]]]
-    pooled: Chunk
-
-    def chunks(self) -> list[Chunk]:
-        """All chunks that have to be encoded."""
-        return [chunk for _, members in self.terms for member in members for chunk in member] + [self.pooled]
-
-
 def encode_pairs(
     bundle: Bundle,
     pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
@@ -130,7 +119,7 @@ def encode_pairs(
         positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
         negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
         if avoided is None and bundle.force_zeros_for_empty_prompt:
-            negative = negative.map(_zeros)
+            negative = negative.map(Encoding.zeroed)
         result.append((positive, negative))
     return result
 
@@ -213,7 +202,7 @@ class PromptEncoder:
         return part.map(lambda entry: entry.with_embeds(self._pad(entry.embeds, rows)))
 
     def _weigh_schedule(
-        self, part: Part, timeline: Timeline, chunked: Mapping[tuple[str, Reading], _ChunkedText]
+        self, part: Part, timeline: Timeline, chunked: Mapping[tuple[str, Reading], ChunkedText]
     ) -> Part:
         """The part with its texts weighted together, if the weighting does that and there are several."""
         counts: Counter[tuple[str, Reading]] = Counter()
@@ -241,7 +230,7 @@ class PromptEncoder:
         empty, _ = self._towers.states(Chunk())
         return torch.cat([states, *[empty] * ((rows - len(states)) // len(empty))])
 
-    def _chunk(self, readings: Sequence[Reading]) -> list[_ChunkedText]:
+    def _chunk(self, readings: Sequence[Reading]) -> list[ChunkedText]:
         """The chunks of readings, whose texts are tokenized together."""
         problem = next((problem for reading in readings for problem in reading.problems), None)
         if problem:
@@ -261,10 +250,10 @@ class PromptEncoder:
             pooled = terms[0][1][0][0]
             if reading.pooled is not None:
                 pooled = first_chunk(self._tokenizer.words(reading.pooled)[0], room)
-            chunked.append(_ChunkedText(terms, pooled))
+            chunked.append(ChunkedText(terms, pooled))
         return chunked
 
-    def _encoding(self, source: str, reading: Reading, text: _ChunkedText) -> Encoding:
+    def _encoding(self, source: str, reading: Reading, text: ChunkedText) -> Encoding:
         embeds, spans, rows = [], list[TokenSpan](), 0
         for term, members in text.terms:
             states = self._blend(term, members)
@@ -305,8 +294,3 @@ def _finite(embeds: Tensor, source: str) -> Tensor:
     if not embeds.sum().isfinite():
         raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
     return embeds
-
-
-def _zeros(encoding: Encoding) -> Encoding:
-    pooled = None if encoding.pooled is None else torch.zeros_like(encoding.pooled)
-    return replace(encoding, embeds=torch.zeros_like(encoding.embeds), pooled=pooled)

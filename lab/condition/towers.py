@@ -20,7 +20,6 @@ from lab.models.patches import Placement, learned_rows
 Vectors = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors by name and by the key of the text encoder that reads them: (n, width) each."""
 
-
 _BATCH = 64
 """Chunks encoded together."""
 

@@ -214,7 +214,7 @@ def make_images(
 
 
 class _Writers:
-    """Writes images while the next ones are made. When the block ends, however it ends, all are on disk."""
+    """Writes images while the next ones are made. When the block ends, however it does, none is being written."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder

@@ -184,10 +184,11 @@ def _completed(bundle: Bundle, folder: Path) -> CLIPModel:
 def _read_preparation(folder: Path, side: int) -> Preparation:
     path = folder / "preprocessor_config.json"
     settings = read_part(path, "preprocessor") if path.is_file() else {}
-    mean, std = (tuple(settings.get(key, usual)) for key, usual in (("image_mean", MEAN), ("image_std", STD)))
-    if len(mean) != 3 or len(std) != 3:
-        raise InputError(f"{path}: image_mean and image_std need three numbers each")
-    return Preparation(side, mean, std, RESAMPLING.get(int(settings.get("resample", 3)), "bicubic"))
+    mean, std = (
+        tuple(settings.get(key) or usual) for key, usual in (("image_mean", MEAN), ("image_std", STD))
+    )
+    resample = settings.get("resample")
+    return Preparation(side, mean, std, RESAMPLING.get(3 if resample is None else int(resample), "bicubic"))
 
 
 MAX_IMAGES = 64

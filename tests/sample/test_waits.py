@@ -1,4 +1,4 @@
-"""The host never waits for the device between the first step and the last one."""
+"""Nothing is read back from the device between the first step and the last one."""
 
 from dataclasses import replace
 
