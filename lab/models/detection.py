@@ -195,7 +195,7 @@ def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
             "CheckpointSave, or take the model's published file"
         )
     bare = {key.partition(".")[0] for key in header}
-    if "U-Net" in missing and ("VAE" not in missing or {"encoder", "decoder"} <= bare):
+    if "U-Net" in missing and ((len(missing) > 1 and "VAE" not in missing) or {"encoder", "decoder"} <= bare):
         return "a VAE alone; give it by --vae file:x.safetensors beside a model"
     if "input_blocks" in bare or ("U-Net" not in missing and len(missing) > 1):
         return "a U-Net alone, without VAE and text encoder; take the model's whole file, or its diffusers folder"

@@ -29,13 +29,13 @@ class Quality:
     """The classifier that comes with a model in its `quality` folder: clean, or degraded in one of several ways."""
 
     def __init__(self, folder: Path, device: torch.device):
-        config = read_part(folder / "config.json", "quality")
         try:
+            config = read_part(folder / "config.json", "quality")
             self._clean = config["labels"].index("clean")
             self._network = _classifier(config["widths"], len(config["labels"]))
             self._network.load_state_dict(load_file(folder / "model.safetensors"))
             prepare = Preparation(config["size"], tuple(config["mean"]), tuple(config["std"]), "bilinear")
-        except (KeyError, ValueError, OSError, SafetensorError, RuntimeError, TypeError) as error:
+        except (ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise InputError(f"{folder}: not the quality classifier that it should be: {error}") from None
         self._prepare, self._device = prepare, device
         self._network.requires_grad_(False).eval().to(device)

@@ -43,11 +43,12 @@ def test_ignore_ignores(text):
     assert WEIGHTINGS["ignore"].apply(text) is text.z
 
 
-@pytest.mark.parametrize("family", ["emoji", "sdxl"])
-def test_a1111_keeps_the_mean_over_all_texts_of_a_schedule(request, family):
+@pytest.mark.parametrize(("family", "tolerance"), [("emoji", 5e-3), ("sdxl", 1e-4)])
+def test_a1111_keeps_the_mean_over_all_texts_of_a_schedule(request, family, tolerance):
     """A1111's `forward` takes the texts of a schedule as one batch, and `EmphasisOriginal` that batch's means.
 
-    The final LayerNorm of the other random models leaves means of 0.
+    The final LayerNorm of the other random models leaves means of 0. Those of emoji's states are small beside the
+    states (0.001 and 0.7), so that what sums of float32 numbers lose shows more.
     """
     bundle = request.getfixturevalue(family)
     context = bundle.context_length
@@ -62,7 +63,7 @@ def test_a1111_keeps_the_mean_over_all_texts_of_a_schedule(request, family):
     for ours, states in zip(made.split(widths, -1), z.split(widths, -1), strict=True):
         scaled = states * w
         factors = states.mean(dim=(0, 2, 3)) / scaled.mean(dim=(0, 2, 3))
-        assert close(ours, scaled * factors.view(1, 2, 1, 1), 1e-3)  # sums of 10,000s of float32 numbers
+        assert close(ours, scaled * factors.view(1, 2, 1, 1), tolerance)
 
 
 def test_equal_neighbours_of_a_schedule_count_as_often_as_they_come(emoji):

@@ -1,6 +1,7 @@
 """Negative embeddings from images of what is to be avoided: from a folder, or the worst that the model makes."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -72,10 +73,10 @@ def test_interrupted_making_goes_on_and_ends_the_same(sd1, making, tmp_path, mon
     whole = lab.train(sd1, making(out=tmp_path / "whole"))
     from lab.runs.run import RunFolder
 
-    save, saved = RunFolder.save, []
+    save, saved, calls = RunFolder.save, [], count()
 
-    def interrupted(self, *arguments):
-        if len(saved) == 4:
+    def interrupted(self, *arguments):  # by several threads
+        if next(calls) == 4:
             raise KeyboardInterrupt
         saved.append(save(self, *arguments))
 
