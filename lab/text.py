@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from lab.errors import InputError
+from lab.files import read_text
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _A1111_OPTIONS = (
@@ -38,11 +39,7 @@ def read_numbered_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
         InputError: the file is missing, empty, not text, or written for a script of another tool.
     """
-    try:
-        lines = split_lines(path.expanduser().read_bytes().decode())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot read prompts: {reason}") from None
+    lines = split_lines(read_text(path.expanduser(), "prompts"))
     prompts = [
         (number, line) for number, line in enumerate(lines, start=1) if line and not line.startswith("#")
     ]

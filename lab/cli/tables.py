@@ -12,9 +12,9 @@ from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.encode import PromptEncoder
 from lab.condition.tokens import Word
-from lab.condition.towers import layers_back
 from lab.embeddings.embedding import Embedding, family
 from lab.models.bundle import Bundle
+from lab.models.facts import layers_back
 from lab.models.vocabulary import (
     Vocabulary,
     cosines,
@@ -137,7 +137,7 @@ def _size(conditioning: Conditioning, bundle: Bundle) -> str:
 
 def _layer(bundle: Bundle, options: TextOptions) -> str:
     skipped = options.clip_skip_on(bundle.family)
-    backs = {layers_back(bundle.family, tower, skipped) for tower in bundle.towers}
+    backs = {layers_back(bundle.family, tower.layers, skipped) for tower in bundle.towers}
     norm = "through the final LayerNorm" if bundle.traits.final_norm else "without the final LayerNorm"
     states = ", ".join(f"hidden_states[-{back}]" for back in sorted(backs))
     unused = (

@@ -10,10 +10,9 @@ from torch import Tensor
 from lab.condition.chunks import Chunk
 from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
-from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.device import to_device
-from lab.models.facts import check_widths
+from lab.models.facts import check_widths, layers_back
 from lab.models.family import FAMILIES, Family
 from lab.models.patches import Placement, learned_rows
 
@@ -123,27 +122,12 @@ def encode_chunks(
         ids, learned = _token_ids(chunks, tower, index, vectors or {})
         if not padded:
             ids = ids[:, : max(chunk.length for chunk in chunks) + 2]
-        back = layers_back(bundle.family, tower, clip_skip)
+        back = layers_back(bundle.family, tower.layers, clip_skip)
         with bundle.turn():
             state, output = run_tower(bundle.family, tower, ids, back, learned=learned)
         states.append(state)
         pooled = getattr(output, "text_embeds", pooled)
     return EncodedChunks(torch.cat(states, dim=-1), pooled)
-
-
-def layers_back(family: Family, tower: TextTower, clip_skip: int) -> int:
-    """Which hidden state conditions the U-Net, counted from the end: k + 1 for SD 1.x and 2.x, k + 2 for SDXL.
-
-    Raises:
-        InputError: the encoder has no such layer.
-    """
-    least = FAMILIES[family].hidden_layer
-    layers = tower.encoder.config.num_hidden_layers
-    if clip_skip + least > layers:
-        raise InputError(
-            f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {layers - least}"
-        )
-    return clip_skip + least
 
 
 def run_tower(
@@ -229,7 +213,7 @@ def weigh_chunks(
     weighted = []
     for index, tower in enumerate(bundle.towers):
         ids, learned = _token_ids(chunks, tower, index, vectors)
-        back = layers_back(bundle.family, tower, clip_skip)
+        back = layers_back(bundle.family, tower.layers, clip_skip)
 
         def encode(
             ids: Tensor,

@@ -229,7 +229,7 @@ def comparison(bundle: Bundle, out: Path, listener: Listener) -> Section:
     }
     link = "demo-comparison/report.html", "The report: intervals, every pair side by side, what made it"
     text = f"What does the negative prompt “{NEGATIVE}” change? " + " ".join(report.answers)
-    command = "lab compare --config configs/compare/negative.yaml"
+    command = f"lab compare --config {shlex.quote(str(report.folder / 'config.yaml'))} --out outputs/compared"
     return Section("Compared with certainty", text, command, list(rows.items()), link)
 
 

@@ -45,6 +45,11 @@ class TextTower:
         return self.encoder.config.hidden_size
 
     @property
+    def layers(self) -> int:
+        """Layers of the text encoder, some of which clip skip leaves out."""
+        return self.encoder.config.num_hidden_layers
+
+    @property
     def context_length(self) -> int:
         """Tokens in a chunk, start and end included (77 for Stable Diffusion)."""
         return min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)

@@ -189,11 +189,24 @@ def check_clip_skip(clip_skip: int, facts: ModelFacts) -> None:
         InputError: with the number of layers.
     """
     for config in facts.text_encoders:
-        layers, least = config["num_hidden_layers"], facts.traits.hidden_layer
-        if clip_skip + least > layers:
-            raise InputError(
-                f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {layers - least}"
-            )
+        layers_back(facts.family, config["num_hidden_layers"], clip_skip)
+
+
+def layers_back(family: Family, layers: int, clip_skip: int) -> int:
+    """Which hidden state conditions the U-Net, counted from the end: k + 1 for SD 1.x and 2.x, k + 2 for SDXL.
+
+    Args:
+        layers: That the text encoder has.
+
+    Raises:
+        InputError: the encoder has no such layer.
+    """
+    least = FAMILIES[family].hidden_layer
+    if clip_skip + least > layers:
+        raise InputError(
+            f"clip skip {clip_skip}: the text encoder has {layers} layers; use 0 to {layers - least}"
+        )
+    return clip_skip + least
 
 
 def _vae_config(root: Path) -> dict[str, Any] | None:

@@ -95,7 +95,8 @@ def _check_size(facts: ModelFacts, settings: Settings) -> None:
 
 
 def _strength(options: SamplingOptions) -> float | None:
-    if options.init_image is None and "strength" in options.model_fields_set:
+    usual = type(options).model_fields["strength"].default  # which a stored config.yaml says too
+    if options.init_image is None and options.strength != usual:
         raise InputError("strength: says how much of an init image to change; give one with --init-image")
     return None if options.init_image is None else options.strength
 

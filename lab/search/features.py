@@ -11,11 +11,12 @@ from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Pool, pool_words
 from lab.condition.config import TextOptions
 from lab.condition.encode import PromptEncoder
-from lab.condition.towers import encode_chunks, layers_back, run_tower, vectors_for
+from lab.condition.towers import encode_chunks, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
+from lab.models.facts import layers_back
 from lab.models.vocabulary import token_text
 from lab.models.weights import hash_files
 from lab.score.clip import Clip, load_clip
@@ -104,7 +105,7 @@ class BundleFeatures:
             for number in tokenizer.convert_tokens_to_ids(list(tokens))
         ]
         batch = torch.tensor(ids, device=self._bundle.device)
-        return run_tower(family, tower, batch, layers_back(family, tower, 0))[0].float().cpu()
+        return run_tower(family, tower, batch, layers_back(family, tower.layers, 0))[0].float().cpu()
 
     def _pooled(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         options = TextOptions.build({"dialect": self._dialect, "weighting": "ignore"})

@@ -89,11 +89,13 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             f"{path}: not a checkpoint of this version, or damaged; start the run anew"
         ) from None
     wanted = {name: tuple(rows.shape) for name, rows in loop.learned.named()}
-    stored = {
-        key.removeprefix("vectors/"): tuple(value.shape)
-        for key, value in tensors.items()
-        if key.startswith("vectors/")
-    }
+    stored, best = (
+        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        for part in ("vectors/", "best/")
+    )
+    stored, of_best = ({name: tuple(rows.shape) for name, rows in each.items()} for each in (stored, best))
+    if of_best not in ({}, wanted):
+        raise InputError(f"{path}: its best vectors are not those of its last; start the run anew")
     if wanted != stored:
         raise InputError(
             f"{path}: a checkpoint of another run: it holds {_list_shapes(stored)} where {_list_shapes(wanted)} are "
@@ -109,7 +111,6 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             key, name = rest
             rows = learned[name]
             loop.optimizer.state[rows][key] = saved if key == "step" else saved.to(rows.device)
-    best = {name: tensors[f"best/{name}"] for name in wanted if f"best/{name}" in tensors}
     loop.state = State(state.step, state.evaluations, best, state.best_step, state.best_loss)
 
 

@@ -39,6 +39,8 @@ def test_images_records_sheet_and_config(cli, sd1_folder, tmp_path):
     assert (out / "contact-sheet.png").is_file()
     stored = GenerateConfig.read(out / "config.yaml")
     assert stored.prompt == ["a cat", "a dog"] and stored.steps == 2
+    assert cli("generate", "--config", out / "config.yaml", "--out", tmp_path / "again")[0] == 0
+    assert [path.name for path in images(tmp_path / "again")] == [path.name for path in images(out)]
 
 
 def test_flags_go_on_top_of_the_config_file(cli, sd1_folder, tmp_path):

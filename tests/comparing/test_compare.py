@@ -140,11 +140,13 @@ def test_other_metrics_need_no_new_images(sd1, config, denoised):
     assert not denoised and {row["metric"] for row in report.effects} == {"sharpness", "clip_text"}
 
 
-def test_a_folder_of_another_run_is_left_alone(sd1, config):
-    lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
+def test_a_folder_of_another_run_is_left_alone(sd1, config, tmp_path):
+    first = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
     with pytest.raises(lab.InputError, match=r"other settings .*seeds"):
         lab.compare(sd1, config(metrics=["sharpness"], seeds="1-3"))
     stored = config().out / "config.yaml"
+    again = lab.CompareConfig.read(stored, {"out": tmp_path / "again"})
+    assert lab.compare(sd1, again).effects == first.effects, "config.yaml starts it again"
     stored.write_text(stored.read_text() + "edited: true\n")
     with pytest.raises(lab.InputError, match="edited"):
         lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))

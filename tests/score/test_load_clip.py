@@ -62,8 +62,10 @@ def test_the_text_encoder_is_shared_not_copied(bundle):
     assert places[0] == places[1]
 
 
-def test_without_its_own_preparation_a_model_follows_openai(bundle):
-    (bundle.clip_folder / "preprocessor_config.json").unlink()
+@pytest.mark.parametrize("left", [None, {"image_mean": None, "image_std": None, "resample": None}])
+def test_without_its_own_preparation_a_model_follows_openai(bundle, left):
+    path = bundle.clip_folder / "preprocessor_config.json"
+    path.write_text(json.dumps(left)) if left else path.unlink()
     clip = load_clip(bundle)
     assert (clip.prepare.mean, clip.prepare.mode) == (MEAN, "bicubic")
 

@@ -18,27 +18,18 @@ from scripts.pretrain.on_gpu import Session, merged
 from scripts.pretrain.tokenizer import learn, write
 
 NAMES = ["cat", "dog", "owl", "bee"]
+TEXT = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
 TINY = {
     "data": {"per_drawing": 4, "per_extra": 1, "per_held_out": 12, "side_by_side": 8, "size": 128},
     "clip": {
         "projection": 16,
-        "text": {
-            "hidden_size": 64,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-        },
+        "text": TEXT,
         "batch": 8,
         "captions": 2,
     },
     "vision": {
         "projection": 16,
-        "text": {
-            "hidden_size": 64,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-        },
+        "text": TEXT,
         "vision": {
             "hidden_size": 16,
             "intermediate_size": 16,

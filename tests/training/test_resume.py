@@ -202,6 +202,7 @@ def test_a_checkpoint_that_came_back_otherwise_says_what(sd1, changed):
             lambda _, tensors, __: tensors.update({"optimizer/exp_avg/cat-toy/clip": torch.ones(3)}),
             "another shape",
         ),
+        (lambda _, tensors, __: tensors.update({"best/cat-toy/clip": torch.ones(3)}), "its best vectors"),
         (lambda _, __, metadata: metadata.update(settings="[" * 9000), "nested too deeply|damaged"),
     ]
     for change, said in damages:

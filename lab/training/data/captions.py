@@ -13,7 +13,7 @@ from lab.condition.towers import Vectors, encode_chunks, vectors_for
 from lab.config import at_home
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError, did_you_mean
-from lab.files import is_file
+from lab.files import is_file, read_text
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.prompt.syntax import Run, Segment
@@ -109,13 +109,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _read_sidecar(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the caption: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: the caption is not UTF-8 text") from None
-    lines = tuple(line for line in split_lines(text) if line)
+    lines = tuple(line for line in split_lines(read_text(path, "the caption")) if line)
     if not lines:
         raise InputError(f"{path}: holds no caption; write one a line, or remove the file")
     return lines
