@@ -120,8 +120,8 @@ class SamplingOptions(Config):
     init_image: ExistingFile | None = None
     """Starts from this image instead of from noise alone."""
 
-    strength: float = Field(0.8, gt=0, le=1)
-    """With an init image: the share of the denoising steps that is run."""
+    strength: float | None = Field(None, gt=0, le=1)
+    """With an init image: the share of the denoising steps that is run (0.8)."""
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Images denoised together. `auto` halves on running out of memory. Images do not depend on it."""

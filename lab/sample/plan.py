@@ -201,8 +201,7 @@ def _by_key(
 
 def _sampling_key(request: Request) -> Hashable:
     options = request.options
-    given = "strength" in options.model_fields_set  # without an init image, that is refused
-    return given, *(getattr(options, name) for name in SamplingOptions.model_fields)
+    return tuple(getattr(options, name) for name in SamplingOptions.model_fields)
 
 
 def _reading_key(request: Request) -> Hashable:

@@ -107,7 +107,7 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     if record["clip_skip"]:
         settings["Clip skip"] = record["clip_skip"] + 1  # A1111 counts the last layer as 1
-    if "strength" in record:
+    if record.get("strength") is not None:
         settings["Denoising strength"] = record["strength"]
     if record["guidance_rescale"]:
         settings["CFG Rescale"] = record["guidance_rescale"]

@@ -94,11 +94,16 @@ def _check_size(facts: ModelFacts, settings: Settings) -> None:
             )
 
 
+STRENGTH = 0.8
+"""How much of an init image is changed where nobody says, as in diffusers' StableDiffusionImg2ImgPipeline."""
+
+
 def _strength(options: SamplingOptions) -> float | None:
-    usual = type(options).model_fields["strength"].default  # which a stored config.yaml says too
-    if options.init_image is None and options.strength != usual:
+    if options.init_image is not None:
+        return STRENGTH if options.strength is None else options.strength
+    if options.strength is not None:
         raise InputError("strength: says how much of an init image to change; give one with --init-image")
-    return None if options.init_image is None else options.strength
+    return None
 
 
 def _size_conditioning(
