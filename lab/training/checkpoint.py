@@ -94,13 +94,13 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         for part in ("vectors/", "best/")
     )
     stored, of_best = ({name: tuple(rows.shape) for name, rows in each.items()} for each in (stored, best))
-    if of_best not in ({}, wanted):
-        raise InputError(f"{path}: its best vectors are not those of its last; start the run anew")
     if wanted != stored:
         raise InputError(
             f"{path}: a checkpoint of another run: it holds {_list_shapes(stored)} where {_list_shapes(wanted)} are "
             "learned"
         )
+    if of_best not in ({}, wanted):
+        raise InputError(f"{path}: its best vectors are not those of its last; start the run anew")
     _check_settings(path, settings, loop)
     _check_optimizer(path, tensors, state.step, loop)
     loop.learned.restore({name: tensors[f"vectors/{name}"] for name in wanted})
