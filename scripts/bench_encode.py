@@ -42,7 +42,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", default="emoji")
     options.add_argument("--device", default="cpu")
-    options.add_argument("--dtype", default="auto")
+    options.add_argument("--dtype", default="bfloat16")
     options.add_argument("--prompts", type=int, default=1000)
     options.add_argument("--turns", type=int, default=5)
     arguments = options.parse_args()

@@ -53,7 +53,7 @@ def main() -> None:
     )
     for name in columns:
         table.add_column(name, justify="left" if name in ("workload", "dtype") else "right")
-    for dtype in ("float32", "auto"):
+    for dtype in ("float32", "bfloat16"):
         bundle = lab.load(arguments.model, dtype=dtype)
         pipeline = stock_pipeline(bundle)
         for name, (prompts, seeds) in WORKLOADS.items():

@@ -1,8 +1,8 @@
 """Whether negative embeddings help: paired seeds against nothing, words and random vectors, with intervals.
 
     python -m scripts.eval_negatives --negative outputs/train-emoji-reward/emoji-reward.safetensors [more ...]
-        [--model emoji] [--dtype auto] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008] [--transfer]
-        [--judge lab/assets/emoji/judge_quality] [--prompt-file FILE] [--clip DIR] [--pickscore DIR]
+        [--model emoji] [--dtype bfloat16] [--out outputs/eval-negatives] [--prompts 48] [--seeds 1001-1008]
+        [--transfer] [--judge lab/assets/emoji/judge_quality] [--prompt-file FILE] [--clip DIR] [--pickscore DIR]
         [--aesthetic FILE] [--references DIR ...] [--styles noto fluent twemoji]
 
 Every condition meets each prompt with each seed: an empty negative prompt, words, random vectors at the vocabulary's
@@ -88,7 +88,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--negative", nargs="*", default=[], help="negative embeddings, FILE or FILE=name")
     parser.add_argument("--model", default="emoji")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-negatives"))
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--prompt-file", type=Path, help="instead of the bundled model's own")

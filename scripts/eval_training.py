@@ -1,6 +1,6 @@
 """How well embeddings are learned on the bundled model, with its recipes, from images it has never seen.
 
-    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--dtype auto]
+    python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--dtype bfloat16]
         [--set optimizer=adamw evaluate_every=10 stop_window=8 ...]
 
 For each folder of lab/assets/samples it trains by configs/train/emoji-object.yaml or emoji-style.yaml, then generates
@@ -48,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/eval-training"))
     parser.add_argument("--only", nargs="*", help="folders of lab/assets/samples")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="instead of the recipes'")
     arguments = parser.parse_args()
     bundle = lab.load("emoji", dtype=arguments.dtype)

@@ -55,11 +55,11 @@ class ModelOptions(Config):
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        BeforeValidator(lambda value: None if value is None else str(value).removeprefix("torch.")),
-    ] = None
-    """Precision of the U-Net: by default half on GPUs and float32 on CPUs; `auto` takes bfloat16 on CPUs too that are
-    faster with it. Records name what was used, and `lab rerun` takes it."""
+        Literal["auto", "float32", "bfloat16", "float16"],
+        BeforeValidator(lambda value: str(value).removeprefix("torch.")),
+    ] = "auto"
+    """Precision of the U-Net: `auto` is half on GPUs, bfloat16 on CPUs that are faster with it (Intel AMX; published
+    sizes, not the bundled model), else float32. Records name what was used, and `lab rerun` takes it."""
 
     revision: str | None = None
     """Revision of a hub model."""

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import cpu_offload_with_hook
@@ -46,26 +48,34 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device)
 
 
-def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """Turns `float32`, `bfloat16`, `float16`, `auto` or None into the U-Net's precision.
+PUBLISHED_WIDTH = 320
+"""Channels of the first level in the U-Nets of SD 1.x, SD 2.x and SDXL."""
 
-    None is `auto` on GPUs. On CPUs it is float32, in which texts are to the last digits what other tools make of them.
-    `auto` is bfloat16 on CUDA GPUs that have it (it cannot overflow), else float16 on GPUs, and on CPUs bfloat16
-    where they multiply its matrices in hardware (Intel AMX), else float32. A rule instead of a measurement at
-    every start: a noisy one would now and then change the images of a seed.
 
-    `scripts/bench_dtype.py` measured it on one busy core of a Xeon with AMX: the prototype's U-Net (16.8 M) ran 1.1,
-    1.9 and 1.7 times as fast for 2, 8 and 16 rows, one of SD 1.5's size 1.5 times; images differed by 53 dB PSNR.
-    The weights are converted: autocast gave 0.9, 1.5, 1.6 and 1.3. float16 on the CPU took 1.3 times as long.
+def pick_dtype(name: str, device: torch.device, unet: Mapping[str, Any]) -> torch.dtype:
+    """Turns `float32`, `bfloat16`, `float16` or `auto` into the U-Net's precision.
+
+    `auto` is bfloat16 on CUDA GPUs that have it (it cannot overflow), else float16 on GPUs. On CPUs that multiply
+    bfloat16 in hardware (Intel AMX) it is bfloat16 for U-Nets as wide as the published ones, which are 1.5 times as
+    fast with it. Everything else is float32, the bundled model too: a pair of rows gains a tenth there, and what it
+    computes stays equal to other tools' to the last digits. A rule instead of a measurement at every start: a noisy
+    one would now and then change the images of a seed.
+
+    `scripts/bench_dtype.py` measures it, float16 on the CPU included, which took 1.3 times as long as float32. Images
+    of the two precisions differed by 53 dB PSNR.
+
+    Args:
+        unet: The U-Net's config.
     """
-    if name not in (None, "auto"):
-        return getattr(torch, str(name))
+    if name != "auto":
+        return getattr(torch, name)
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     if device.type == "mps":
         return torch.float16
-    return torch.bfloat16 if name == "auto" and _has_amx() else torch.float32
+    wide = unet["block_out_channels"][0] >= PUBLISHED_WIDTH
+    return torch.bfloat16 if wide and _has_amx() else torch.float32
 
 
 def _has_amx() -> bool:

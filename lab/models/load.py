@@ -22,9 +22,9 @@ def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **opt
         source: The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or
             `hub:org/name/x.safetensors`.
         listener: Hears how much of a model on the hub is fetched.
-        **options: The other fields of `ModelOptions`, by name: `device` (default `auto`), `dtype` (default
-            half precision on GPUs, float32 on CPUs), `revision`, `variant`, `vae`, `config_folder`,
-            `prediction_type`, `lora`, `vae_slicing`, `vae_tiling`, `cpu_offload`, `compile`.
+        **options: The other fields of `ModelOptions`, by name: `device` and `dtype` (default `auto`),
+            `revision`, `variant`, `vae`, `config_folder`, `prediction_type`, `lora`, `vae_slicing`,
+            `vae_tiling`, `cpu_offload`, `compile`.
 
     Raises:
         InputError: an unknown model or option, a missing or damaged part, weights that are not finite, a family that
@@ -43,8 +43,8 @@ def load_options(
     """
     device = pick_device(options.device)
     check_machine(options, device)
-    dtype = pick_dtype(options.dtype, device)
     facts = facts or read_facts(options, listener)
+    dtype = pick_dtype(options.dtype, device, facts.unet)
     if facts.root.is_dir():
         parts = read_folder(facts.root, facts.family, options.variant, dtype)
     else:

@@ -44,18 +44,28 @@ def test_timesteps_keep_their_precision(sd1_folder):
     assert torch.equal(named, near)
 
 
-def test_by_default_gpus_compute_in_half_precision_and_cpus_exactly(monkeypatch):
-    assert pick_dtype(None, torch.device("cpu")) == torch.float32
-    assert pick_dtype(None, torch.device("mps")) == torch.float16
-    for native, expected in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, native=native: native)
-        assert pick_dtype(None, torch.device("cuda")) == expected
+WIDE, SMALL = {"block_out_channels": [320]}, {"block_out_channels": [64]}
 
 
-def test_auto_is_a_rule_that_gives_the_same_answer_every_time():
-    assert pick_dtype("auto", torch.device("mps")) == torch.float16
-    assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
-    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_is_half_precision_on_gpus(native, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
+    assert pick_dtype("auto", torch.device("cuda"), SMALL) == expected
+    assert pick_dtype("auto", torch.device("mps"), SMALL) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("flags", "unet", "expected"),
+    [
+        ("avx512f amx_bf16 amx_tile", WIDE, torch.bfloat16),
+        ("avx512f amx_bf16 amx_tile", SMALL, torch.float32),
+        ("avx512f", WIDE, torch.float32),
+    ],
+)
+def test_auto_on_cpus_is_bfloat16_where_it_is_faster(flags, unet, expected, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: f"flags : {flags}")
+    assert pick_dtype("auto", torch.device("cpu"), unet) == expected
+    assert pick_dtype("float16", torch.device("cpu"), unet) == torch.float16
 
 
 @pytest.mark.parametrize(
