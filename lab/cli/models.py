@@ -33,12 +33,15 @@ def models(source: str | None = None) -> None:
 def _table(model: "Description") -> "Table":
     from rich.table import Table
 
+    from lab.models.detection import WHERE_TO_GET_A_VAE
+
     facts, defaults = model.facts, model.facts.defaults
+    marked = {"family": facts.traits.label, "predicts": facts.prediction_type, "zero terminal SNR": "yes"}
     rows = {
-        "family": facts.traits.label,
-        "predicts": facts.prediction_type,
+        **{name: f"{marked[name]} ({by})" for name, by in model.told_by.items()},
         "text encoders": ", ".join(f"{key} ({width} wide)" for key, width in model.encoders),
-        "parameters": ", ".join(f"{part} {count:,}" for part, count in model.parameters.items()),
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in model.parameters.items() if count),
+        **({} if model.parameters["vae"] else {"lacks": f"a VAE; {WHERE_TO_GET_A_VAE}"}),
         "stored as": ", ".join(model.dtypes),
         "hash": model.hash[:10],
         "default size": f"{defaults.width} x {defaults.height} px",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lab.listening import Listener
 from lab.models.config import ModelOptions
-from lab.models.detection import UNET, VAE, by_published_names, check_folder
+from lab.models.detection import UNET, VAE, by_published_names, check_folder, file_marks
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import encoder_keys
-from lab.models.weights import TensorInfo, hash_files, read_header
+from lab.models.weights import TensorInfo, hash_files, read_header, read_metadata
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Description:
         parameters: Numbers in each part, by the part's name: `unet`, `text_encoder`, `vae`.
         dtypes: The precisions that the weights are stored in, the most frequent first, as safetensors names them.
         hash: As `Bundle.hash` would be.
+        told_by: By which tensors, metadata or configs a `family`, what it `predicts` and, where a file has a mark of
+            it, `zero terminal SNR` were recognised.
     """
 
     facts: ModelFacts
@@ -31,17 +33,19 @@ class Description:
     parameters: Mapping[str, int]
     dtypes: tuple[str, ...]
     hash: str
+    told_by: Mapping[str, str]
 
 
 def describe(
     source: str, revision: str | None = None, variant: str | None = None, listener: Listener = Listener()
 ) -> Description:
-    """Says what a model source (see `lab.load`) holds.
+    """Says what a model source (see `lab.load`) holds; a single file may lack its VAE.
 
     Raises:
         InputError: as `lab.load` would, short of weights that do not fit their configs.
     """
-    facts = read_facts(ModelOptions(model=source, revision=revision, variant=variant), listener)
+    options = ModelOptions(model=source, revision=revision, variant=variant)
+    facts = read_facts(options, listener, without_vae=True)
     if facts.root.is_dir():
         names = check_folder(facts.root, facts.family, variant)
         files = {part: [facts.root / name for name in of_part] for part, of_part in names.items()}
@@ -59,7 +63,27 @@ def describe(
         },
         dtypes=tuple(dtype for dtype, _ in stored.most_common()),
         hash=hash_files(paths),
+        told_by=_told_by_configs(facts) if facts.root.is_dir() else _told_by_tensors(facts),
     )
+
+
+def _told_by_configs(facts: ModelFacts) -> dict[str, str]:
+    configs = {"family": "unet/config.json and text_encoder/config.json"}
+    return configs | {"predicts": "scheduler/scheduler_config.json"}
+
+
+def _told_by_tensors(facts: ModelFacts) -> dict[str, str]:
+    """A tensor of each text encoder, and every mark that the file bears; without one the family's usual counts."""
+    header = by_published_names(read_header(facts.root))
+    prefixes = facts.traits.checkpoint_prefixes
+    encoders = [min(name for name in header if name.startswith(prefix)) for prefix in prefixes]
+    told = {
+        "family": " and ".join(encoders),
+        "predicts": f"no mark in the file: what {facts.traits.short_label} does",
+    }
+    for mark in file_marks(header, read_metadata(facts.root)):
+        told["predicts" if "prediction_type" in mark.settings else "zero terminal SNR"] = mark.told_by
+    return told
 
 
 def _merged_headers(paths: list[Path]) -> dict[str, TensorInfo]:

@@ -23,6 +23,11 @@ REFINER = "conditioner.embedders.0.model."
 
 LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
 
+WHERE_TO_GET_A_VAE = (
+    "give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for SD 1.x and 2.x or "
+    "hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
+)
+
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 """Either set of files is enough to make a tokenizer."""
 
@@ -163,17 +168,17 @@ def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool 
     """Tells a checkpoint's family from the names of its tensors.
 
     Args:
-        without_vae: Another VAE is given, so that the file needs none.
+        without_vae: The file may lack its VAE: another one is given, or none is needed.
 
     Raises:
         InputError: which part is missing, or that the model is of another kind.
     """
-    prefixes = {"U-Net": UNET} if without_vae else {"U-Net": UNET, "VAE": VAE}
+    prefixes = {"U-Net": UNET, "VAE": VAE}
     missing = [part for part, prefix in prefixes.items() if not any(key.startswith(prefix) for key in header)]
     family = next((name for name, traits in FAMILIES.items() if _has_encoders(header, traits)), None)
     if family is None:
         missing.append(f"text encoder of {known_families('or')}")
-    if missing or family is None:
+    if family is None or missing not in ([], ["VAE"] if without_vae else []):
         raise InputError(f"{path}: {_not_whole(header, missing)}")
     if LATENTS_IN in header and LATENTS_OUT in header:
         check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
@@ -200,30 +205,41 @@ def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
     if "input_blocks" in bare or ("U-Net" not in missing and len(missing) > 1):
         return "a U-Net alone, without VAE and text encoder; take the model's whole file, or its diffusers folder"
     if missing == ["VAE"]:
-        return (
-            "not a whole checkpoint, it has no VAE; give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for "
-            "SD 1.x and 2.x or hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
-        )
+        return f"not a whole checkpoint, it has no VAE; {WHERE_TO_GET_A_VAE}"
     return (
         f"not a whole checkpoint, it has no {' and no '.join(missing)}; the lab loads files with U-Net, "
         f"VAE and text encoder in the layout of the original code"
     )
 
 
-def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of the noise schedule.
+class Mark(NamedTuple):
+    """What a file says of its noise schedule, as settings of a scheduler, and by what: a tensor or a metadata key."""
 
-    Marker tensors `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files, and ModelSpec's `prediction_type`, as
-    kohya's sd-scripts write it.
+    settings: Mapping[str, Any]
+    told_by: str
+
+
+_SAID = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction"} | {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+}
+
+
+def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[Mark]:
+    """What a file says of the noise schedule; what comes later counts more.
+
+    ModelSpec's `prediction_type`, as kohya's sd-scripts write it, and the marker tensors `v_pred` and `ztsnr`, as
+    ComfyUI reads them in SDXL files.
     """
-    marks: dict[str, Any] = {}
+    marks = []
     said = metadata.get("modelspec.prediction_type", "").lower()
-    if said in ("v", "v_prediction", "v-prediction") or "v_pred" in header:
-        marks["prediction_type"] = "v_prediction"
-    elif said in ("epsilon", "eps"):
-        marks["prediction_type"] = "epsilon"
+    if said in _SAID:
+        marks.append(Mark({"prediction_type": _SAID[said]}, "metadata modelspec.prediction_type"))
+    if "v_pred" in header:
+        marks.append(Mark({"prediction_type": "v_prediction"}, "tensor v_pred"))
     if "ztsnr" in header:
-        marks |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        marks.append(Mark(zero_snr, "tensor ztsnr"))
     return marks
 
 

@@ -128,15 +128,23 @@ class ModelFacts:
         return vae_scale(self.vae) * 2 ** (len(self.unet["block_out_channels"]) - 1)
 
 
-def read_facts(options: ModelOptions, listener: Listener = Listener()) -> ModelFacts:
+def read_facts(
+    options: ModelOptions, listener: Listener = Listener(), without_vae: bool = False
+) -> ModelFacts:
     """Finds a model and reads its configs; a hub model is fetched. Torch is not imported.
+
+    Args:
+        without_vae: A single file may lack its VAE, as it may where another one is given.
 
     Raises:
         InputError: no such model, VAE or LoRA, a missing part, a family that the lab does not load, or a LoRA for
             another family.
     """
     root = locate(options.model, options.revision, options.variant, listener)
-    facts = _folder_facts(root, options) if root.is_dir() else _file_facts(root, options)
+    if root.is_dir():
+        facts = _folder_facts(root, options)
+    else:
+        facts = _file_facts(root, options, without_vae or options.vae is not None)
     if options.vae:
         vae_root = locate_vae(options.vae, listener)
         facts = replace(facts, vae=_vae_config(vae_root) or facts.vae, vae_root=vae_root)
@@ -227,10 +235,12 @@ def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:
     return _facts(root, family, [root], options)
 
 
-def _file_facts(path: Path, options: ModelOptions) -> ModelFacts:
+def _file_facts(path: Path, options: ModelOptions, without_vae: bool) -> ModelFacts:
     header = by_published_names(read_header(path))
-    family = file_family(header, path, without_vae=options.vae is not None)
-    marks = file_marks(header, read_metadata(path))
+    family = file_family(header, path, without_vae)
+    marks: dict[str, Any] = {}
+    for mark in file_marks(header, read_metadata(path)):
+        marks |= mark.settings
     given = [options.config_folder] if options.config_folder else []
     # SD 2.x's tensors do not tell whether the U-Net predicts noise or v: without an override it is v.
     published_size: dict[str, Any] = {}

@@ -1,4 +1,7 @@
+from safetensors.torch import load_file, save_file
+
 from lab.cli.main import main
+from tests.ldm import write_checkpoint
 
 
 def test_without_a_source_it_lists_what_is_bundled(capsys):
@@ -14,6 +17,15 @@ def test_it_says_what_a_folder_is(sdxl_folder, capsys):
     assert "Stable Diffusion XL" in said
     assert "clip_g (64 wide)" in said
     assert "unet 381,620" in said
+
+
+def test_it_says_what_a_file_lacks_and_by_what_it_was_recognised(sd1, tmp_path, capsys):
+    path = write_checkpoint(sd1, tmp_path / "x.safetensors")
+    save_file({n: t for n, t in load_file(path).items() if not n.startswith("first_stage_model.")}, path)
+    assert main(["models", f"file:{path}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Stable Diffusion 1.x (cond_stage_model.transformer." in said
+    assert "lacks a VAE; give one by --vae" in said
 
 
 def test_what_is_no_model_is_one_line(tmp_path, capsys):

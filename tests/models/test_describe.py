@@ -1,4 +1,6 @@
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from lab.models.describe import describe
 from tests.ldm import write_checkpoint
@@ -32,3 +34,33 @@ def test_files_are_described_by_their_tensors(family, request, tmp_path):
     )
     assert told.parameters["unet"] == folder.parameters["unet"]
     assert told.parameters["vae"] == folder.parameters["vae"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "metadata", "predicts", "told"),
+    [
+        ((), {}, "epsilon", {"predicts": "no mark in the file: what SDXL does"}),
+        (("v_pred",), {}, "v_prediction", {"predicts": "tensor v_pred"}),
+        (
+            ("v_pred", "ztsnr"),
+            {},
+            "v_prediction",
+            {"predicts": "tensor v_pred", "zero terminal SNR": "tensor ztsnr"},
+        ),
+        (
+            (),
+            {"modelspec.prediction_type": "v"},
+            "v_prediction",
+            {"predicts": "metadata modelspec.prediction_type"},
+        ),
+    ],
+)
+def test_what_a_file_is_recognised_by(marks, metadata, predicts, told, sdxl, tmp_path):
+    path = write_checkpoint(sdxl, tmp_path / "x.safetensors")
+    save_file(load_file(path) | {mark: torch.zeros(0) for mark in marks}, path, metadata)
+    description = describe(f"file:{path}")
+    assert description.facts.prediction_type == predicts
+    assert description.told_by.items() >= told.items()
+    first, second = description.told_by["family"].split(" and ")
+    assert first.startswith("conditioner.embedders.0.transformer.")
+    assert second.startswith("conditioner.embedders.1.model.")
