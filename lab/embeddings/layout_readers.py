@@ -13,6 +13,7 @@ from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import key_by_width
 from lab.embeddings.parts import Draft, by_encoder, shown, tensors_of, text, unused, whole, without_outputs
 from lab.errors import InputError
+from lab.models.detection import BUNDLED_EMBEDDING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,8 @@ _ENCODERS = {
 """How files name SDXL's encoders: kohya, OneTrainer and this project; cog-sdxl and diffusers' advanced scripts."""
 
 _BUNDLED = re.compile(
-    r"bundle_emb\.(.+)\.(clip_[lg](?:_out)?|t5\w*|em[bp]_params(?:_out)?|string_to_param\.\*)"
+    re.escape(BUNDLED_EMBEDDING)
+    + r"(.+)\.(clip_[lg](?:_out)?|t5\w*|em[bp]_params(?:_out)?|string_to_param\.\*)"
 )
 
 

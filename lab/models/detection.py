@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
-from lab.models.part_configs import read_part
+from lab.models.part_configs import read_part_config
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, known_variants, pick_weights, uses_variant
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -43,8 +43,8 @@ EMBEDDING = FileKind("a textual-inversion embedding", "give it by --embedding")
 
 LORA = FileKind("a LoRA", "give it by --lora beside a model")
 
-BUNDLED = "bundle_emb."
-"""With this the names of embeddings begin that OneTrainer bundles with a LoRA."""
+BUNDLED_EMBEDDING = "bundle_emb."
+"""With this the names of an embedding's tensors begin that OneTrainer put into a LoRA's file."""
 
 _OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
 
@@ -118,7 +118,9 @@ def folder_family(root: Path) -> Family:
         if not (root / part / "config.json").is_file():
             known = f"the lab loads diffusers folders of {known_families()}"
             raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
-    unet, text_encoder = (read_part(root / part / "config.json", part) for part in ("unet", "text_encoder"))
+    unet, text_encoder = (
+        read_part_config(root / part / "config.json", part) for part in ("unet", "text_encoder")
+    )
     return family_of(unet, text_encoder, root)
 
 

@@ -14,7 +14,7 @@ from lab.files import read_json
 from lab.listening import Listener
 from lab.models.config import ModelOptions, split_lora
 from lab.models.detection import (
-    BUNDLED,
+    BUNDLED_EMBEDDING,
     LORA,
     by_published_names,
     check_folder,
@@ -24,7 +24,7 @@ from lab.models.detection import (
     folder_family,
 )
 from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
-from lab.models.part_configs import read_part
+from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 from lab.models.source import locate, locate_vae
 from lab.models.weights import read_header, read_metadata
@@ -161,7 +161,7 @@ def check_lora(path: Path, facts: ModelFacts) -> None:
     """
     width = facts.unet.get("cross_attention_dim")
     header = read_header(path)
-    kind = file_kind([name for name in header if not name.startswith(BUNDLED)] or header)
+    kind = file_kind([name for name in header if not name.startswith(BUNDLED_EMBEDDING)] or header)
     if kind is not None and kind != LORA:
         raise InputError(f"{path}: {kind.label}, not a LoRA; {kind.use}")
     for name, info in header.items():
@@ -221,7 +221,7 @@ def _vae_config(root: Path) -> dict[str, Any] | None:
     """The config of a VAE's or a model's folder; None of a single file, which is read by the model's own."""
     paths = (root / "vae" / "config.json", root / "config.json")
     path = next((path for path in paths if path.is_file()), None)
-    return read_part(path, "vae") if path else None
+    return read_part_config(path, "vae") if path else None
 
 
 def _described(widths: list[int]) -> str:
@@ -265,7 +265,7 @@ def _facts(
 
     def config(part: str, name: str = "config.json") -> dict[str, Any]:
         paths = [folder / part / name for folder in folders]
-        return read_part(next((path for path in paths if path.is_file()), paths[-1]), part)
+        return read_part_config(next((path for path in paths if path.is_file()), paths[-1]), part)
 
     override = {"prediction_type": options.prediction_type} if options.prediction_type else {}
     unet, vae = {**config("unet"), **unet_changes}, config("vae")

@@ -18,7 +18,7 @@ from lab.errors import InputError
 from lab.files import read_json
 from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
-from lab.models.part_configs import read_part
+from lab.models.part_configs import read_part_config
 from lab.models.weights import pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -61,8 +61,8 @@ def read_folder(root: Path, family: Family, variant: str | None, dtype: torch.dt
     return Parts(
         tokenizers=[tokenizer for tokenizer, _ in towers],
         encoders=[encoder for _, encoder in towers],
-        unet=_read_part(UNet2DConditionModel, root, "unet", variant, dtype),
-        vae=_read_part(AutoencoderKL, root, "vae", variant),
+        unet=_read_module_of(UNet2DConditionModel, root, "unet", variant, dtype),
+        vae=_read_module_of(AutoencoderKL, root, "vae", variant),
         settings=read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {},
         weights=weights,
     )
@@ -79,7 +79,7 @@ def read_encoders(
     return [
         (
             read_tokenizer(root / f"tokenizer{suffix}"),
-            _read_part(encoder_class(suffix), root, f"text_encoder{suffix}", variant),
+            _read_module_of(encoder_class(suffix), root, f"text_encoder{suffix}", variant),
         )
         for suffix in FAMILIES[family].suffixes
     ]
@@ -92,12 +92,12 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
         InputError: damaged files.
     """
     if (folder / "tokenizer_config.json").is_file():
-        read_part(folder / "tokenizer_config.json", "tokenizer")
+        read_part_config(folder / "tokenizer_config.json", "tokenizer")
     with one_line_errors(f"{folder}: cannot load the tokenizer"):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _read_part(
+def _read_module_of(
     kind: type[ModelMixin] | type[PreTrainedModel],
     root: Path,
     part: str,

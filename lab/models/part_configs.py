@@ -117,7 +117,7 @@ _CONFIGS: dict[str, type[_Part]] = {
 }
 
 
-def read_part(path: Path, part: str) -> dict[str, Any]:
+def read_part_config(path: Path, part: str) -> dict[str, Any]:
     """The config of a part, as it stands in its file.
 
     Args:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
-from lab.models.detection import BUNDLED
+from lab.models.detection import BUNDLED_EMBEDDING
 from lab.models.folder import one_line_errors, quiet
 from lab.models.weights import read_header
 
@@ -65,11 +65,13 @@ def fuse_all(bundle: Bundle) -> Bundle:
 
 
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
-    bundled = any(name.startswith(BUNDLED) for name in read_header(path))
+    bundled = any(name.startswith(BUNDLED_EMBEDDING) for name in read_header(path))
     pipeline = build_pipeline(bundle)
     with one_line_errors(f"{path}: no LoRA for this {bundle.traits.label} model"):
         if bundled:
-            tensors = {n: tensor for n, tensor in load_file(path).items() if not n.startswith(BUNDLED)}
+            tensors = {
+                n: tensor for n, tensor in load_file(path).items() if not n.startswith(BUNDLED_EMBEDDING)
+            }
             pipeline.load_lora_weights(tensors, adapter_name="lora")
         else:
             pipeline.load_lora_weights(

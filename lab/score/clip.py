@@ -18,7 +18,7 @@ from lab.images import read_pixels
 from lab.models.bundle import Bundle
 from lab.models.detection import has_vocabulary
 from lab.models.folder import one_line_errors, read_module, read_tokenizer
-from lab.models.part_configs import read_part
+from lab.models.part_configs import read_part_config
 from lab.models.weights import read_header
 from lab.text import check_text
 
@@ -183,7 +183,7 @@ def _completed(bundle: Bundle, folder: Path) -> CLIPModel:
 
 def _read_preparation(folder: Path, side: int) -> Preparation:
     path = folder / "preprocessor_config.json"
-    settings = read_part(path, "preprocessor") if path.is_file() else {}
+    settings = read_part_config(path, "preprocessor") if path.is_file() else {}
     mean, std = (
         tuple(settings.get(key) or usual) for key, usual in (("image_mean", MEAN), ("image_std", STD))
     )

@@ -16,7 +16,7 @@ from lab.files import is_file
 from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.models.part_configs import read_part
+from lab.models.part_configs import read_part_config
 from lab.score.clip import Clip, Preparation, image_features, open_clip
 from lab.score.config import ScoreOptions
 from lab.score.metrics import METRICS
@@ -30,7 +30,7 @@ class Quality:
 
     def __init__(self, folder: Path, device: torch.device):
         try:
-            config = read_part(folder / "config.json", "quality")
+            config = read_part_config(folder / "config.json", "quality")
             self._clean = config["labels"].index("clean")
             self._network = _classifier(config["widths"], len(config["labels"]))
             self._network.load_state_dict(load_file(folder / "model.safetensors"))
