@@ -34,6 +34,11 @@ def make_console(stderr: bool = False) -> Console:
     return made
 
 
+def say(console: Console, line: str) -> None:
+    """Prints a line as it stands, however long; brackets in it are no markup."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 console = make_console(stderr=True)
 """What is said along the way goes to stderr; results go to stdout."""
 

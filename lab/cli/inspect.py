@@ -1,18 +1,24 @@
 """`lab inspect`: what embedding files hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from lab.cli.flags import check_embeddings
+from lab.embeddings.embedding import Embedding, family
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
-from lab.terminal import Bars, make_console
+from lab.terminal import Bars, make_console, say
 
-if TYPE_CHECKING:
-    from lab.embeddings.embedding import Embedding
+if TYPE_CHECKING:  # what is wrong is told before the engine is imported
+    from torch import Tensor
+
     from lab.models.vocabulary import Vocabulary
 
 
@@ -48,18 +54,16 @@ def inspect(
         from lab.models.vocabulary import read_vocabularies
 
         vocabularies = read_vocabularies(model, variant)
-    from lab.cli.tables import say, show_embedding, show_together
-
     console = make_console()
     for embedding in embeddings:
-        show_embedding(console, embedding, vocabularies)
-    show_together(console, embeddings)
+        _show_embedding(console, embedding, vocabularies)
+    _show_together(console, embeddings)
     if plot:
         _plot(plot, embeddings, vocabularies, word or [], prompt or [], model, variant)
         say(console, f"\n{plot} shows them together; {plot.with_suffix('.json')} has the numbers")
 
 
-def _read(files: Sequence[str]) -> list["Embedding"]:
+def _read(files: Sequence[str]) -> list[Embedding]:
     from lab.embeddings.read import read_all
 
     with Bars() as bars:
@@ -83,7 +87,7 @@ def _check_plot(plot: Path | None, words: Sequence[str], prompts: Sequence[str],
 
 def _plot(
     path: Path,
-    embeddings: Sequence["Embedding"],
+    embeddings: Sequence[Embedding],
     vocabularies: Mapping[str, "Vocabulary"],
     words: Sequence[str],
     prompts: Sequence[str],
@@ -102,3 +106,112 @@ def _plot(
 
         spaces.append(prompt_geometry(load(model, variant=variant), prompts, embeddings))
     write_geometries(path, spaces)
+
+
+NEAREST = 10
+LARGEST_MATRIX = 12
+"""Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
+
+
+def _show_embedding(console: Console, embedding: Embedding, vocabularies: "Mapping[str, Vocabulary]") -> None:
+    """Prints what is known of an embedding, and its vectors beside the vocabularies of a model, if there are any.
+
+    Args:
+        vocabularies: By the name under which embeddings address the text encoder.
+    """
+    console.rule(Text(embedding.name), align="left")
+    for label, value in _facts(embedding):
+        say(console, f"{label:<14} {value}")
+    for key, tensor in embedding.vectors.items():
+        _show_vectors(console, key, tensor, vocabularies)
+
+
+def _facts(embedding: Embedding) -> Iterator[tuple[str, str]]:
+    """What is known of an embedding as a whole, as labels and values."""
+    origin = embedding.provenance
+    yield "file", str(origin.path)
+    yield "layout", origin.layout
+    yield "in prompts", f"<{embedding.name}>"
+    yield "internal name", origin.internal_name or "none"
+    yield "kind", embedding.kind
+    yield "vectors", str(embedding.count)
+    yield "widths", ", ".join(f"{key} {width}" for key, width in embedding.widths.items())
+    yield "family", family(embedding)
+    yield "steps", "unknown" if origin.step is None else str(origin.step)
+    yield "base model", origin.base_model or "unknown"
+    yield "sha256", origin.sha256
+    yield "A1111 hash", embedding.a1111_hash
+    if embedding.a1111_checksum:
+        yield "A1111 checksum", embedding.a1111_checksum
+    for key, value in sorted(origin.metadata.items()):
+        yield "metadata", f"{key}: {value}"
+    for note in origin.notes:
+        yield "note", note
+
+
+def _show_vectors(
+    console: Console, key: str, tensor: "Tensor", vocabularies: "Mapping[str, Vocabulary]"
+) -> None:
+    """Prints the vectors (n, width) for one encoder, beside its vocabulary if there is one of that width."""
+    vocabulary = vocabularies.get(key)
+    if vocabulary is not None and vocabulary.table.shape[1] != tensor.shape[1]:
+        vocabulary = None
+    if vocabularies and vocabulary is None:
+        widths = ", ".join(f"{name} {one.table.shape[1]}" for name, one in vocabularies.items())
+        say(console, f"The model has {widths}; nothing to compare {key} {tensor.shape[1]} with.")
+    say(console, f"\nVectors of {key}")
+    console.print(_vectors_table(tensor, vocabulary))
+    if len(tensor) > 1:
+        labels = [str(number) for number in range(len(tensor))]
+        _show_cosines(console, f"Cosines between the vectors of {key}", labels, tensor)
+
+
+def _show_together(console: Console, embeddings: Sequence[Embedding]) -> None:
+    """Prints the cosines between the mean vectors of embeddings of the same encoder and width."""
+    from torch import stack
+
+    for key, width in dict.fromkeys(item for one in embeddings for item in one.widths.items()):
+        alike = [one for one in embeddings if one.widths.get(key) == width]
+        if len(alike) > 1:
+            means = stack([one.vectors[key].mean(dim=0) for one in alike])
+            title = f"Cosines between the mean vectors of {key}"
+            _show_cosines(console, title, [one.name for one in alike], means)
+
+
+def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
+    from lab.models.vocabulary import nearest_tokens, norm_percentiles, norm_quartiles
+
+    table = Table("vector", "norm")
+    norms = [f"{norm:.3f}" for norm in tensor.norm(dim=1).tolist()]
+    if vocabulary is None:
+        for number, norm in enumerate(norms):
+            table.add_row(str(number), norm)
+        return table
+    low, middle, high = norm_quartiles(vocabulary.table)
+    table.caption = f"quartiles of the vocabulary's norms: {low:.3f}, {middle:.3f}, {high:.3f}"
+    table.add_column("larger than")
+    table.add_column(f"{NEAREST} nearest tokens (cosine)")
+    shares = norm_percentiles(tensor, vocabulary.table)
+    neighbours = nearest_tokens(tensor, vocabulary, NEAREST)
+    for number, (norm, share, near) in enumerate(zip(norms, shares, neighbours, strict=True)):
+        tokens = Text(", ".join(f"{token} {cosine:.2f}" for token, cosine in near))
+        table.add_row(str(number), norm, f"{share:.0f} % of tokens", tokens)
+    return table
+
+
+def _show_cosines(console: Console, title: str, labels: Sequence[str], vectors: "Tensor") -> None:
+    from lab.models.vocabulary import cosines
+
+    values = cosines(vectors)
+    if len(labels) > LARGEST_MATRIX:
+        pairs = values[values.new_ones(values.shape).tril(-1).bool()]
+        low, middle, high = (pairs.quantile(share).item() for share in (0, 0.5, 1))
+        say(console, f"{title}: {low:.2f} to {high:.2f}, median {middle:.2f}")
+        return
+    say(console, f"\n{title}")
+    table = Table()
+    for heading in ("", *labels):
+        table.add_column(Text(heading), overflow="fold")
+    for label, row in zip(labels, values.tolist(), strict=True):
+        table.add_row(Text(label), *(f"{value:.2f}" for value in row))
+    console.print(table)
