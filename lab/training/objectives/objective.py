@@ -133,7 +133,7 @@ OBJECTIVES: dict[str, "ObjectiveEntry | type[Objective[Any]]"] = {
     "style": ObjectiveEntry("lab.training.objectives.denoising:Style"),
     "negative": ObjectiveEntry("lab.training.objectives.denoising:Negative", WorstOptions),
     "reward": ObjectiveEntry("lab.training.objectives.reward_ascent:RewardAscent", RewardOptions),
-    "pair": ObjectiveEntry("lab.training.objectives.pair:Pair", PairOptions),
+    "pair": ObjectiveEntry("lab.training.objectives.denoising:Pair", PairOptions),
 }
 """By the name of `--objective`; a subclass of `Objective` itself may be added while the program runs."""
 
