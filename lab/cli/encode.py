@@ -56,7 +56,7 @@ def encode(
         check_embeds_file(out)
         check_writable(out.parent)
     with Bars() as bars:
-        facts = read_facts(model, bars)
+        facts = read_facts(model, bars, without_vae=True)
     check_clip_skip(text.clip_skip, facts)
     from lab.condition.encode import PromptEncoder
     from lab.embeddings.library import collect
@@ -66,7 +66,7 @@ def encode(
     named = (found for prompt in prompts for found in references_in(prompt, library, text.dialect))
     for reference in named:
         check_widths(reference.name, library[reference.name].widths, facts)
-    bundle = load_options(model, facts=facts)
+    bundle = load_options(model, facts=facts, text_only=True)
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)
     console = make_console()

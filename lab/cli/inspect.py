@@ -47,7 +47,7 @@ def inspect(
         raise InputError("lab inspect: name at least one embedding file")
     check_embeddings(files)
     if model:
-        read_facts(ModelOptions(model=model, variant=variant))
+        read_facts(ModelOptions(model=model, variant=variant), without_vae=True)
     embeddings = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
@@ -102,9 +102,10 @@ def _plot(
         for key in keys
     ]
     if prompts and model is not None:
-        from lab.models.load import load
+        from lab.models.load import load_options
 
-        spaces.append(prompt_geometry(load(model, variant=variant), prompts, embeddings))
+        bundle = load_options(ModelOptions(model=model, variant=variant), text_only=True)
+        spaces.append(prompt_geometry(bundle, prompts, embeddings))
     write_geometries(path, spaces)
 
 

@@ -27,11 +27,11 @@ def search(
     if settings.index is not None:
         check_writable(settings.index, "--index")
     with Bars() as bars:
-        facts = read_facts(settings, bars)
+        facts = read_facts(settings, bars, without_vae=True)
         from lab.models.load import load_options
         from lab.search.search import search as run
 
-        bundle = load_options(settings, bars, facts)
+        bundle = load_options(settings, bars, facts, text_only=True)
         result = run(bundle, settings, listener=bars)
     console = make_console()
     if settings.index is not None:

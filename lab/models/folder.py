@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
@@ -46,8 +47,10 @@ def encoder_class(suffix: str) -> type[CLIPTextModel] | type[CLIPTextModelWithPr
     return CLIPTextModelWithProjection if suffix else CLIPTextModel
 
 
-def read_folder(root: Path, family: Family, variant: str | None, dtype: torch.dtype) -> Parts:
-    """Loads every part of a model.
+def read_folder(
+    root: Path, family: Family, variant: str | None, dtype: torch.dtype, text_only: bool = False
+) -> Parts:
+    """Loads every part of a model; with `text_only` the U-Net and the VAE get no weights (see `load_options`).
 
     Raises:
         InputError: a missing part (which), or damaged files.
@@ -56,33 +59,34 @@ def read_folder(root: Path, family: Family, variant: str | None, dtype: torch.dt
     weights = {part: tuple(root / name for name in names) for part, names in files.items()}
     for path in (path for paths in weights.values() for path in paths):
         read_header(path)
-
-    towers = read_encoders(root, family, variant)
+    suffixes = FAMILIES[family].suffixes
+    if text_only:
+        unet = without_weights(UNet2DConditionModel, root / "unet", dtype)
+        vae = without_weights(AutoencoderKL, root / "vae")
+    else:
+        unet = _read_module_of(UNet2DConditionModel, root, "unet", variant, dtype)
+        vae = _read_module_of(AutoencoderKL, root, "vae", variant)
     return Parts(
-        tokenizers=[tokenizer for tokenizer, _ in towers],
-        encoders=[encoder for _, encoder in towers],
-        unet=_read_module_of(UNet2DConditionModel, root, "unet", variant, dtype),
-        vae=_read_module_of(AutoencoderKL, root, "vae", variant),
+        tokenizers=[read_tokenizer(root / f"tokenizer{suffix}") for suffix in suffixes],
+        encoders=[
+            _read_module_of(encoder_class(suffix), root, f"text_encoder{suffix}", variant)
+            for suffix in suffixes
+        ],
+        unet=unet,
+        vae=vae,
         settings=read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {},
         weights=weights,
     )
 
 
-def read_encoders(
-    root: Path, family: Family, variant: str | None
-) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
-    """Loads the tokenizers and text encoders alone, in the U-Net's order.
+def without_weights(kind: type[ModelMixin], folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A U-Net or VAE by the config in a folder, with shapes and no memory: its tensors are on torch's meta device.
 
     Raises:
-        InputError: damaged files.
+        InputError: a config that its class does not take.
     """
-    return [
-        (
-            read_tokenizer(root / f"tokenizer{suffix}"),
-            _read_module_of(encoder_class(suffix), root, f"text_encoder{suffix}", variant),
-        )
-        for suffix in FAMILIES[family].suffixes
-    ]
+    with one_line_errors(f"{folder}: cannot make it"), init_empty_weights():
+        return kind.from_config(kind.load_config(folder)).to(dtype).eval()
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:

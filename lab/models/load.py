@@ -34,23 +34,29 @@ def load(source: str | Path = "emoji", *, listener: Listener = Listener(), **opt
 
 
 def load_options(
-    options: ModelOptions, listener: Listener = Listener(), facts: ModelFacts | None = None
+    options: ModelOptions,
+    listener: Listener = Listener(),
+    facts: ModelFacts | None = None,
+    text_only: bool = False,
 ) -> Bundle:
     """Loads the model that the options describe; see `load`.
 
     Args:
         facts: What `read_facts` told of it, where that was asked before.
+        text_only: Leaves U-Net and VAE without weights, their tensors on torch's meta device: enough to encode texts,
+            in the memory of the text encoders alone. A LoRA or offloading asks for the whole model.
     """
     device = pick_device(options.device)
     check_machine(options, device)
-    facts = facts or read_facts(options, listener)
+    facts = facts or read_facts(options, listener, without_vae=text_only)
+    text_only = text_only and not (options.lora or options.cpu_offload)
     dtype = pick_dtype(options.dtype, device, facts.unet)
     if facts.root.is_dir():
-        parts = read_folder(facts.root, facts.family, options.variant, dtype)
+        parts = read_folder(facts.root, facts.family, options.variant, dtype, text_only)
     else:
         from lab.models.single_file import read_file  # brings conversion code that folders never need
 
-        parts = read_file(facts.root, facts, options.config_folder, dtype)
+        parts = read_file(facts.root, facts, options.config_folder, dtype, text_only)
     bundle = _bundle(parts, facts, options, device, dtype)
     if options.lora:
         from lab.models.pipeline import fuse_all  # brings peft
@@ -74,7 +80,7 @@ def _bundle(
     check_channels(parts.unet.config.in_channels, vae.config.latent_channels, options.model)
     for module in (*parts.encoders, parts.unet, vae):
         module.requires_grad_(False)
-        if not options.cpu_offload:
+        if not options.cpu_offload and module.device.type != "meta":
             module.to(device)
     return Bundle(
         source=options.model,
@@ -104,7 +110,10 @@ def _check_finite(bundle: Bundle) -> None:
     modules = {"U-Net": bundle.unet, "VAE": bundle.vae}
     modules |= {f"text encoder {place}": tower.encoder for place, tower in enumerate(bundle.towers, 1)}
     named = [
-        (part, name, weight) for part, module in modules.items() for name, weight in module.named_parameters()
+        (part, name, weight)
+        for part, module in modules.items()
+        for name, weight in module.named_parameters()
+        if not weight.is_meta
     ]
     with torch.no_grad():
         sums = torch.stack([weight.sum(dtype=torch.float32) for _, _, weight in named])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
@@ -25,14 +24,16 @@ from lab.files import read_json
 from lab.models.detection import VOCABULARIES, by_published_names
 from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
-from lab.models.folder import Parts, encoder_class, one_line_errors, quiet, read_tokenizer
+from lab.models.folder import Parts, encoder_class, one_line_errors, quiet, read_tokenizer, without_weights
 
 CLIP_VOCABULARY = Path(__file__).parent / "clip-tokenizer"
 """Of the tokenizer that every published Stable Diffusion model uses; the padding is in each family's configs."""
 
 
-def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: torch.dtype) -> Parts:
-    """Loads every part of a model from one file.
+def read_file(
+    path: Path, facts: ModelFacts, config_folder: Path | None, dtype: torch.dtype, text_only: bool = False
+) -> Parts:
+    """Loads every part of a model from one file; with `text_only` the U-Net and the VAE get no weights.
 
     Args:
         facts: What `read_facts` tells of the file.
@@ -47,7 +48,8 @@ def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: 
         configs = Path(folder)
         gather_configs(configs, family, config_folder)
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
-        modules = _convert(path, configs, family, without_vae=facts.vae_root is not None)
+        without = {"unet", "vae"} if text_only else {"vae"} if facts.vae_root is not None else set()
+        modules = _convert(path, configs, family, without)
         with quiet():
             modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
@@ -56,7 +58,7 @@ def read_file(path: Path, facts: ModelFacts, config_folder: Path | None, dtype: 
         tokenizers=tokenizers,
         encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
         unet=modules["unet"].eval(),
-        vae=modules["vae"].eval() if facts.vae_root is not None else modules["vae"].float().eval(),
+        vae=modules["vae"].eval() if "vae" in without else modules["vae"].float().eval(),
         settings=settings,
         weights={"checkpoint": (path,)},
     )
@@ -90,8 +92,8 @@ _CONVERTED = (
 )
 
 
-def _convert(path: Path, configs: Path, family: Family, without_vae: bool) -> dict[str, Any]:
-    """Diffusers' own conversion, from local configs alone; `without_vae` leaves a VAE without weights."""
+def _convert(path: Path, configs: Path, family: Family, without: set[str]) -> dict[str, Any]:
+    """Diffusers' own conversion, from local configs alone; the parts in `without` get no weights."""
     label = FAMILIES[family].label
     modules: dict[str, Any] = {}
     with one_line_errors(
@@ -103,15 +105,12 @@ def _convert(path: Path, configs: Path, family: Family, without_vae: bool) -> di
                 encoder_class(suffix), tensors, f"text_encoder{suffix}", str(configs), local_files_only=True
             )
         for name, kind, convert in _CONVERTED:
-            config = kind.load_config(configs / name)
-            with init_empty_weights():
-                modules[name] = kind.from_config(config)
-            if name != "vae" or not without_vae:
-                modules[name].load_state_dict(
-                    convert(dict(tensors), config=config), strict=False, assign=True
-                )
+            modules[name] = without_weights(kind, configs / name)
+            if name not in without:
+                converted = convert(dict(tensors), config=modules[name].config)
+                modules[name].load_state_dict(converted, strict=False, assign=True)
     for name, module in modules.items():
         absent = [key for key, tensor in module.named_parameters() if tensor.is_meta]
-        if absent and not (name == "vae" and without_vae):
+        if absent and name not in without:
             raise InputError(f"{path}: its {name} lacks {len(absent)} tensors, among them {absent[0]}")
     return modules

@@ -8,11 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from lab.models.detection import check_folder, folder_family
-from lab.models.family import encoder_keys
-from lab.models.folder import read_encoders
-from lab.models.load import load
-from lab.models.source import locate
+from lab.models.config import ModelOptions
+from lab.models.load import load_options
 
 
 class Vocabulary(NamedTuple):
@@ -94,20 +91,14 @@ def whole_words(tokenizer: CLIPTokenizer) -> list[str]:
 def read_vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
     """The vocabulary of each text encoder, by the name under which embeddings address it.
 
-    Of a folder only text encoders and tokenizers are loaded; a single file has to be loaded whole.
+    Only text encoders and tokenizers are loaded.
 
     Raises:
         InputError: no such model, or a damaged one.
     """
-    root = locate(model, variant=variant)
-    if not root.is_dir():
-        towers = load(model, device="cpu").towers
-        return {tower.key: _vocabulary(tower.tokenizer, tower.encoder) for tower in towers}
-    family = folder_family(root)
-    check_folder(root, family, variant)
-    found = [_vocabulary(*tower) for tower in read_encoders(root, family, variant)]
-    keys = encoder_keys(family, [vocabulary.table.shape[1] for vocabulary in found])
-    return dict(zip(keys, found, strict=True))
+    options = ModelOptions(model=model, variant=variant, device="cpu")
+    towers = load_options(options, text_only=True).towers
+    return {tower.key: _vocabulary(tower.tokenizer, tower.encoder) for tower in towers}
 
 
 def _vocabulary(tokenizer: CLIPTokenizer, encoder: PreTrainedModel) -> Vocabulary:

@@ -7,8 +7,11 @@ import transformers
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
+import lab
 from lab.errors import InputError
-from lab.models.load import load
+from lab.models.config import ModelOptions
+from lab.models.load import load, load_options
+from tests.ldm import write_checkpoint
 
 FAMILIES = ["sd1", "sd2", "sdxl"]
 flat_names = pytest.mark.skipif(
@@ -229,3 +232,18 @@ def test_contents_tell_what_changed_of_a_model(folder):
     after = load(folder, device="cpu").contents()
     assert list(before) == ["model", "generation_config.json", "scheduler_config.json"]
     assert [before[name] == after[name] for name in before] == [True, False, False]
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("single_file", [False, True])
+def test_texts_need_text_encoders_alone(family, single_file, request, tmp_path):
+    whole = request.getfixturevalue(family)
+    options = ModelOptions(model=whole.source, device="cpu")
+    if single_file:
+        path = write_checkpoint(whole, tmp_path / "x.safetensors")
+        save_file({n: t for n, t in load_file(path).items() if not n.startswith("first_stage_model.")}, path)
+        options = ModelOptions(model=f"file:{path}", device="cpu", config_folder=whole.root)
+    bundle = load_options(options, text_only=True)
+    assert {p.device.type for part in (bundle.unet, bundle.vae) for p in part.parameters()} == {"meta"}
+    ours, theirs = (lab.encode(b, "a (red:1.3) apple", dialect="a1111") for b in (bundle, whole))
+    assert torch.equal(ours.embeds, theirs.embeds)
