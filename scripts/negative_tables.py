@@ -68,7 +68,7 @@ def diversity_of(features: Array) -> Array:
 
 
 def diversity_cell(features: Array, place: int) -> str:
-    return pairs(np.stack([diversity_of(each)[None] for each in features]), place)
+    return pairs(np.stack([diversity_of(each)[:, None] for each in features]), place)
 
 
 def cmmd_cell(features: Array, references: Array, place: int) -> str:
@@ -99,7 +99,7 @@ def verdict(
     """
     place, words = names.index(name), names.index("words")
     degraded, likeness, judged = (found.values[what] for what in ("degraded", "clip_text", "judged"))
-    spread = np.stack([diversity_of(each)[None] for each in found.features])
+    spread = np.stack([diversity_of(each)[:, None] for each in found.features])
     share, beyond = (share_left(degraded[place], degraded[0], least) for least in (0, alarms))
     kept = {
         what: measure(table[place] - table[0]).low

@@ -117,7 +117,9 @@ def compare(
 
 REPORT = "report.html", "The report: what differs, and how sure that is"
 
-JUDGING = frozenset({*ScoreOptions.model_fields, "baseline", "heat_map", "heat_layers", "guidance_curve"})
+JUDGING = frozenset(
+    {*ScoreOptions.model_fields, "baseline", "contrast", "heat_map", "heat_layers", "guidance_curve"}
+)
 """The options that say what is looked at in the images: a run goes on with others."""
 
 

@@ -29,6 +29,9 @@ class ExperimentOptions(Config):
     embedding_side: Literal["auto", "positive", "negative"] = "auto"
     """Which prompt the embeddings of an axis join; `auto` goes by what their files say they are."""
 
+    contrast: list[str] = Field(default_factory=list)
+    """Two variants to hold against each other as A,B, by their names or values: how A differs from B. Repeatable."""
+
     heat_map: list[str] = Field(default_factory=list)
     """A word or embedding whose attention the report maps; `negative:WORD` for the negative prompt. Repeatable."""
 

@@ -10,32 +10,30 @@ from matplotlib.ticker import MaxNLocator
 from lab.analysis.figures import INK, as_svg, drawing
 from lab.comparing.experiment import Experiment
 from lab.comparing.scores import Scores
-from lab.comparing.statistics import holm, measure
+from lab.comparing.statistics import CONFIDENCE, FEWEST, holm, measure
 from lab.score.metrics import METRICS, Metric
 
 EFFECT_COLUMNS = ("variant", "metric", "difference", "low", "high", "p", "win_rate", "n")
 """Of effects.csv."""
 
-FEW = 8
-"""Prompts from which the intervals come close to what they promise (see `statistics.bootstrap`)."""
-
-SIGNIFICANT = 0.05
-"""Corrected p up to which an effect that its interval shows is stressed."""
+FEW = 4
+"""Prompts below which an interval is several times as wide as with many, whatever the number of seeds."""
 
 
 @dataclass(frozen=True)
 class VariantEffect:
-    """What a variant changes in a metric; its first eight fields are the columns of effects.csv.
+    """What a variant changes in a metric; a row of effects.csv.
 
     Attributes:
-        difference: Mean paired difference from the baseline.
+        difference: Mean paired difference from the baseline, or from the variant that it is held against.
         low, high: Its 95 % interval, or None where the data cannot give one.
-        p: Of the sign-flip test, corrected for all effects of the comparison (Holm); None where no hypothesis is
-            tested.
+        p: Of no difference, corrected for all effects of the comparison (Holm); None where no hypothesis is tested.
         win_rate: Share of pairs that are better, or higher where neither direction is better, ties counted half;
             None where nothing wins.
         n: Pairs of images; of a metric with one value a prompt, prompts.
         unchanged: Whether no pair differs at all.
+        among: Hypotheses that the comparison tests.
+        against: The variant that it is held against, if that is not the baseline.
     """
 
     variant: str
@@ -47,31 +45,46 @@ class VariantEffect:
     win_rate: float | None
     n: int
     unchanged: bool = False
+    among: int = 1
+    against: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The variant, with the one that it is held against."""
+        return self.variant if self.against is None else f"{self.variant} against {self.against}"
 
     def row(self) -> dict[str, Any]:
         """The row of effects.csv, by column."""
-        return {column: getattr(self, column) for column in EFFECT_COLUMNS}
+        return {column: getattr(self, column) for column in EFFECT_COLUMNS} | {"variant": self.label}
 
     @property
     def excludes_zero(self) -> bool:
         """Whether there is an interval, and zero is not in it."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def clear(self) -> bool:
+        """Whether it is sure among all effects of the comparison that there is one."""
+        return self.excludes_zero and (self.p is None or self.p <= 1 - CONFIDENCE)
+
 
 def find_effects(experiment: Experiment, scores: Scores) -> list[VariantEffect]:
-    """The effect of every variant but the baseline on every metric.
+    """The effect of every variant but the baseline on every metric, and of the contrasts that were asked for.
 
     Metrics that compare with the baseline's image differ from the baseline's own, fixed value by as much as the
-    images do, which is no hypothesis: they have neither p nor a win rate. A metric with one value for all images of
-    a variant has a difference alone.
+    images do, which is no hypothesis: they have neither p nor a win rate, and take no part in contrasts. A metric with
+    one value for all images of a variant has a difference alone.
     """
     effects: list[VariantEffect] = []
-    for variant in experiment.variants:
+    base = experiment.baseline
+    others = [(variant, base) for variant in experiment.variants if variant is not base]
+    for variant, other in [*others, *experiment.contrasts]:
         for name in scores.values:
-            differences = scores.differences(name, variant.index, experiment.baseline.index)
-            if variant is experiment.baseline or np.isnan(differences).any():
+            metric = METRICS[name]
+            differences = scores.differences(name, variant.index, other.index)
+            if np.isnan(differences).any() or (metric.paired and other is not base):
                 continue
-            metric, effect = METRICS[name], measure(differences)
+            effect = measure(differences)
             wins = 1 - effect.win_rate if metric.better < 0 else effect.win_rate
             single = metric.over == "variant"
             effects.append(
@@ -85,10 +98,12 @@ def find_effects(experiment: Experiment, scores: Scores) -> list[VariantEffect]:
                     win_rate=None if metric.paired or single else wins,
                     n=experiment.pairs if single else effect.n,
                     unchanged=effect.equal == effect.n,
+                    against=None if other is base else other.name,
                 )
             )
     corrected = holm([effect.p for effect in effects])
-    return [replace(effect, p=p) for effect, p in zip(effects, corrected, strict=True)]
+    among = sum(p is not None for p in corrected)
+    return [replace(effect, p=p, among=among) for effect, p in zip(effects, corrected, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,7 @@ class EffectSentence:
     Attributes:
         metric, variant: Whose effect it is.
         text: The sentence; names of variants stand between backticks.
-        clear: Whether the interval leaves out zero and the corrected p is small (never of similarities to the
-            baseline, which every change lowers).
+        clear: Whether the effect is sure (never of similarities to the baseline, which every change lowers).
     """
 
     metric: str
@@ -123,7 +137,12 @@ def question(experiment: Experiment) -> str:
 def effect_sentences(effects: Sequence[VariantEffect]) -> list[EffectSentence]:
     """A sentence for each effect, in their order."""
     return [
-        EffectSentence(effect.metric, effect.variant, f"`{effect.variant}`{_said(effect)}.", _is_news(effect))
+        EffectSentence(
+            effect.metric,
+            effect.label,
+            f"`{effect.variant}`{f', against `{effect.against}`,' if effect.against else ''}{_said(effect)}.",
+            effect.clear and not METRICS[effect.metric].paired,
+        )
         for effect in effects
     ]
 
@@ -132,22 +151,19 @@ def caveats(experiment: Experiment) -> list[str]:
     """What the experiment cannot say."""
     if experiment.pairs < 2:
         return ["There is one pair of images, which tells nothing of others: give more prompts and seeds."]
-    if len(experiment.seeds) < 2:
-        return ["There is one seed, so there are no intervals: give two seeds or more."]
+    if experiment.pairs < FEWEST:
+        return [
+            f"There are {experiment.pairs} pairs of images, too few for an interval: give prompts and seeds for "
+            f"{FEWEST} or more."
+        ]
     if len(experiment.prompts) < 2:
         return ["There is one prompt: the intervals speak of it alone, not of prompts like it."]
     if len(experiment.prompts) < FEW:
         return [
-            f"There are {len(experiment.prompts)} prompts: with so few, intervals that are called 95 % hold the effect "
-            f"on prompts like these in 70 to 90 % of experiments; from {FEW} prompts on they come close."
+            f"There are {len(experiment.prompts)} prompts: the intervals hold what they say, but are wide; more "
+            "prompts narrow them, more seeds hardly do."
         ]
     return []
-
-
-def _is_news(effect: VariantEffect) -> bool:
-    if METRICS[effect.metric].paired:
-        return False
-    return effect.excludes_zero and (effect.p is None or effect.p <= SIGNIFICANT)
 
 
 def _said(effect: VariantEffect) -> str:
@@ -162,24 +178,24 @@ def _said(effect: VariantEffect) -> str:
         value = number(1 + effect.difference, signed=False)
         if effect.n == 1:
             return f": {metric.label} is {value} in the only {thing}; 1 would be the same image"
-        interval = _interval(effect.low, effect.high, shift=1)
+        interval = _interval(effect.low, effect.high, shift=1) or _no_interval(effect, metric)
         return f": {metric.label} is {value}{interval} on average; 1 would be the same image"
     if effect.n == 1:
         change = number(effect.difference)
         return (
             f": {metric.label} differs by {change} in the only {thing}; one {thing} tells nothing of others"
         )
-    return f" {_change(effect, metric)}{_wins(effect, metric)}{_p(effect.p)}"
+    return f" {_change(effect, metric)}{_wins(effect, metric)}{_p(effect)}"
 
 
 def _change(effect: VariantEffect, metric: Metric) -> str:
     size = number(abs(effect.difference), signed=False)
     verb = "raises" if effect.difference > 0 else "lowers"
     if effect.low is None or effect.high is None:
-        why = "one value for all images" if metric.over == "variant" else "one seed"
-        return f"{verb} {metric.label} by {size} (no interval: {why})"
+        return f"{verb} {metric.label} by {size} here{_no_interval(effect, metric)}"
     if effect.excludes_zero:
         low, high = sorted((abs(effect.low), abs(effect.high)))
+        verb = verb if effect.clear else f"may {verb.removesuffix('s')}"
         return f"{verb} {metric.label} by {size}{_interval(low, high)}"
     interval = _interval(effect.low, effect.high)
     return f"does not clearly change {metric.label}: {number(effect.difference)}{interval}"
@@ -198,15 +214,28 @@ def _wins(effect: VariantEffect, metric: Metric) -> str:
     return f", {won} of {effect.n} {things} {better}"
 
 
-def _p(p: float | None) -> str:
-    if p is None:
+def _p(effect: VariantEffect) -> str:
+    if effect.p is None:
         return ""
-    return " (p < 0.001)" if p < 0.001 else f" (p = {p:.3f})"
+    told = "p < 0.001" if effect.p < 0.001 else f"p = {effect.p:.3f}"
+    if effect.excludes_zero and not effect.clear:
+        return f"; alone this would be clear, as one of {effect.among} effects it is not ({told})"
+    return f" ({told})"
+
+
+def _no_interval(effect: VariantEffect, metric: Metric) -> str:
+    thing = "prompt" if metric.over == "prompt" else "pair"
+    why = f"{_count(effect.n, thing)} {'is' if effect.n == 1 else 'are'} too few"
+    if metric.over == "variant":
+        why = "one value for all images"
+    elif effect.n >= FEWEST:
+        why = "the same everywhere"
+    return f" (no interval: {why})"
 
 
 def _interval(low: float | None, high: float | None, shift: float = 0) -> str:
     if low is None or high is None:
-        return " (no interval: one seed)" if shift else ""
+        return ""
     return f" [{number(low + shift, signed=False)}, {number(high + shift, signed=False)}]"
 
 
@@ -251,7 +280,7 @@ def effect_plot(metric: str, effects: Sequence[VariantEffect]) -> str:
                 axes.plot([effect.low, effect.high], [place, place], color=colour, linewidth=2.2)
             filled = colour if effect.excludes_zero else "none"
             axes.plot(effect.difference, place, "o", color=colour, markerfacecolor=filled, markersize=6)
-        axes.set_yticks(range(len(shown)), [_shortened(effect.variant) for effect in shown])
+        axes.set_yticks(range(len(shown)), [_shortened(effect.label) for effect in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel(f"difference ({METRICS[metric].unit})")
         axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -1,6 +1,7 @@
 """An experiment: every variant with every prompt and seed, checked before anything is generated."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from lab.comparing.config import CompareConfig, read_axes
 from lab.comparing.embedding_axes import place_embeddings, tidy
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
+from lab.errors import InputError, did_you_mean
 from lab.prompt.parse import parse, references_in, resolve
 from lab.prompt.references import find_bare_names
 from lab.sample.config import GenerateConfig, parse_seeds
@@ -31,12 +33,14 @@ class Variant:
         name: The values that vary, as `axis=value`.
         labels: Each axis with its value as people write it.
         values: One of each axis.
+        short: The values that vary, without their axes.
     """
 
     index: int
     name: str
     labels: Mapping[str, str]
     values: tuple[AxisValue, ...]
+    short: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Experiment:
         config: What was asked for.
         variants: In the order of the axes' values, the last axis fastest.
         baseline: The variant that the others are compared with.
+        contrasts: Other pairs of variants: how the first differs from the second.
         prompts: One empty text where an axis brings them.
         seeds: One of no account where an axis brings them.
         cells: Of all variants.
@@ -91,6 +96,7 @@ class Experiment:
         axes, baseline = read_axes(config)
         self.variants = _variants(axes)
         self.baseline = next(variant for variant in self.variants if variant.labels == baseline)
+        self.contrasts = [read_contrast(text, self.variants) for text in config.contrast]
         self.prompts = config.prompts or [""]
         self.seeds = parse_seeds(config.seeds) if "seed" not in config.axes else [0]
         self.cells = self._lay_out()
@@ -196,9 +202,27 @@ def _variants(axes: Mapping[str, Sequence[AxisValue]]) -> list[Variant]:
     variants = []
     for index, values in enumerate(itertools.product(*axes.values())):
         labels = {name: value.label for name, value in zip(axes, values, strict=True)}
-        name = ", ".join(f"{axis}={_quoted(labels[axis])}" for axis in varying)
-        variants.append(Variant(index, name, labels, values))
+        told = {axis: _quoted(labels[axis]) for axis in varying}
+        name, short = ", ".join(f"{axis}={label}" for axis, label in told.items()), ", ".join(told.values())
+        variants.append(Variant(index, name, labels, values, short))
     return variants
+
+
+def read_contrast(text: str, variants: Sequence[Variant]) -> tuple[Variant, Variant]:
+    """The two variants that a text names with a comma between them, by their names or their values alone.
+
+    Raises:
+        InputError: it names no two of the variants.
+    """
+    known = {name: variant for variant in variants for name in (variant.short, variant.name)}
+    known |= {variant.short.strip('"'): variant for variant in variants}  # one value with commas in it
+    for comma in re.finditer(",", text):
+        sides = [side.strip() or "(empty)" for side in (text[: comma.start()], text[comma.end() :])]
+        if all(side in known for side in sides) and known[sides[0]] is not known[sides[1]]:
+            return known[sides[0]], known[sides[1]]
+    first = next((side.strip() for side in text.split(",") if side.strip() not in known), text)
+    nearest = did_you_mean(first, [variant.short for variant in variants])
+    raise InputError(f"contrast: '{text}' names no two variants; write A,B{nearest}")
 
 
 def _quoted(label: str) -> str:

@@ -127,7 +127,7 @@ def write_report(
     everywhere = _on_every_page(experiment, files, len(pages))
     on_the_first = {
         "groups": _groups(effects),
-        "effects": effects,
+        "effects": [effect.row() for effect in effects],
         "left_out": left_out,
         "largest": largest,
         "panels": [_panel(panel) for panel in panels],

@@ -72,12 +72,12 @@ class Scores:
 
     def differences(self, metric: str, variant: int, baseline: int) -> Array:
         """Of a variant from the baseline (by their indices), as `statistics.measure` takes them: (prompts, seeds),
-        of a metric with one value a prompt (1, prompts), with one value a variant (1, 1)."""
+        of a metric with one value a prompt (prompts, 1), with one value a variant (1, 1)."""
         table = self.values[metric]
         differences = table[variant] - table[baseline]
         over = METRICS[metric].over
         if over == "prompt":
-            return differences[:, 0][None]
+            return differences[:, :1]
         return differences[:1, :1] if over == "variant" else differences
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 import lab
 from lab.comparing.axes import AXES, option_axis
+from lab.comparing.effects import VariantEffect, effect_sentences
 from lab.embeddings.embedding import Embedding
 from lab.sample import generate
 from lab.score.formulas import diversity
@@ -85,8 +87,11 @@ def test_effects_are_mean_paired_differences(finished):
         assert float(effect["difference"]) == pytest.approx(
             np.mean(pairs), abs=1e-3 * max(1, abs(np.mean(pairs)))
         )
-        assert float(effect["low"]) <= float(effect["difference"]) <= float(effect["high"])
         assert effect["n"] == ("2" if metric == "diversity" else "6")
+        if metric == "diversity":  # two prompts have two values
+            assert effect["low"] == effect["high"] == effect["p"] == ""
+        else:
+            assert float(effect["low"]) <= float(effect["difference"]) <= float(effect["high"])
     assert [row["metric"] for row in finished.effects] == [row["metric"] for row in effects]
 
 
@@ -152,13 +157,13 @@ def test_a_folder_of_another_run_is_left_alone(sd1, config, tmp_path):
         lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"))
 
 
-def test_one_seed_has_no_interval_and_says_so(sd1, config):
+def test_few_pairs_have_no_interval_and_the_report_says_so(sd1, config):
     report = lab.compare(sd1, config(seeds="4"))
     assert all(row["low"] is None and row["high"] is None for row in report.effects)
     assert "diversity" not in {row["metric"] for row in report.effects}
-    assert any("no interval: one seed" in answer for answer in report.answers)
+    assert any("here (no interval: 2 pairs are too few)" in answer for answer in report.answers)
     page = report.page.read_text(encoding="utf-8")
-    assert "There is one seed, so there are no intervals" in page
+    assert "There are 2 pairs of images, too few for an interval" in page
     effects = read(report.folder / "effects.csv")
     assert all(row["low"] == row["high"] == "" for row in effects)
 
@@ -300,7 +305,7 @@ def test_images_of_several_sizes_have_no_structural_similarity(sd1, sd2_folder, 
 
 def test_few_prompts_are_warned_of_before_and_after(sd1, config):
     heard = Heard()
-    report = lab.compare(sd1, config(metrics=["sharpness"], seeds="1-2"), listener=heard)
+    report = lab.compare(sd1, config(metrics=["sharpness"]), listener=heard)
     assert "There are 2 prompts" in heard.notes[0]
     assert heard.notes[0] in report.page.read_text(encoding="utf-8")
 
@@ -336,3 +341,36 @@ def test_all_images_are_on_a_page_with_what_they_are_variants_of(sd1, config):
         assert page.count(f'src="cells/{path.name}"') == 1
     assert page.count("negative_prompt=blurry, seed 2") == len(PROMPTS)
     assert 'href="report.html"' in page and 'href="index.html"' in report.page.read_text("utf-8")
+
+
+def test_variants_are_held_against_each_other(sd1, config, denoised):
+    axes = {"negative_prompt": ["", "blurry", "dark, grey"]}
+    settings = config(axes=axes, contrast=["dark, grey,blurry"], metrics=["sharpness", "ssim_baseline"])
+    report = lab.compare(sd1, settings)
+    names = ["negative_prompt=blurry", 'negative_prompt="dark, grey"']
+    found = {row["variant"]: row for row in report.effects if row["metric"] == "sharpness"}
+    assert list(found) == [*names, f"{names[1]} against {names[0]}"]
+    apart, (one, other) = found[f"{names[1]} against {names[0]}"], (found[name] for name in names)
+    assert apart["difference"] == pytest.approx(other["difference"] - one["difference"])
+    assert f"`{names[1]}`, against `{names[0]}`," in " ".join(report.answers)
+    assert f"{names[1]} against {names[0]}" in [row["variant"] for row in read(report.folder / "effects.csv")]
+    denoised.clear()
+    lab.compare(sd1, settings, contrast=["blurry,dark, grey"])
+    assert not denoised, "a contrast needs no new images"
+
+
+@pytest.mark.parametrize("contrast", ["blurry", "blurry,blurry", "blurry,dull", ",,"])
+def test_a_contrast_names_two_variants(sd1, config, contrast):
+    with pytest.raises(lab.InputError, match=f"contrast: '{contrast}' names no two variants"):
+        lab.compare(sd1, config(contrast=[contrast]))
+
+
+def test_no_sentence_contradicts_itself():
+    """With several effects an interval may leave out zero where the corrected p is large: it says so."""
+    effect = VariantEffect("x", "sharpness", -19.4, -25.0, -13.8, p=0.25, win_rate=0.0, n=8, among=12)
+    (said,) = effect_sentences([effect])
+    assert said.text == (
+        "`x` may lower sharpness by 19.4 [13.8, 25.0], 0 of 8 pairs higher; alone this would be clear, "
+        "as one of 12 effects it is not (p = 0.250)."
+    )
+    assert not said.clear and effect_sentences([replace(effect, p=0.01)])[0].clear

@@ -34,8 +34,8 @@ def test_cmmd_is_the_metric_of_the_lab_and_its_interval_holds_it(features):
 
 def test_a_condition_is_told_by_its_paired_difference():
     table = np.zeros((2, 4, 3))
-    table[1] = 0.25
-    assert pairs(table, 0) == "0.000" and pairs(table, 1) == "0.250 (+0.250, +0.250 to +0.250)"
+    table[1] = np.array([[0.2], [0.3], [0.2], [0.3]])
+    assert pairs(table, 0) == "0.000" and pairs(table, 1) == "0.250 (+0.250, +0.149 to +0.351)"
 
 
 def test_the_style_is_right_where_the_image_is_nearest_its_own_prompt():
