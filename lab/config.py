@@ -150,6 +150,19 @@ class Config(BaseModel):
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
 
     @classmethod
+    def given_with(cls, config: "Config | None", settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What was set in a config and by settings, which go on top: either may be all that a caller gives.
+
+        Raises:
+            InputError: the config is of another class.
+        """
+        if config is not None and not isinstance(config, cls):
+            raise InputError(
+                f"config: expected {cls.__name__}, not {type(config).__name__}; everything else is given by name"
+            )
+        return {**(config.given() if config else {}), **settings}
+
+    @classmethod
     def read(cls, path: Path | None, over: Mapping[str, Any] | None = None) -> Self:
         """Reads a YAML file, then lays the settings of `over` on top; without a path, `over` alone counts.
 

@@ -4,9 +4,11 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
+import lab
 from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
 from lab.errors import InputError, did_you_mean
 from lab.sample.config import GenerateConfig
+from lab.search.search import search
 from lab.training.config import TrainConfig
 
 
@@ -238,3 +240,15 @@ def test_characters_that_no_yaml_has_are_one_line(tmp_path):
     path.write_bytes(b"prompt: a\0b")
     with pytest.raises(InputError, match=r"x\.yaml: not valid YAML: unacceptable character"):
         GenerateConfig.read(path)
+
+
+@pytest.mark.parametrize("work", [lab.generate, lab.train, lab.compare, search])
+def test_what_stands_in_a_configs_place_is_told_as_such(sd1, work):
+    with pytest.raises(InputError, match=r"config: expected \w+Config, not str; everything else is given by"):
+        work(sd1, "a red apple")
+
+
+@pytest.mark.parametrize("work", [lab.generate, lab.train, search])
+def test_which_model_is_nothing_to_ask_where_one_is_loaded(sd1, work):
+    with pytest.raises(InputError, match="'device' does not apply to a loaded bundle; give it"):
+        work(sd1, device="cpu")

@@ -89,7 +89,7 @@ def compare(
         InputError: unknown or bad settings; axes that are unknown, clash or vary nothing; a metric without what it
             needs; a folder of another run. Nothing is generated then.
     """
-    config = CompareConfig.build({**(config.given() if config else {}), **settings})
+    config = CompareConfig.build(CompareConfig.given_with(config, settings))
     experiment = Experiment(config, embeddings)
     tools = open_tools(bundle, config, listener)
     sizes, contents = check_cells(bundle, experiment)

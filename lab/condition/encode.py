@@ -80,14 +80,9 @@ def encode(
         InputError: a name that no embedding has, an embedding made for another family, a clip skip or a weight
             out of range, an unknown option.
     """
-    if config is not None and not isinstance(config, TextOptions):
-        raise InputError(
-            f"config: expected TextOptions, not {type(config).__name__}; embeddings go to embeddings="
-        )
-    given = (
-        config.model_dump(include=config.model_fields_set & TextOptions.model_fields.keys()) if config else {}
-    )
-    options = TextOptions.build(given | settings)
+    given = TextOptions.given_with(config, settings)
+    asked = TextOptions.model_fields.keys() | settings.keys()  # a config may have other options besides
+    options = TextOptions.build({name: value for name, value in given.items() if name in asked})
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps: expected a whole number of at least 1, not {steps!r}")
     library = collect(options.embedding, options.embeddings, embeddings)

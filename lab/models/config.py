@@ -1,6 +1,7 @@
 """The options that say which model to load, where, and how precisely."""
 
 import re
+from collections.abc import Iterable
 from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,6 +44,17 @@ def _check_device(name: str) -> str:
     if name.partition(":")[0] not in DEVICES or not re.fullmatch(r"\w+(:\d+)?", name):
         raise ValueError(f"unknown device '{name}'{did_you_mean(name, DEVICES)}")
     return name
+
+
+def check_for_loaded(settings: Iterable[str]) -> None:
+    """Refuses, where a loaded model is given, options that say which model to load and how.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in settings:
+        if name in ModelOptions.model_fields:
+            raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
 
 
 class ModelOptions(Config):

@@ -17,7 +17,7 @@ from lab.errors import InputError
 from lab.images import open_image
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.models.config import ModelOptions
+from lab.models.config import check_for_loaded
 from lab.runs.pages import write_overview
 from lab.runs.png import record_beside
 from lab.runs.run import RunFolder, run_digest
@@ -149,10 +149,8 @@ def generate(
         InputError: unknown or bad settings, text that names an embedding which is not there, or an `out` that holds
             another run, is in use or cannot be written.
     """
-    for name in settings:
-        if name in ModelOptions.model_fields:
-            raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
-    config = GenerateConfig.build({**(config.given() if config else {}), **settings})
+    check_for_loaded(settings)
+    config = GenerateConfig.build(GenerateConfig.given_with(config, settings))
     jobs = plan(bundle, requests(config), embeddings)
     _tell_notes(jobs, listener)
     if config.out is not None:

@@ -16,6 +16,7 @@ from lab.errors import InputError
 from lab.files import is_there
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.config import check_for_loaded
 from lab.search.config import SearchConfig
 from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
 from lab.search.index import ROWS, Hit, Index, VectorSpace, unknown_rows
@@ -54,7 +55,8 @@ def search(
         InputError: nothing to search or to look for, a source or query that cannot be read, or an index of another
             model.
     """
-    config = SearchConfig.build({**(config.given() if config else {}), **settings})
+    check_for_loaded(settings)
+    config = SearchConfig.build(SearchConfig.given_with(config, settings))
     old = _load_index(config)
     features = _features(bundle, config, old)
     space = VectorSpace(features.model, features.source, features.pooling)

@@ -15,7 +15,7 @@ from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.models.config import ModelOptions
+from lab.models.config import ModelOptions, check_for_loaded
 from lab.models.patches import frozen
 from lab.runs.run import text_digest
 from lab.training.checkpoint import load_checkpoint
@@ -57,12 +57,8 @@ def train(
             saved), vectors that never moved, or too little memory (with options that would need less).
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    for name in settings:
-        if name in ModelOptions.model_fields:
-            raise InputError(
-                f"options: '{name}' does not apply to a loaded bundle; give it to lab.load or lab train"
-            )
-    chosen = (config.given() if config else {}) | settings
+    check_for_loaded(settings)
+    chosen = TrainConfig.given_with(config, settings)
     if "resume" not in chosen:  # what the run's config says of the model is what was loaded
         chosen = bundle.options.model_dump(include={*ModelOptions.model_fields} - {"device"}) | chosen
     return learn(

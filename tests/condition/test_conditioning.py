@@ -54,7 +54,7 @@ def test_settings_go_on_top_of_a_config(sd1, tmp_path):
 def test_what_is_no_option_stops(sd1):
     with pytest.raises(lab.InputError, match="unknown option 'dialekt'; nearest: dialect"):
         lab.encode(sd1, "a", dialekt="comfy")
-    with pytest.raises(lab.InputError, match="expected TextOptions, not list; embeddings go to embeddings="):
+    with pytest.raises(lab.InputError, match="expected TextOptions, not list; everything else is given by"):
         lab.encode(sd1, "a", [embedding_for(sd1)])
 
 
