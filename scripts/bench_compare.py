@@ -33,6 +33,7 @@ from lab.comparing.cells import make_cells
 from lab.comparing.experiment import Experiment
 from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
+from scripts.bench_generate import stock_pipeline
 
 PROMPTS = [
     f"a noto emoji of a {thing} on a white background"
@@ -55,7 +56,7 @@ def main() -> None:
     if arguments.memory:
         measure_memory(bundle, arguments.memory)
         return
-    pipeline = stock_pipeline(bundle)
+    pipeline = stock_pipeline(bundle, bundle.dtype)
     sides = {
         "plain loop": lambda _: plain_loop(pipeline, bundle, arguments.steps),
         "lab, images": lambda out: images_alone(bundle, arguments.steps, out),
@@ -84,13 +85,6 @@ def timed(side: Callable[[Path], None]) -> float:
         began = time.perf_counter()
         side(Path(folder, "run"))
         return time.perf_counter() - began
-
-
-def stock_pipeline(bundle: Bundle) -> DiffusionPipeline:
-    """The pipeline as someone loads it who has diffusers alone, in the bundle's own precision."""
-    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=bundle.dtype).to(bundle.device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def plain_loop(

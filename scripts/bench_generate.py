@@ -64,9 +64,9 @@ def main() -> None:
     Console(width=140).print(table)
 
 
-def stock_pipeline(bundle: Bundle) -> DiffusionPipeline:
-    """The pipeline as someone loads it who has never heard of the lab, in float32."""
-    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=torch.float32).to(bundle.device)
+def stock_pipeline(bundle: Bundle, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """The pipeline as someone loads it who has never heard of the lab."""
+    pipeline = DiffusionPipeline.from_pretrained(bundle.root, torch_dtype=dtype).to(bundle.device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.errors import InputError, did_you_mean
 from lab.models.bundle import Bundle
-from lab.models.config import ModelOptions
+from lab.models.config import DEVICES, ModelOptions
 from lab.models.unet import add_float32_interface, use_matrix_products, use_plain_attention
 
 
@@ -29,9 +29,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(
-            f"unknown device '{name}'{did_you_mean(name, ['auto', 'cpu', 'cuda', 'mps'])}"
-        ) from None
+        raise InputError(f"unknown device '{name}'{did_you_mean(name, DEVICES)}") from None
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= counts.get(device.type, 0):
         raise InputError(f"device '{name}' is not on this machine; use auto")

@@ -14,12 +14,11 @@ from lab.condition.encode import PromptEncoder
 from lab.condition.towers import encode_chunks, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
-from lab.images import read_pixels
 from lab.models.bundle import Bundle, TextTower
 from lab.models.facts import layers_back
 from lab.models.vocabulary import token_text
 from lab.models.weights import hash_files
-from lab.score.clip import Clip, load_clip
+from lab.score.clip import image_features, load_clip
 
 BLOCK = 256
 """Texts encoded together: what is kept of each is one vector, not its rows."""
@@ -95,7 +94,7 @@ class BundleFeatures:
             raise InputError(
                 f"{self.source}: has no vision half, so images cannot be searched with it; give --clip FOLDER"
             )
-        return _image_vectors(self._clip, paths)
+        return image_features(self._clip, paths, most=None).cpu()
 
     def _states(self, tower: TextTower, tokens: Sequence[str]) -> Tensor:
         """(n, 3, width): what conditions the U-Net, for texts of one token each."""
@@ -165,9 +164,4 @@ class ClipFeatures:
 
     def images(self, paths: Sequence[Path]) -> Tensor:
         """Vectors of images."""
-        return _image_vectors(self._clip, paths)
-
-
-@torch.no_grad()
-def _image_vectors(clip: Clip, paths: Sequence[Path]) -> Tensor:
-    return torch.cat([clip.images(read_pixels(path)[None]).cpu() for path in paths])
+        return image_features(self._clip, paths, most=None).cpu()

@@ -85,7 +85,7 @@ def _prompts(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]
 
 def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
     from lab.images import images_in, load_image
-    from lab.models.weights import hash_files
+    from lab.runs.run import file_digest
 
     rows, broken = [], []
     for file in images_in(path, listener):
@@ -94,7 +94,7 @@ def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
         except InputError as error:
             broken.append(error)
             continue
-        rows.append(IndexRow("image", str(file), str(file), hash_files([file])))
+        rows.append(IndexRow("image", str(file), str(file), file_digest(file)))
     if broken and not rows:
         raise broken[0]
     for reason in broken:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import lab
-from scripts.bench_compare import NEGATIVES, PROMPTS, SCALES, SEEDS, plain_loop, stock_pipeline
+from scripts.bench_compare import NEGATIVES, PROMPTS, SCALES, SEEDS, plain_loop
+from scripts.bench_generate import stock_pipeline
 from scripts.gpu.stand import Found, Stand
 
 
@@ -14,7 +15,7 @@ def compare(stand: Stand, found: Found) -> None:
     prompts, seeds, scales = PROMPTS[:few], SEEDS[:few], SCALES[: stand.pick(4, 1)]
     steps = stand.pick(12, 2)
     bundle = stand.emoji(dtype="bfloat16")
-    pipeline = stock_pipeline(bundle)
+    pipeline = stock_pipeline(bundle, bundle.dtype)
     axes = {"negative_prompt": list(NEGATIVES), "guidance": list(scales)}
 
     def ours() -> Any:

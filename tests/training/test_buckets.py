@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.training.data.pictures import Bucket, make_buckets, nearest_bucket, size_multiple
+from lab.training.data.pictures import Bucket, make_buckets, nearest_bucket
 
 
 @given(st.sampled_from([(512, 64), (1024, 64), (128, 16), (64, 8)]))
@@ -32,7 +32,3 @@ def test_a_square_image_is_not_made_smaller():
 
 def test_one_square_bucket_without_many():
     assert make_buckets(500, 64, many=False) == [Bucket(448, 448)]
-
-
-def test_multiple_is_what_vae_and_unet_halve(sd1):
-    assert size_multiple(sd1) == sd1.vae_scale * 2

@@ -6,7 +6,6 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import nn
 
-from lab.errors import InputError
 from lab.models.patches import frozen
 from lab.training.objectives.denoising import (
     ERRORS,
@@ -162,10 +161,3 @@ def test_masked_parts_of_an_image_have_no_say(sd1, changed, images, started, mon
     with torch.no_grad():
         torch.testing.assert_close(wronged.losses(objective.batch(0)), objective.losses(objective.batch(0)))
     assert objective.data.latents.get(0)["weight"].mean() == 0.5
-
-
-def test_models_for_inpainting_are_refused(sd1, config, monkeypatch):
-    monkeypatch.setitem(sd1.unet.config, "in_channels", 9)
-    monkeypatch.setattr(sd1.unet.config, "in_channels", 9, raising=False)
-    with pytest.raises(InputError, match="inpainting"):
-        Concept(sd1, config, {})

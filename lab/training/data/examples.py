@@ -22,7 +22,6 @@ from lab.training.data.pictures import (
     make_buckets,
     make_views,
     read_pictures,
-    size_multiple,
 )
 
 FIXED = -1
@@ -181,7 +180,7 @@ class ImageData:
         _check_colour(config.background)
         names = [subject.name for subject in config.subjects()]
         buckets = make_buckets(
-            config.resolution or bundle.defaults.width, size_multiple(bundle), config.buckets
+            config.resolution or bundle.defaults.width, bundle.facts.size_multiple, config.buckets
         )
         self._device = bundle.device
         self.pictures, self.skipped = read_pictures(config, config.templates or [templates], names, buckets)

@@ -14,7 +14,6 @@ from torch import Tensor
 from lab.errors import InputError
 from lab.files import is_file, is_folder
 from lab.images import SUFFIXES, load_image, on_ground, sort_out
-from lab.models.bundle import Bundle
 from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
 from lab.training.data.captions import image_captions, read_templates
@@ -29,11 +28,6 @@ class Bucket:
 
     width: int
     height: int
-
-
-def size_multiple(bundle: Bundle) -> int:
-    """Pixels that both sides must be a multiple of for the VAE and the U-Net."""
-    return bundle.vae_scale * 2 ** (len(bundle.unet.config.block_out_channels) - 1)
 
 
 def make_buckets(resolution: int, multiple: int, many: bool) -> list[Bucket]:

@@ -238,9 +238,3 @@ def alphas_cumprod(bundle: Bundle) -> Tensor:
 def _check_model(bundle: Bundle) -> None:
     if bundle.prediction_type not in ("epsilon", "v_prediction"):
         raise InputError(f"{bundle.source}: predicts '{bundle.prediction_type}', which cannot be trained")
-    channels, latent = bundle.unet.config.in_channels, bundle.vae.config.latent_channels
-    if channels != latent:
-        raise InputError(
-            f"{bundle.source}: its U-Net takes {channels} channels and its VAE makes {latent}, as for inpainting; "
-            "train on the model that it was made from"
-        )
