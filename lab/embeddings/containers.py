@@ -12,15 +12,9 @@ from typing import Any
 
 from lab.errors import InputError
 from lab.files import is_file
+from lab.models.weights import no_tensors
 
 MAX_FILE_BYTES = 128 * 1024**2
-
-_NOT_EMBEDDINGS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
-    b"<!doctype html": "a web page, not an embedding: download the file itself",
-    b"<html": "a web page, not an embedding: download the file itself",
-    b"gguf": "a GGUF model, not an embedding; the lab reads safetensors",
-}
 
 
 @dataclass(frozen=True)
@@ -64,10 +58,9 @@ def decode(data: bytes) -> FileContents:
     Raises:
         InputError: none of these, damaged, or asking for more than tensors.
     """
-    start = data[:64].lstrip().lower()
-    for sign, problem in _NOT_EMBEDDINGS.items():
-        if start.startswith(sign):
-            raise InputError(problem)
+    problem = no_tensors(data)
+    if problem:
+        raise InputError(problem)
     try:
         return _unwrap(data)
     except InputError:

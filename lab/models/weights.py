@@ -17,13 +17,14 @@ HOW_TO_CONVERT = (
     "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True)"
 )
 
-_OTHER_FILES = {
+_IN_ITS_PLACE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
     b"<!doctype html": "a web page, not the file itself: download it again, signed in if need be",
     b"<html": "a web page, not the file itself: download it again, signed in if need be",
-    b"gguf": "a GGUF file, which the lab does not read; take the model's .safetensors",
-    b"pk": HOW_TO_CONVERT,
+    b"gguf": "a GGUF file, which the lab does not read; take the .safetensors",
 }
+SIGN_BYTES = 64
+"""In which the signs of such files stand, behind white space at the most."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,20 @@ def _other_kind(path: Path) -> str | None:
     """What a file that is called .safetensors is, by its first bytes."""
     try:
         with path.open("rb") as file:
-            start = file.read(64).lstrip().lower()
+            start = file.read(SIGN_BYTES)
     except OSError:
         return None
-    return next((said for sign, said in _OTHER_FILES.items() if start.startswith(sign)), None)
+    return HOW_TO_CONVERT if start.startswith(b"PK") else no_tensors(start)
+
+
+def no_tensors(data: bytes) -> str | None:
+    """What a file is that came in the place of one with tensors, such as a web page; None if it is none of those.
+
+    Args:
+        data: The file's first `SIGN_BYTES` bytes, or more.
+    """
+    start = data[:SIGN_BYTES].lstrip().lower()
+    return next((said for sign, said in _IN_ITS_PLACE.items() if start.startswith(sign)), None)
 
 
 def hash_files(files: Sequence[Path]) -> str:
