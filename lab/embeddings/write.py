@@ -48,7 +48,7 @@ def save(
     assert write is not None, "_check_target has looked"
     content = write(embedding, vectors)
     if path.suffix.lower() == ".safetensors":
-        data = _safetensors(content, describe(embedding) | dict(metadata or {}))
+        data = _safetensors(content, _model_spec(embedding) | dict(metadata or {}))
     else:
         data = _pickled(content)
     with atomic(path) as temporary:
@@ -56,7 +56,7 @@ def save(
         _compare(vectors, read_file(temporary).vectors, path)
 
 
-def describe(embedding: Embedding) -> dict[str, str]:
+def _model_spec(embedding: Embedding) -> dict[str, str]:
     """What is known of the embedding, in ModelSpec 1.0.1's keys, and kohya's where it has none."""
     provenance, traits = embedding.provenance, family_with_keys(embedding.vectors)
     known = {
