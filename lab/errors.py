@@ -1,10 +1,12 @@
 """What a person did wrong, said in one line: what, where, and what to do about it."""
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 Value = TypeVar("Value", bound=Hashable)
+Thing = TypeVar("Thing")
+Read = TypeVar("Read")
 
 
 class InputError(ValueError):
@@ -12,6 +14,28 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+def keep_readable(
+    read: Callable[[Thing], Read], things: Iterable[Thing]
+) -> tuple[list[Read], list[InputError]]:
+    """Reads several things, of which some may be damaged or something else.
+
+    Returns:
+        What was read of those that could be, in order, and what is wrong with the others.
+
+    Raises:
+        InputError: there are some and none can be read, with what is wrong with the first.
+    """
+    found, problems = [], []
+    for thing in things:
+        try:
+            found.append(read(thing))
+        except InputError as error:
+            problems.append(error)
+    if problems and not found:
+        raise problems[0]
+    return found, problems
 
 
 def given_twice(values: Iterable[Value]) -> Value | None:

@@ -17,7 +17,7 @@ from lab.embeddings.read import (
     read_file,
     safest_learned_embeds,
 )
-from lab.errors import InputError
+from lab.errors import InputError, keep_readable
 from lab.files import is_folder, is_there
 
 Source = Embedding | str | PathLike[str]
@@ -82,7 +82,7 @@ class Library(Mapping[str, Embedding]):
         sources = self._sources[name]
         if len(sources) == 1 and isinstance(sources[0], Embedding):
             return sources[0]
-        read = [_read(source, name) for source in sources] if len(sources) == 1 else _readable(sources, name)
+        read, _ = keep_readable(lambda source: _read(source, name), sources)  # a LoRA may lie beside one
         for other in read[1:]:
             if not _alike(read[0], other):
                 raise _clash(name, read[0], other)
@@ -202,23 +202,6 @@ def _read(source: Embedding | Path, name: str) -> Embedding:
     embedding = read_file(source, name)
     check_half(embedding)
     return embedding
-
-
-def _readable(sources: Iterable[Embedding | Path], name: str) -> list[Embedding]:
-    """Of several that answer to one name those that are embeddings: a LoRA may lie beside one.
-
-    Raises:
-        InputError: none is, with what is wrong with the first.
-    """
-    read, problems = [], []
-    for source in sources:
-        try:
-            read.append(_read(source, name))
-        except InputError as error:
-            problems.append(error)
-    if not read:
-        raise problems[0]
-    return read
 
 
 def _alike(one: Embedding | Path, other: Embedding | Path) -> bool:

@@ -11,7 +11,7 @@ from lab.embeddings.containers import MAX_FILE_BYTES, FileContents, decode, read
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, Provenance, check_vectors
 from lab.embeddings.layouts import recognise
 from lab.embeddings.parts import Draft
-from lab.errors import InputError
+from lab.errors import InputError, keep_readable
 from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split
 from lab.listening import Listener
@@ -231,14 +231,7 @@ def _read_folder(folder: Path, name: str | None, listener: Listener) -> list[Emb
         names = {learned: name or folder.resolve().name, **dict.fromkeys(others)}
     if name is not None and len(names) > 1:
         raise InputError(f"{folder}: cannot call {len(names)} embeddings '{name}'; name one of its files")
-    embeddings, strays = [], []
-    for path, called in names.items():
-        try:
-            embeddings.append(read_file(path, called))
-        except InputError as error:
-            strays.append(error)
-    if not embeddings:
-        raise strays[0]
+    embeddings, strays = keep_readable(lambda path: read_file(path, names[path]), names)
     for stray in strays:
         listener.note(f"left out: {stray}")
     for embedding in embeddings:

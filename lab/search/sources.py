@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lab.config import at_home
-from lab.errors import InputError, did_you_mean
+from lab.errors import InputError, did_you_mean, keep_readable
 from lab.files import is_there
 from lab.listening import Listener
 
@@ -87,16 +87,11 @@ def _images(path: Path, bundle: "Bundle", listener: Listener) -> list[IndexRow]:
     from lab.images import images_in, load_image
     from lab.runs.run import file_digest
 
-    rows, broken = [], []
-    for file in images_in(path, listener):
-        try:
-            load_image(file)
-        except InputError as error:
-            broken.append(error)
-            continue
-        rows.append(IndexRow("image", str(file), str(file), file_digest(file)))
-    if broken and not rows:
-        raise broken[0]
+    def row(file: Path) -> IndexRow:
+        load_image(file)
+        return IndexRow("image", str(file), str(file), file_digest(file))
+
+    rows, broken = keep_readable(row, images_in(path, listener))
     for reason in broken:
         listener.note(f"skipped: {reason}")
     return rows
