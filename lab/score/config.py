@@ -21,6 +21,10 @@ class JudgeOptions(Config):
     """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
 
 
+JUDGES = ("clip", *JudgeOptions.model_fields)
+"""The options that say where judges come from."""
+
+
 class ScoreOptions(JudgeOptions):
     """How images are judged."""
 
@@ -32,6 +36,11 @@ class ScoreOptions(JudgeOptions):
 
     clip: ExistingFolder | None = None
     """Folder with a CLIPModel to judge with; by default the model's own."""
+
+    @classmethod
+    def judges_of(cls, config: Config) -> Self:
+        """The judges that another config has among its options, for whatever they shall judge."""
+        return cls.build({name: getattr(config, name) for name in JUDGES})
 
     def missing(self) -> dict[str, str]:
         """The tools that only an option can bring, of those that no option names: how to give each."""

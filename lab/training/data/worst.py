@@ -93,11 +93,8 @@ def describe_worst(bundle: Bundle, config: TrainConfig) -> Iterator[str]:
 def _open_reward(bundle: Bundle, config: TrainConfig) -> Reward:
     """What the images are scored by."""
     texts = config.reward if config.score == "reward" else [config.score]
-    options = ScoreOptions(
-        clip=config.clip, pickscore=config.pickscore, aesthetic=config.aesthetic, quality=config.quality
-    )
     weights = read_weights(texts)
-    return Reward(weights, open_tools(bundle, options, metrics=weights))
+    return Reward(weights, open_tools(bundle, ScoreOptions.judges_of(config), metrics=weights))
 
 
 def _generate_config(config: TrainConfig) -> GenerateConfig:
@@ -111,15 +108,8 @@ def _generate_config(config: TrainConfig) -> GenerateConfig:
         raise InputError(f"worst: {config.worst} of {config.worst_of} images; make more with --worst-of")
     prompts = read_lines(config.prompt_file)
     seeds = math.ceil(config.worst_of / len(prompts))
-    return GenerateConfig(
-        prompt=prompts,
-        seeds=f"{config.seed + 1}-{config.seed + seeds}",
-        steps=config.sampling_steps,
-        guidance=config.guidance,
-        scheduler=config.scheduler,
-        width=config.resolution,
-        height=config.resolution,
-    )
+    drawn = f"{config.seed + 1}-{config.seed + seeds}"
+    return config.sampling(config.resolution, prompt=prompts, seeds=drawn)
 
 
 def _requests(config: TrainConfig, making: GenerateConfig) -> list[Request]:

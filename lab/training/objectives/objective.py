@@ -18,6 +18,7 @@ from lab.config import Config, ExistingFile, ExistingFolder
 from lab.embeddings.embedding import Embedding, Kind
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
+from lab.sample.config import GenerateConfig
 from lab.score.config import JudgeOptions
 
 if TYPE_CHECKING:  # options and names are known without torch
@@ -56,6 +57,11 @@ class MakingOptions(Config):
 
     scheduler: str | None = None
     """Scheduler that the vectors are learned with; by default the model's own."""
+
+    def sampling(self, side: int | None, **others: Any) -> GenerateConfig:
+        """How the run samples images of `side` pixels (None: the model's own size); with other options on top."""
+        own = {"steps": self.sampling_steps, "guidance": self.guidance, "scheduler": self.scheduler}
+        return GenerateConfig.build({**own, "width": side, "height": side, **others})
 
 
 class WorstOptions(Config):

@@ -25,7 +25,7 @@ from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
 from lab.sample.plan import Job, plan
 from lab.sample.settings import Settings, resolve_settings
-from lab.score.config import ScoreOptions
+from lab.score.config import JUDGES, ScoreOptions
 from lab.score.judges import Batch, Tools, open_tools
 from lab.score.metrics import METRICS
 from lab.score.reward import Reward, read_weights
@@ -92,7 +92,7 @@ class RewardAscent(Objective[Shot]):
 
     def fingerprint(self) -> dict[str, str]:
         """The prompts by number, and where the judges come from."""
-        judges = {name: getattr(self.config, name) for name in ("clip", "pickscore", "aesthetic", "quality")}
+        judges = {name: getattr(self.config, name) for name in JUDGES}
         return {f"prompt {number}": prompt for number, prompt in enumerate(self._prompts, 1)} | {
             name: str(source) for name, source in judges.items() if source is not None
         }
@@ -199,16 +199,8 @@ class RewardAscent(Objective[Shot]):
 
 
 def sampling_config(config: TrainConfig) -> GenerateConfig:
-    """How a run samples the images that it learns from."""
-    return GenerateConfig(
-        steps=config.sampling_steps,
-        guidance=config.guidance,
-        scheduler=config.scheduler,
-        width=config.resolution,
-        height=config.resolution,
-        dialect="plain",
-        clip_skip=config.clip_skip,
-    )
+    """How a run samples the images that it learns from: prompts are plain text, as captions are."""
+    return config.sampling(config.resolution, dialect="plain", clip_skip=config.clip_skip)
 
 
 def sampling_settings(bundle: Bundle, config: TrainConfig) -> Settings:
@@ -256,10 +248,8 @@ def make_decoder(bundle: Bundle, tiny: Path | None) -> Decode:
 
 
 def _open_judges(bundle: Bundle, config: TrainConfig) -> Tools:
-    options = ScoreOptions(
-        clip=config.clip, pickscore=config.pickscore, aesthetic=config.aesthetic, quality=config.quality
-    )
-    tools = open_tools(bundle, options, metrics=[*read_weights(config.reward), "clip_text"])
+    metrics = [*read_weights(config.reward), "clip_text"]
+    tools = open_tools(bundle, ScoreOptions.judges_of(config), metrics=metrics)
     reason = tools.why_not(("clip",))
     if reason:
         raise InputError(f"clip: a reward is watched for what it costs the prompts: {reason}")
