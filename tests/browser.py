@@ -1,7 +1,6 @@
 """A real browser for pages: the system's chromium, or playwright's own."""
 
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,9 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@contextmanager
-def chromium():
-    """Starts it, or skips the test where there is none."""
+@pytest.fixture(scope="module")
+def browser():
+    """Starts it, or skips the tests where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         if CHROMIUM is None and not Path(playwright.chromium.executable_path).exists():

@@ -7,8 +7,10 @@ import pytest
 
 from lab.models.bundle import Bundle
 from lab.models.load import load
+from tests.browser import browser  # noqa: F401 (a fixture)
 from tests.hub_server import cut_off, hub  # noqa: F401 (fixtures)
 from tests.tiny import make_model
+from tests.tiny_clip import make_clip
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,8 @@ def sdxl(sdxl_folder) -> Bundle:
 @pytest.fixture(scope="session")
 def emoji() -> Bundle:
     return load("emoji", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory, sd1_folder):
+    return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")

@@ -37,6 +37,17 @@ print(json.dumps(answers))
 """
 """Runs command lines one after the other: exit code, stdout, lines of stderr, and what each imported of the engine."""
 
+TABLES_AND_OPTIONS = [
+    *(f"lab.cli.{command}" for command in COMMANDS),
+    *("lab.comparing.axes", "lab.comparing.config"),
+    *("lab.condition.config", "lab.condition.conditioning", "lab.condition.weighting"),
+    *("lab.embeddings.layouts", "lab.embeddings.library", "lab.embeddings.merge"),
+    *("lab.models.facts", "lab.models.family", "lab.models.schedulers"),
+    *("lab.prompt.dialects", "lab.runs.run", "lab.sample.config", "lab.sample.settings"),
+    *("lab.score.config", "lab.score.metrics", "lab.search.config"),
+    *("lab.training.config", "lab.training.objectives.objective", "lab.training.run_folder"),
+]
+
 WINDOWS = r"C:\models\cat.safetensors"
 """A path, and neither a `prefix:` nor a `name=value`, wherever values are read."""
 
@@ -143,3 +154,9 @@ def test_what_is_wrong_is_told_without_the_engine(answers, arguments, said):
     code, out, lines, imported = answers[tuple(map(str, arguments))]
     assert code == 2 and not out and not imported
     assert len(lines) == 1 and lines[0].startswith("lab: ") and said in lines[0]
+
+
+def test_commands_tables_and_options_are_read_without_the_engine():
+    code = f"import sys, {', '.join(TABLES_AND_OPTIONS)}; print(*{{*{ENGINE}}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == "\n", done.stderr

@@ -1,14 +1,8 @@
 import pytest
 
 import lab
-from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue (dog:1.2) on white"]
-
-
-@pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory, sd1_folder):
-    return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 
 import lab
 from lab.comparing import report as pages
-from tests.browser import chromium
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +25,6 @@ def folder(sd1, clip_folder, tmp_path_factory):
         return lab.compare(sd1, config).folder
     finally:
         pages.PAGE_BYTES = limit
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

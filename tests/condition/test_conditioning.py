@@ -1,8 +1,5 @@
 """What a conditioning says of itself, and how `encode` takes its options."""
 
-import subprocess
-import sys
-
 import pytest
 
 import lab
@@ -56,12 +53,3 @@ def test_what_is_no_option_stops(sd1):
         lab.encode(sd1, "a", dialekt="comfy")
     with pytest.raises(lab.InputError, match="expected TextOptions, not list; everything else is given by"):
         lab.encode(sd1, "a", [embedding_for(sd1)])
-
-
-@pytest.mark.parametrize(
-    "module",
-    ["lab.prompt.dialects", "lab.condition.weighting", "lab.condition.config", "lab.condition.conditioning"],
-)
-def test_tables_and_options_need_no_torch(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,16 +5,9 @@ from PIL import Image
 
 from lab.runs.pages import write_overview
 from lab.runs.run import RunFolder
-from tests.browser import chromium
 from tests.runs.test_images import RECORD
 
 THINGS = ["a red apple", "a blue cat </script> & <b>more", "a dog"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

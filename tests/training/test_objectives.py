@@ -105,11 +105,3 @@ def test_an_entry_brings_its_options_and_flags():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("0.5\n") and "Flat vectors" in result.stdout
     assert "--level" in result.stdout and "much" in result.stderr
-
-
-def test_options_and_flags_are_read_without_the_engine():
-    code = (
-        "import sys, lab.cli.train; print(*{'torch', 'diffusers', 'transformers', 'scipy'} & {*sys.modules})"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == ""

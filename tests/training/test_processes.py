@@ -9,28 +9,29 @@ import torch
 
 import lab
 from tests.paths import REPOSITORY
-from tests.tiny_clip import make_clip
 
 TOLERANCE = 1e-5
 """In vector values of about 0.02; gradients are summed in another order."""
 
 
-def by_reward(tmp_path, tokenizer):
+def by_reward(tmp_path, clip_folder):
     """Settings of a run without images."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red apple\na blue cat\n", encoding="utf-8")
     settings = {"objective": "reward", "images": None, "reward": ["clip_text"], "prompt_file": prompts}
-    settings |= {"clip": make_clip(tmp_path / "clip", tokenizer), "guidance": 3.0, "scheduler": "ddim"}
+    settings |= {"clip": clip_folder, "guidance": 3.0, "scheduler": "ddim"}
     return settings | {"sampling_steps": 2, "gradient_steps": 2}
 
 
 @pytest.mark.parametrize(
     ("objective", "optimizer"), [("concept", "adamw"), ("concept", "shampoo"), ("reward", "adamw")]
 )
-def test_two_processes_learn_what_one_learns(objective, optimizer, sd1, sd1_folder, changed, tmp_path):
+def test_two_processes_learn_what_one_learns(
+    objective, optimizer, sd1, sd1_folder, clip_folder, changed, tmp_path
+):
     settings = {"batch_size": 3, "steps": 4, "save_every": 2, "optimizer": optimizer}
     if objective == "reward":
-        settings |= by_reward(tmp_path, sd1_folder / "tokenizer")
+        settings |= by_reward(tmp_path, clip_folder)
     alone = lab.train(sd1, changed(**settings, out=tmp_path / "alone"))
     config = changed(**settings, model=str(sd1_folder), device="cpu")
     yaml = tmp_path / "run.yaml"

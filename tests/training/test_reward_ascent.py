@@ -15,7 +15,6 @@ from lab.score.metrics import METRICS, Metric
 from lab.training.config import TrainConfig
 from lab.training.estimate import peak_memory
 from lab.training.objectives.reward_ascent import RewardAscent
-from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue cat", "a dog on white"]
 
@@ -31,11 +30,6 @@ def rewards(monkeypatch):
     rounded = metric(lambda batch: batch.pixels.mean(dim=(1, 2, 3)).round(), differentiable=False)
     monkeypatch.setitem(METRICS, "blue", blue)
     monkeypatch.setitem(METRICS, "rounded", rounded)
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory, sd1_folder):
-    return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")
 
 
 @pytest.fixture
