@@ -8,7 +8,7 @@ from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions, read_prompts
-from lab.terminal import Bars
+from lab.terminal import Bars, is_first, own_device
 
 
 def generate(
@@ -31,6 +31,8 @@ def generate(
         from lab.sample.plan import check_requests_by_configs
 
         check_requests_by_configs(facts, requests(settings))
-        bundle = load_options(settings, bars, facts)
+        here = settings.model_copy(update={"device": own_device(settings.device)})
+        bundle = load_options(here, bars, facts)
         results = generate_to_disk(bundle, settings, bars)
-    print(f"{len(results)} images in {results.folder}; index.html shows them")
+    if is_first():
+        print(f"{len(results)} images in {results.folder}; index.html shows them")

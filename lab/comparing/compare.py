@@ -1,7 +1,6 @@
 """`lab.compare`: what variants change, how much, and how sure that is."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,8 @@ def compare(
     for caveat in caveats(experiment):
         listener.note(caveat)
     state = PartialState(cpu=bundle.device.type == "cpu")
-    with _opened(bundle, config, contents, state) as out:
+    out, stored, free = _run(bundle, config, contents)
+    with RunFolder.shared(out, stored, contents, free, state):
         files = make_cells(bundle, experiment, RunFolder(out / "cells"), state, listener)
         scores = score_cells(experiment, files, metrics, tools, state, listener)
         effects = find_effects(experiment, scores)
@@ -111,7 +111,6 @@ def compare(
             pictures = {cell.index: files[cell.index] for cell in experiment.pictures}
             variants = {cell.index: cell.variant.name for cell in experiment.pictures}
             write_index(RunFolder(out), pictures, "compare", variants, REPORT)
-        state.wait_for_everyone()
     return ComparisonReport(out, rows, effect_sentences(effects))
 
 
@@ -123,17 +122,12 @@ JUDGING = frozenset(
 """The options that say what is looked at in the images: a run goes on with others."""
 
 
-@contextmanager
-def _opened(
-    bundle: Bundle, config: CompareConfig, contents: Mapping[str, str], state: PartialState
-) -> Iterator[Path]:
-    """Begins the run's folder or goes on in it, and keeps other runs out of it while the block runs."""
+def _run(
+    bundle: Bundle, config: CompareConfig, contents: Mapping[str, str]
+) -> tuple[Path, str, frozenset[str]]:
+    """The run's folder, its config as that is kept there, and what may differ in it: see `RunFolder.open`."""
     kept = {"out": None, "batch_size": "auto", "dtype": bundle.precision}
     stored = config.model_copy(update=kept).to_yaml()
     free = JUDGING | BY_CONTENT
     out = config.out or Path("outputs", f"compare-{run_digest(stored, contents, free)[:8]}")
-    with RunFolder(out).locked() if state.is_main_process else nullcontext():
-        if state.is_main_process:
-            RunFolder.open(out, stored, contents, free)
-        state.wait_for_everyone()
-        yield out
+    return out, stored, free

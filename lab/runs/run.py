@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from filelock import FileLock, Timeout
@@ -18,6 +18,9 @@ from lab.errors import InputError
 from lab.files import atomic, read_text, writing
 from lab.runs.png import record_beside, save_image
 from lab.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 _NAME = re.compile(r"(\d{5,})-seed(\d+)(-[a-z0-9-]+)?\.png")
 
@@ -65,6 +68,32 @@ class RunFolder:
             )
         folder.begin(config, contents)
         return folder
+
+    @classmethod
+    @contextmanager
+    def shared(
+        cls,
+        path: Path,
+        config: str,
+        contents: Mapping[str, str],
+        free: Collection[str],
+        processes: "PartialState",
+    ) -> Iterator[Self]:
+        """A run's folder for all processes of a launch while the block runs; takes what `open` takes.
+
+        The first one locks the folder, and begins the run or goes on with it, before the others enter the block; none
+        leaves it before all have come to its end.
+
+        Raises:
+            InputError: see `open` and `locked`.
+        """
+        folder = cls(path)
+        with folder.locked() if processes.is_main_process else nullcontext():
+            if processes.is_main_process:
+                cls.open(path, config, contents, free)
+            processes.wait_for_everyone()
+            yield folder
+            processes.wait_for_everyone()
 
     @property
     def config(self) -> Path:

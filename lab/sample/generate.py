@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -140,7 +141,8 @@ def generate(
         listener: Hears of images made, when memory runs out, and what to know about how the prompts were read.
         settings: Fields of `lab.GenerateConfig`, on top of `config`; `prompt` may be one or a list, `seeds` a list
             or text such as "1-4,9". With `out`, a folder, images are written as soon as they are finished, the same
-            call goes on where it was interrupted, and there are a contact sheet and an index.html.
+            call goes on where it was interrupted, and there are a contact sheet and an index.html; under torchrun or
+            `accelerate launch`, each process makes its share of them.
 
     Returns:
         One result an image: prompt-major, then seeds.
@@ -188,10 +190,14 @@ def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:
         listener.note(f"note: and {len(notes) - NOTES} more; lab encode PROMPT tells all of a prompt's")
 
 
-def make_images(
-    bundle: Bundle, jobs: Sequence[Job], folder: RunFolder, listener: Listener = Listener()
+def share_images(
+    bundle: Bundle,
+    jobs: Sequence[Job],
+    folder: RunFolder,
+    processes: PartialState,
+    listener: Listener = Listener(),
 ) -> dict[int, Path]:
-    """Makes the images that a run's folder lacks, each on disk as soon as it is finished.
+    """Makes the images that a run's folder lacks, each process of a launch its share of them.
 
     Returns:
         The files of all jobs' images by their index.
@@ -204,11 +210,25 @@ def make_images(
     if len(waiting) < len(jobs):
         there = len(jobs) - len(waiting)
         listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
+    processes.wait_for_everyone()  # everybody looks before anybody writes
+    with processes.split_between_processes(waiting) as mine:
+        make_images(bundle, mine, folder, listener)
+    processes.wait_for_everyone()
+    return paths
+
+
+def make_images(
+    bundle: Bundle, jobs: Sequence[Job], folder: RunFolder, listener: Listener = Listener()
+) -> None:
+    """Makes images into a run's folder, each on disk as soon as it is finished.
+
+    Raises:
+        InputError: too little memory, or a folder that cannot be written.
+    """
     batch_size = jobs[0].request.options.batch_size if jobs else "auto"
     with _Writers(folder) as writers:
-        for sample in run_jobs(bundle, waiting, batch_size, listener):
+        for sample in run_jobs(bundle, jobs, batch_size, listener):
             writers.write(sample.job.index, sample.image, make_record(bundle, sample.job))
-    return paths
 
 
 class _Writers:
@@ -261,10 +281,12 @@ def _is_made(job: Job, path: Path) -> bool:
 def _generate_to_disk(
     bundle: Bundle, config: GenerateConfig, jobs: Sequence[Job], out: Path, listener: Listener
 ) -> Results:
-    with RunFolder(out).locked():
-        folder = RunFolder.open(out, _stored(bundle, config), contents(bundle, jobs), BY_CONTENT)
-        files = make_images(bundle, jobs, folder, listener)
-        write_overview(folder, files)
+    processes = PartialState(cpu=bundle.device.type == "cpu")
+    made_of = contents(bundle, jobs)
+    with RunFolder.shared(out, _stored(bundle, config), made_of, BY_CONTENT, processes) as folder:
+        files = share_images(bundle, jobs, folder, processes, listener)
+        if processes.is_main_process:
+            write_overview(folder, files)
     return Results((Result(job.index, path=files[job.index]) for job in jobs), out)
 
 

@@ -5,26 +5,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import lab
+from lab.images import open_image
 from tests.comparing.conftest import PROMPTS
 from tests.paths import REPOSITORY
 
+ASKED = [word for prompt in PROMPTS for word in ("--prompt", prompt)] + ["--seeds", "1-3", "--steps", "2"]
 
-def run(out, sd1_folder, clip_folder, processes):
-    arguments = [
-        "compare",
-        "--model",
-        str(sd1_folder),
-        "--device",
-        "cpu",
-        "--clip",
-        str(clip_folder),
-        "--out",
-        str(out),
-    ]
-    arguments += [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    arguments += ["--seeds", "1-3", "--steps", "2", "--axis", "negative_prompt=,blurry"]
+
+def run(command, out, sd1_folder, processes, *more):
+    arguments = [command, "--model", str(sd1_folder), "--device", "cpu", "--out", str(out), *ASKED, *more]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "lab", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -39,7 +32,8 @@ def table(path):
 
 
 def test_two_processes_find_what_one_finds(tmp_path, sd1_folder, clip_folder):
-    results = [run(tmp_path / name, sd1_folder, clip_folder, n) for name, n in (("one", 1), ("two", 2))]
+    more = ("--clip", str(clip_folder), "--axis", "negative_prompt=,blurry")
+    results = [run("compare", tmp_path / name, sd1_folder, n, *more) for name, n in (("one", 1), ("two", 2))]
     for result in results:
         assert result.returncode == 0, result.stderr
     one, two = (table(tmp_path / name / "effects.csv") for name in ("one", "two"))
@@ -49,3 +43,13 @@ def test_two_processes_find_what_one_finds(tmp_path, sd1_folder, clip_folder):
         assert float(left["difference"]) == pytest.approx(float(right["difference"]), rel=0.02, abs=2e-3)
     assert len(list((tmp_path / "two" / "cells").glob("*.png"))) == 12
     assert results[1].stdout.count("Open file:") == 1
+
+
+def test_two_processes_make_the_images_that_one_makes(tmp_path, sd1, sd1_folder):
+    launched = run("generate", tmp_path / "two", sd1_folder, 2)
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout == f"6 images in {tmp_path / 'two'}; index.html shows them\n"
+    made = [np.asarray(open_image(path), dtype=int) for path in sorted((tmp_path / "two").glob("0*.png"))]
+    alone = lab.generate(sd1, prompt=PROMPTS, seeds="1-3", steps=2)
+    for shared, own in zip(made, alone, strict=True):
+        assert abs(shared - np.asarray(own.image, dtype=int)).max() <= 1

@@ -19,7 +19,7 @@ from lab.models.bundle import Bundle
 from lab.runs.pages import write_overview
 from lab.runs.run import RunFolder
 from lab.sample.config import GenerateConfig, Request, requests
-from lab.sample.generate import make_images
+from lab.sample.generate import share_images
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
@@ -53,27 +53,19 @@ def make_worst(
     assert config.out is not None
     reward, making = _open_reward(bundle, config), _generate_config(config)
     jobs = plan(bundle, _requests(config, making), embeddings)
-    run, made = RunFolder(config.out), RunFolder(config.out / "made")
     processes = PartialState(cpu=bundle.device.type == "cpu")
-    if processes.is_main_process:
-        with run.locked():
-            RunFolder.open(made.path, making.to_yaml(), contents(bundle, jobs), BY_CONTENT)
-    processes.wait_for_everyone()
-    if processes.is_main_process and len(made.finished()) < len(jobs):
-        listener.note(
-            f"Making {len(jobs)} images in {made.path}, to learn from the {config.worst} worst of them."
-        )
-    processes.wait_for_everyone()  # all look before any writes
-    with processes.split_between_processes(jobs) as share:
-        make_images(bundle, share, made, listener)
-    processes.wait_for_everyone()
-    worst = config.out / "worst"
-    if processes.is_main_process:
-        files = made.finished()
-        write_overview(made, {job.index: files[job.index] for job in jobs})
-        scores = _score(made.path / "scores.json", reward, jobs, files)
-        _copy_worst(worst, config, jobs, files, scores)
-    processes.wait_for_everyone()
+    place, worst = config.out / "made", config.out / "worst"
+    made_of = contents(bundle, jobs)
+    with RunFolder.shared(place, making.to_yaml(), made_of, BY_CONTENT, processes) as made:
+        if processes.is_main_process and len(made.finished()) < len(jobs):
+            listener.note(
+                f"Making {len(jobs)} images in {place}, to learn from the {config.worst} worst of them."
+            )
+        files = share_images(bundle, jobs, made, processes, listener)
+        if processes.is_main_process:
+            write_overview(made, files)
+            scores = _score(place / "scores.json", reward, jobs, files)
+            _copy_worst(worst, config, jobs, files, scores)
     return config.model_copy(update={"images": worst})
 
 
