@@ -236,10 +236,10 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
-Checked = TypeVar("Checked")
+Validated = TypeVar("Validated")
 
 
-def checked(kind: type[Checked], value: Any, where: object) -> Checked:
+def validated(kind: type[Validated], value: Any, where: object) -> Validated:
     """A value that was read from a file as what it must be: a pydantic model, a dataclass, or a type such as list[int].
 
     Raises:

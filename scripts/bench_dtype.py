@@ -17,9 +17,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import lab
-from lab.models.folder import quiet
+from lab.models.folder import quiet_libraries
 from lab.models.single_file import CONFIGS
-from lab.sample.pixels import decode
+from lab.sample.pixels import decode_images
 
 PROMPTS = [
     "a red apple on a white background",
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _report(title: str, unet: UNet2DConditionModel, batch: int, side: int, rounds: int) -> None:
-    with quiet():
+    with quiet_libraries():
         half = copy.deepcopy(unet).to(torch.bfloat16)
     runs = {
         "float32": lambda: _call(unet, batch, side, torch.float32, autocast=False),
@@ -92,11 +92,11 @@ def _compare_images(model: str) -> None:
     print(f"images in bfloat16 against float32: {_psnr(images, [result.image for result in wanted])}")
     latents = torch.stack([result.latents for result in found])
     seconds = {
-        bundle.dtype: _seconds(lambda bundle=bundle: list(decode(bundle, latents)))
+        bundle.dtype: _seconds(lambda bundle=bundle: list(decode_images(bundle, latents)))
         for bundle in (exact, half)
     }
     print(
-        f"the same latents decoded: {_psnr(images, list(decode(exact, latents)))}, "
+        f"the same latents decoded: {_psnr(images, list(decode_images(exact, latents)))}, "
         f"{seconds[exact.dtype] / seconds[half.dtype]:.2f} times float32's speed"
     )
 

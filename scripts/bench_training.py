@@ -39,7 +39,7 @@ from lab.models.load import load_options
 from lab.models.patches import frozen
 from lab.score.clip import image_features, open_clip
 from lab.training.loop import Loop
-from lab.training.prepare import Run, prepare
+from lab.training.prepare import PreparedRun, prepare
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
 from scripts.stock_training import STEPS, Stock
@@ -153,12 +153,12 @@ def sd15_shape(options: ModelOptions) -> Bundle:
     return bundle
 
 
-def lab_loop(run: Run) -> Loop:
+def lab_loop(run: PreparedRun) -> Loop:
     """The lab's loop, before its images are encoded."""
     return Loop(run.objective, run.learned, run.config, Accelerator(cpu=run.bundle.device.type == "cpu"))
 
 
-def compare_speed(run: Run, turns: int) -> dict[str, float]:
+def compare_speed(run: PreparedRun, turns: int) -> dict[str, float]:
     """Prints steps a second and peak memory, taking turns, and returns the seconds of a step."""
     bundle, loop, stock = run.bundle, lab_loop(run), Stock(run)
     run.objective.start(run.learned)
@@ -201,7 +201,7 @@ def floor(bundle: Bundle, stock: Stock) -> None:
     stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
-def compare_quality(run: Run, arguments: argparse.Namespace) -> dict[str, float]:
+def compare_quality(run: PreparedRun, arguments: argparse.Namespace) -> dict[str, float]:
     """The stock loop's time until it is as good as the lab when that stops by itself, in times of the lab's time."""
     begun = prepare(run.bundle, run.config.model_copy(update={"init": arguments.stock_init}))
     loop, stock = lab_loop(run), Stock(begun)

@@ -32,7 +32,7 @@ from lab.analysis.heatmaps import HeatMaps, Target, heat_maps, overlay
 from lab.condition.config import TextOptions
 from lab.condition.encode import encode_pairs
 from lab.models.bundle import Bundle
-from lab.runs.sheet import Group, write_sheets
+from lab.runs.sheet import SheetGroup, write_sheets
 from lab.sample.config import GenerateConfig, Request
 from lab.sample.pixels import encode_image
 from lab.sample.plan import Job
@@ -191,7 +191,7 @@ def iou(one: Tensor, other: Tensor) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def picture_row(sheet: Path, scene: Scene, maps: HeatMaps) -> Group:
+def picture_row(sheet: Path, scene: Scene, maps: HeatMaps) -> SheetGroup:
     """The denoised image and both overlays, in files beside the sheet."""
     folder = sheet.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def picture_row(sheet: Path, scene: Scene, maps: HeatMaps) -> Group:
         path = folder / f"{maps.job.index:03d}-{name.replace(' ', '-')}.png"
         image.resize((256, 256)).save(path)
         cells.append((path, name))
-    return Group(caption(scene), cells)
+    return SheetGroup(caption(scene), cells)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import lab
 from lab.images import to_tensor
 from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
-from lab.runs.sheet import Group, write_sheets
+from lab.runs.sheet import SheetGroup, write_sheets
 from lab.score.clip import Clip, image_features, open_clip
 from lab.training.objectives.objective import find_objective
 from lab.training.prepare import prepare
@@ -70,7 +70,7 @@ def main() -> None:
 
 def evaluate(
     bundle: Bundle, clip: Clip, name: str, kind: str, arguments: argparse.Namespace
-) -> tuple[float, list[Group]]:
+) -> tuple[float, list[SheetGroup]]:
     """Trains on one folder, prints its line, and returns the share and rows for the contact sheet."""
     out = arguments.out / name
     changed = dict(each.split("=", 1) for each in arguments.set)
@@ -148,16 +148,16 @@ def border_colour(image: Image.Image) -> str:
     return min(COLOURS, key=lambda colour: float(np.square(median - ImageColor.getrgb(colour)[:3]).sum()))
 
 
-def contact_rows(out: Path, name: str, made: dict[str, list[Image.Image]]) -> list[Group]:
+def contact_rows(out: Path, name: str, made: dict[str, list[Image.Image]]) -> list[SheetGroup]:
     rows = []
     for label, images in made.items():
         paths = [out / "made" / f"{label.replace(' ', '-')}-{number}.png" for number in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)
-        rows.append(Group(f"{name}: {label}", [(path, "") for path in paths]))
+        rows.append(SheetGroup(f"{name}: {label}", [(path, "") for path in paths]))
     real = sorted((KEPT_APART / name).glob("*.png"))
-    return [*rows, Group(f"{name}: real, kept apart", [(path, path.stem) for path in real])]
+    return [*rows, SheetGroup(f"{name}: real, kept apart", [(path, path.stem) for path in real])]
 
 
 if __name__ == "__main__":

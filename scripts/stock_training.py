@@ -21,7 +21,7 @@ from torch import Tensor
 import lab
 from lab.models.bundle import Bundle
 from lab.training.data.pictures import load_view
-from lab.training.prepare import Run
+from lab.training.prepare import PreparedRun
 
 RATE = 5e-4  # for each example of a step
 DECAY = 1e-2
@@ -131,7 +131,7 @@ class Stock(StockLoop):
     For models with one text encoder.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: PreparedRun):
         torch.manual_seed(run.config.seed)  # the script draws everything from the global generator
         self.run, self.name = run, run.config.name
         self.tokens = [f"<{self.name}-{number}>" for number in range(run.config.vectors)]

@@ -20,7 +20,7 @@ from lab.models.bundle import Bundle
 from lab.models.patches import AttentionRecorder, attention_recorded
 from lab.sample.denoise import Step, denoise
 from lab.sample.engine import batches
-from lab.sample.pixels import decode
+from lab.sample.pixels import decode_images
 from lab.sample.plan import Job
 
 Side = Literal["positive", "negative"]
@@ -201,7 +201,7 @@ def heat_maps(
         with attention_recorded(bundle.unet, layers, heads) as recorder:
             collector = _Collector(batch, recorder, steps)
             latents = denoise(bundle, batch, collector)
-        made.update({maps.job.index: maps for maps in collector.finish(decode(bundle, latents))})
+        made.update({maps.job.index: maps for maps in collector.finish(decode_images(bundle, latents))})
     return [replace(made[place], job=job) for place, job in enumerate(jobs)]
 
 

@@ -13,7 +13,7 @@ from lab.embeddings.layouts import recognise
 from lab.embeddings.parts import Draft
 from lab.errors import InputError, keep_readable
 from lab.files import is_file, is_folder
-from lab.hub.repository import HUB, Repository, open_repository, split
+from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
 
 PACKED = (".safetensors", ".bin", ".pt")
@@ -79,7 +79,7 @@ def _download(source: str, called: str | None) -> tuple[Path, str | None]:
     Raises:
         InputError: no such repository or file, no embedding or several, a model, or a hub out of reach.
     """
-    name, file = split(source)
+    name, file = split_source(source)
     repository = open_repository(name)
     file = file or _embedding_in(repository)
     if file in repository.files and (size := repository.files[file].size) > MAX_FILE_BYTES:

@@ -137,7 +137,7 @@ class RepositoryCache:
 
 
 @contextmanager
-def writing() -> Iterator[None]:
+def writing_cache() -> Iterator[None]:
     """Turns the operating system's refusal to write the cache into one line.
 
     Raises:

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lab.errors import InputError, did_you_mean
-from lab.hub.cache import COMMIT, File, RepositoryCache, stays_inside, writing
-from lab.hub.transfer import answer, download, explain, quiet
+from lab.hub.cache import COMMIT, File, RepositoryCache, stays_inside, writing_cache
+from lab.hub.transfer import answer, download, explain, quiet_hub
 from lab.listening import Listener
 
 HUB = "hub:"
@@ -24,7 +24,7 @@ EMBEDDING_BYTES = 1_500_000
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def split(source: str) -> tuple[str, str]:
+def split_source(source: str) -> tuple[str, str]:
     """Splits `hub:org/name/folder/file` into the repository `org/name` and the file, which may be empty.
 
     Raises:
@@ -111,7 +111,7 @@ class Repository:
             )
         cache = RepositoryCache(self.name)
         if missing:
-            with writing(), quiet():
+            with writing_cache(), quiet_hub():
                 cache.keep_files(self.commit, self.files)
                 if cache.commit(self.revision) is None:
                     cache.keep_commit(self.revision, self.commit)

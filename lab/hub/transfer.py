@@ -53,7 +53,7 @@ def answer(request: Callable[[float], _Answer]) -> _Answer:
         except Exception as error:
             answered.set_exception(error)
 
-    with quiet():
+    with quiet_hub():
         threading.Thread(target=run, daemon=True).start()
         return answered.result(timeout=HF_HUB_ETAG_TIMEOUT)
 
@@ -176,7 +176,7 @@ def _seconds_to_wait(error: Exception) -> int | None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Keeps `huggingface_hub` from printing: warnings of its own, and those that the hub sends along."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

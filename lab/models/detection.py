@@ -130,12 +130,12 @@ def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, l
     Raises:
         InputError: names every missing part, or says that there are only pickles.
     """
-    return check_names(
+    return check_file_names(
         [path.relative_to(root).as_posix() for path in root.glob("*/*")], root, family, variant
     )
 
 
-def check_names(
+def check_file_names(
     names: Sequence[str], root: Path, family: Family, variant: str | None
 ) -> dict[str, list[str]]:
     """`check_folder` for files that may be elsewhere, by their names in the folder; `root` says whose they are."""

@@ -180,7 +180,7 @@ def _read_vae_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Turns off their warnings, progress bars and log lines, then puts them back."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
@@ -210,7 +210,7 @@ def one_line_errors(problem: str, advice: str = "") -> Iterator[None]:
         InputError: the problem, the first line of the error, and the advice.
     """
     try:
-        with quiet():
+        with quiet_libraries():
             yield
     except Exception as error:
         raise InputError(f"{problem}: {first_line(error)}{advice}") from None

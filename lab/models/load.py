@@ -54,9 +54,9 @@ def load_options(
     if facts.root.is_dir():
         parts = read_folder(facts.root, facts.family, options.variant, dtype, text_only)
     else:
-        from lab.models.single_file import read_file  # brings conversion code that folders never need
+        from lab.models.single_file import read_single_file  # brings conversion code that folders never need
 
-        parts = read_file(facts.root, facts, options.config_folder, dtype, text_only)
+        parts = read_single_file(facts.root, facts, options.config_folder, dtype, text_only)
     bundle = _bundle(parts, facts, options, device, dtype)
     if options.lora:
         from lab.models.pipeline import fuse_all  # brings peft

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lab.config import checked
+from lab.config import validated
 from lab.errors import InputError
 from lab.files import read_json
 
@@ -130,5 +130,5 @@ def read_part_config(path: Path, part: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, and the model needs it")
     config = read_json(path)
-    checked(_CONFIGS[part.removesuffix("_2")], config, path)
+    validated(_CONFIGS[part.removesuffix("_2")], config, path)
     return config

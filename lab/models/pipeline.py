@@ -11,7 +11,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
 from lab.models.detection import BUNDLED_EMBEDDING
-from lab.models.folder import one_line_errors, quiet
+from lab.models.folder import one_line_errors, quiet_libraries
 from lab.models.weights import read_header
 
 
@@ -27,7 +27,7 @@ def build_pipeline(bundle: Bundle) -> diffusers.DiffusionPipeline:
         parts |= {f"tokenizer{suffix}": tower.tokenizer, f"text_encoder{suffix}": tower.encoder}
     if traits.zeros_without_negative:
         parts["force_zeros_for_empty_prompt"] = bundle.force_zeros_for_empty_prompt
-    with quiet():
+    with quiet_libraries():
         pipeline = getattr(diffusers, traits.pipeline)(**parts, **traits.pipeline_options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

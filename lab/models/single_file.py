@@ -24,13 +24,20 @@ from lab.files import read_json
 from lab.models.detection import VOCABULARIES, by_published_names
 from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
-from lab.models.folder import Parts, encoder_class, one_line_errors, quiet, read_tokenizer, without_weights
+from lab.models.folder import (
+    Parts,
+    encoder_class,
+    one_line_errors,
+    quiet_libraries,
+    read_tokenizer,
+    without_weights,
+)
 
 CLIP_VOCABULARY = Path(__file__).parent / "clip-tokenizer"
 """Of the tokenizer that every published Stable Diffusion model uses; the padding is in each family's configs."""
 
 
-def read_file(
+def read_single_file(
     path: Path, facts: ModelFacts, config_folder: Path | None, dtype: torch.dtype, text_only: bool = False
 ) -> Parts:
     """Loads every part of a model from one file; with `text_only` the U-Net and the VAE get no weights.
@@ -50,7 +57,7 @@ def read_file(
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
         without = {"unet", "vae"} if text_only else {"vae"} if facts.vae_root is not None else set()
         modules = _convert(path, configs, family, without)
-        with quiet():
+        with quiet_libraries():
             modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
     modules["unet"].register_to_config(sample_size=facts.unet.get("sample_size"))

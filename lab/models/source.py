@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from lab.config import at_home
 from lab.errors import InputError, did_you_mean
 from lab.files import is_file, is_folder
-from lab.hub.repository import HUB, Repository, open_repository, split
+from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
-from lab.models.detection import check_names, folder_family
+from lab.models.detection import check_file_names, folder_family
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -93,7 +93,7 @@ def _download(source: str, revision: str | None, variant: str | None, listener: 
         InputError: no such repository, revision or file, no access, no model, only pickles, a family that the lab does
             not load, or neither hub nor cache has it.
     """
-    name, file = split(source)
+    name, file = split_source(source)
     if PurePosixPath(file).suffix.lower() in PICKLES:
         raise InputError(f"{source}: {HOW_TO_CONVERT}")
     repository = open_repository(name, revision, listener)
@@ -104,7 +104,7 @@ def _download(source: str, revision: str | None, variant: str | None, listener: 
     small = [name for name in repository.files if name.endswith(_SMALL_FILES) and name.count("/") <= 1]
     folder = repository.fetch(small, listener, preliminary=True)
     try:
-        weights = check_names(list(repository.files), folder, folder_family(folder), variant)
+        weights = check_file_names(list(repository.files), folder, folder_family(folder), variant)
     except InputError as error:
         said = str(error).replace(str(folder), str(repository), 1)
         partly = (
@@ -120,7 +120,7 @@ def _download_vae(source: str, listener: Listener) -> Path:
     Raises:
         InputError: as `_download`.
     """
-    name, file = split(source)
+    name, file = split_source(source)
     repository = open_repository(name, None, listener)
     if file:
         return repository.fetch([file], listener) / file

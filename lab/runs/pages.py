@@ -11,7 +11,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Te
 from lab.files import atomic
 from lab.runs.png import record_beside
 from lab.runs.run import RunFolder
-from lab.runs.sheet import Group, write_sheets
+from lab.runs.sheet import SheetGroup, write_sheets
 
 
 def template(package: str, name: str) -> Template:
@@ -62,7 +62,7 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
     records = [record_beside(file) for file in files]
     shared = shared_values(records)
     groups = [
-        Group(section.heading, [(files[place], label) for place, label in section.members])
+        SheetGroup(section.heading, [(files[place], label) for place, label in section.members])
         for section in _sections(records, shared)
     ]
     write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(_summary(shared)))

@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field
 
-from lab.config import checked
+from lab.config import validated
 from lab.errors import InputError
 from lab.files import atomic, parse_json, read_json
 from lab.images import text_chunks
@@ -80,7 +80,7 @@ def record_beside(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     try:
         record = read_json(file)
-        checked(_Record, record, file)
+        validated(_Record, record, file)
     except InputError as error:
         raise InputError(f"{error}; delete {path.name}, and the same command makes both again") from None
     return record
@@ -96,5 +96,5 @@ def read_record(path: Path) -> dict[str, Any]:
     if CHUNK not in chunks:
         raise InputError(f"{path}: carries no record of the lab, so it cannot be made again from it")
     record = parse_json(chunks[CHUNK], f"{path}: its record")
-    checked(_Described, record, f"{path}: its record")
+    validated(_Described, record, f"{path}: its record")
     return record

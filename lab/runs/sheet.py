@@ -35,7 +35,7 @@ TITLE_LINES, LABEL_LINES = 3, 5
 
 
 @dataclass(frozen=True)
-class Group:
+class SheetGroup:
     """Images that stay together under a heading that they share: (file, label) each."""
 
     heading: str
@@ -43,7 +43,7 @@ class Group:
 
 
 def write_sheets(
-    path: Path, groups: Sequence[Group], title: str = "", columns: int | None = None
+    path: Path, groups: Sequence[SheetGroup], title: str = "", columns: int | None = None
 ) -> list[Path]:
     """Draws the groups over as many pages as they need.
 
@@ -70,7 +70,7 @@ def write_sheets(
     return written
 
 
-def _choose(groups: Sequence[Group], title: str, columns: int | None) -> "_Layout":
+def _choose(groups: Sequence[SheetGroup], title: str, columns: int | None) -> "_Layout":
     """The layout whose first page is nearest to a screen's shape; of those that need several pages, the fullest."""
     total, longest = sum(len(group.cells) for group in groups), max(len(group.cells) for group in groups)
     side = LARGE if total <= MANY else SMALL
@@ -90,7 +90,9 @@ def _choose(groups: Sequence[Group], title: str, columns: int | None) -> "_Layou
 class _Layout:
     """Groups in strips: `beside` groups next to each other, each `across` images wide."""
 
-    def __init__(self, groups: Sequence[Group], title: str, cell: tuple[int, int], across: int, beside: int):
+    def __init__(
+        self, groups: Sequence[SheetGroup], title: str, cell: tuple[int, int], across: int, beside: int
+    ):
         self._cell = cell
         self._across, self._beside = across, beside
         self._block = across * (cell[0] + MARGIN) - MARGIN + (GAP if across > 1 else MARGIN)
@@ -163,7 +165,7 @@ class _Layout:
     def _label(self, text: str) -> list[str]:
         return wrapped(text, self._cell[0], LABEL_LINES) if text else []
 
-    def _lines(self, strip: Sequence[Group]) -> "list[_Line]":
+    def _lines(self, strip: Sequence[SheetGroup]) -> "list[_Line]":
         """A strip's lines of images with their heights; headings stand over the first."""
         headings = [
             wrapped(group.heading, self._block - GAP, LABEL_LINES) if group.heading else [] for group in strip

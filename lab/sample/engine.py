@@ -14,7 +14,7 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.sample.denoise import Observer, Step, denoise
-from lab.sample.pixels import decode
+from lab.sample.pixels import decode_images
 from lab.sample.plan import Job
 
 AUTOMATIC_BATCH = {"cpu": 32 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
@@ -92,7 +92,7 @@ def batch_key(job: Job) -> Hashable:
 def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) -> list[Sample]:
     latents = denoise(bundle, batch, observer)
     rows = latents.cpu()
-    return [Sample(*made) for made in zip(batch, decode(bundle, latents), rows, strict=True)]
+    return [Sample(*made) for made in zip(batch, decode_images(bundle, latents), rows, strict=True)]
 
 
 def _automatic_size(bundle: Bundle, jobs: Sequence[Job]) -> int:

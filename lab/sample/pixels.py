@@ -30,7 +30,7 @@ def _decoded(bundle: Bundle, latents: Tensor) -> Tensor:
         return vae.decode(latents.to(bundle.device, torch.float32), return_dict=False)[0].float()
 
 
-def decode(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
+def decode_images(bundle: Bundle, latents: Tensor) -> Iterator[Image.Image]:
     """Yields the images of latents (n, c, h, w), rounded to 8 bits as diffusers' pipelines do.
 
     Beside a U-Net in half precision the VAE multiplies in one too (see `vae_precision`), and where that gives no

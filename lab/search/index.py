@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab.condition.conditioning import Pool
-from lab.config import checked
+from lab.config import validated
 from lab.errors import InputError
 from lab.files import atomic, is_file, read_json
 from lab.search.config import IndexKind
@@ -155,7 +155,7 @@ class Index:
         if not is_file(folder / ROWS):
             raise InputError(f"{folder}: no index there")
         try:
-            told = checked(_Stored, read_json(folder / ROWS), folder / ROWS)
+            told = validated(_Stored, read_json(folder / ROWS), folder / ROWS)
             data = (folder / Path(told.vectors).name).read_bytes()
         except OSError as error:
             raise InputError(f"{folder}: no index there that can be read: {error.strerror}") from None

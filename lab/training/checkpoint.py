@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lab.condition.embeds_file import write_embeds
 from lab.condition.encode import encode
-from lab.config import checked
+from lab.config import validated
 from lab.embeddings.embedding import PARTNER, Embedding, Provenance
 from lab.embeddings.layouts import WRITABLE
 from lab.errors import InputError
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
         if metadata["format"] != FORMAT:
             raise ValueError(metadata["format"])
-        state = checked(_Stored, parse_json(metadata["state"], path), path)
+        state = validated(_Stored, parse_json(metadata["state"], path), path)
         settings = parse_json(metadata.get("settings", "{}"), path)
     except InputError:
         raise

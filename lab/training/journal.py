@@ -13,14 +13,14 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.training.checkpoint import EmbeddingWriter, recipe, save_checkpoint
 from lab.training.loop import Loop, TrainingStep
-from lab.training.prepare import Run
+from lab.training.prepare import PreparedRun
 from lab.training.previews import Previews, draw_curves, write_run_page
 
 
 class Journal(Listener):
     """Writes down how a run goes, and passes on what it hears. The main process has one."""
 
-    def __init__(self, run: Run, loop: Loop, accelerator: Accelerator, listener: Listener):
+    def __init__(self, run: PreparedRun, loop: Loop, accelerator: Accelerator, listener: Listener):
         """Takes who else listens."""
         self._run = run
         self._config = run.config

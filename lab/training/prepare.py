@@ -23,7 +23,7 @@ from lab.training.run_folder import TrainingFolder, check_model, run_config
 
 
 @dataclass(frozen=True)
-class Run:
+class PreparedRun:
     """A run that is checked and ready: nothing is learned yet.
 
     Attributes:
@@ -52,7 +52,7 @@ def prepare(
     config: TrainConfig,
     embeddings: Sources = (),
     listener: Listener = Listener(),
-) -> Run:
+) -> PreparedRun:
     """Reads and checks what a config names, and finds the first vectors.
 
     With `worst_of`, the images are made now, in the run's folder; made before, they are found there.
@@ -72,7 +72,7 @@ def prepare(
     library = collect(config.embeddings, embeddings)
     check_trackers(config.track)
     check_model(config, bundle.facts)
-    check_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
+    check_embedding_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
     if config.worst_of is not None:
         config = make_worst(bundle, config, library, listener)
     objective = find_objective(config.objective)(bundle, config, library)
@@ -92,7 +92,7 @@ def prepare(
     learned = Learned(bundle, beginnings)
     check_layout(config, learned)
     check_memory(bundle, config)
-    return Run(bundle, config, objective, learned, clip, library)
+    return PreparedRun(bundle, config, objective, learned, clip, library)
 
 
 def all_subjects(config: TrainConfig) -> list[Subject]:
@@ -114,7 +114,7 @@ def _partners(config: TrainConfig) -> dict[str, str]:
     return {first: partner.name, partner.name: first} if partner else {}
 
 
-def check_names(
+def check_embedding_names(
     bundle: Bundle, names: Sequence[str], library: Mapping[str, Embedding], overwrite: bool
 ) -> None:
     """Checks the names of the embeddings of a run.

@@ -21,7 +21,7 @@ from lab.score.clip import image_features
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
-from lab.training.prepare import Run
+from lab.training.prepare import PreparedRun
 from lab.training.run_folder import TrainingFolder
 
 PROMPTS_SHOWN = 2
@@ -31,7 +31,7 @@ PROMPTS_SHOWN = 2
 class Previews:
     """Generates with the vectors as they are, and says how like the training images the results are."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: PreparedRun):
         """Chooses what is shown: negative embeddings go into the negative prompt."""
         self._run = run
         self._config = run.config

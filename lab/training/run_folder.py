@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lab.config import checked
+from lab.config import validated
 from lab.errors import InputError
 from lab.files import atomic, check_writable, parse_json, read_text, writing
 from lab.models.facts import ModelFacts, check_clip_skip
@@ -69,7 +69,7 @@ class TrainingFolder(RunFolder):
         for line in text.splitlines():
             try:
                 found = parse_json(line, self.progress)
-                checked(_ProgressLine, found, self.progress)
+                validated(_ProgressLine, found, self.progress)
             except InputError:
                 continue
             lines.append(found)

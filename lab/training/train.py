@@ -23,7 +23,7 @@ from lab.training.config import TrainConfig, config_class
 from lab.training.estimate import what_would_fit
 from lab.training.journal import Journal
 from lab.training.loop import Ending, Loop
-from lab.training.prepare import Run, prepare
+from lab.training.prepare import PreparedRun, prepare
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     )
 
 
-def learn(run: Run, listener: Listener = Listener()) -> Embedding | list[Embedding]:
+def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list[Embedding]:
     """Carries out a run that `prepare` made, once; see `train`."""
     config, folder = run.config, run.folder
     accelerator = Accelerator(
@@ -102,7 +102,7 @@ def learn(run: Run, listener: Listener = Listener()) -> Embedding | list[Embeddi
         return learned[0] if len(learned) == 1 else learned
 
 
-def _open_folder(run: Run, loop: Loop, journal: Journal, listener: Listener, first: bool) -> None:
+def _open_folder(run: PreparedRun, loop: Loop, journal: Journal, listener: Listener, first: bool) -> None:
     """Begins the run's folder, or goes on from its checkpoint."""
     folder = run.folder
     contents = {name: text_digest(text) for name, text in run.objective.fingerprint().items()}
@@ -135,7 +135,7 @@ def _open_folder(run: Run, loop: Loop, journal: Journal, listener: Listener, fir
     )
 
 
-def _finish(run: Run, loop: Loop, journal: Journal, first: bool, ending: Ending) -> None:
+def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending: Ending) -> None:
     """Saves the vectors to keep, and says why the run stopped."""
     state, learned = loop.state, run.learned
     if not state.best and not ending.failed:

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from lab.errors import InputError
-from lab.hub.repository import open_repository, split
+from lab.hub.repository import open_repository, split_source
 from tests.hub.fetching import FILES, LARGE, fetched, refused
 from tests.hub_server import Heard
 from tests.paths import REPOSITORY
@@ -181,8 +181,8 @@ def test_a_cache_that_cannot_be_written(stored, monkeypatch, tmp_path, silent):
 
 
 def test_addresses():
-    assert split("hub:org/name") == ("org/name", "")
-    assert split("hub:org/name/folder/x.pt") == ("org/name", "folder/x.pt")
+    assert split_source("hub:org/name") == ("org/name", "")
+    assert split_source("hub:org/name/folder/x.pt") == ("org/name", "folder/x.pt")
     for source in (
         "hub:",
         "hub:org",
@@ -193,4 +193,4 @@ def test_addresses():
         "hub:a/../b",
     ):
         with pytest.raises(InputError, match="is not the name of a repository; write hub:org/name"):
-            split(source)
+            split_source(source)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lab.fonts import draw_text, text_length
-from lab.runs.sheet import MAX_HEIGHT, MAX_WIDTH, Group, wrapped, write_sheets
+from lab.runs.sheet import MAX_HEIGHT, MAX_WIDTH, SheetGroup, wrapped, write_sheets
 
 COLOURS = ("red", "lime", "blue")
 
@@ -32,7 +32,7 @@ def pixels_shown(sheets):
     ("groups", "count"), [(1, 16), (16, 1), (12, 6), (1, 1000), (500, 2), (3, 200), (300, 4), (1, 1)]
 )
 def test_every_image_is_on_a_page_of_a_screens_shape(cells, tmp_path, groups, count):
-    made = [Group(f"prompt {number}", cells(count, "seed")) for number in range(groups)]
+    made = [SheetGroup(f"prompt {number}", cells(count, "seed")) for number in range(groups)]
     sheets = write_sheets(tmp_path / "sheet.png", made, "shared by all")
     sizes = [Image.open(sheet).size for sheet in sheets]
     assert pixels_shown(sheets) == groups * count * 64 * 96
@@ -43,7 +43,7 @@ def test_every_image_is_on_a_page_of_a_screens_shape(cells, tmp_path, groups, co
 
 def test_prompts_are_wrapped_not_cut(cells, tmp_path):
     short, long = (
-        write_sheets(tmp_path / f"{len(label)}.png", [Group("", cells(16, label))])[0]
+        write_sheets(tmp_path / f"{len(label)}.png", [SheetGroup("", cells(16, label))])[0]
         for label in ("cat", "a noto emoji of a red apple")
     )
     assert Image.open(long).height > Image.open(short).height
@@ -59,20 +59,24 @@ def test_what_does_not_fit_ends_in_an_ellipsis():
 @pytest.mark.parametrize("prompt", ["x" * 21_000, "word " * 4_200, "Ж" * 300, "日本語 " * 50, "\n\n", ""])
 def test_prompts_of_any_length_and_script(cells, tmp_path, prompt):
     began = time.process_time()
-    write_sheets(tmp_path / "sheet.png", [Group(prompt, cells(2, prompt)), Group("a", cells(1))], prompt)
+    write_sheets(
+        tmp_path / "sheet.png", [SheetGroup(prompt, cells(2, prompt)), SheetGroup("a", cells(1))], prompt
+    )
     assert time.process_time() - began < 20, "once, shortening a heading took minutes"
 
 
 def test_pages_of_a_longer_run_before_are_removed(cells, tmp_path):
-    assert len(write_sheets(tmp_path / "sheet.png", [Group("", cells(2000))])) > 1
+    assert len(write_sheets(tmp_path / "sheet.png", [SheetGroup("", cells(2000))])) > 1
     (tmp_path / "sheet-mine.png").write_bytes(b"")
-    write_sheets(tmp_path / "sheet.png", [Group("", cells(2))])
+    write_sheets(tmp_path / "sheet.png", [SheetGroup("", cells(2))])
     assert {path.name for path in tmp_path.glob("sheet*")} == {"sheet.png", "sheet-mine.png"}
 
 
 def test_images_of_other_sizes_are_fitted_into_the_cells(cells, tmp_path):
     Image.new("RGB", (900, 300), "black").save(tmp_path / "wide.png")
-    (sheet,) = write_sheets(tmp_path / "sheet.png", [Group("", [*cells(1), (tmp_path / "wide.png", "")])])
+    (sheet,) = write_sheets(
+        tmp_path / "sheet.png", [SheetGroup("", [*cells(1), (tmp_path / "wide.png", "")])]
+    )
     assert Image.open(sheet).convert("RGB").getpixel((8 + 72 + 32, 8 + 48)) == (0, 0, 0)
 
 

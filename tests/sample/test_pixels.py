@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
-from lab.sample.pixels import decode, vae_precision
+from lab.sample.pixels import decode_images, vae_precision
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def latents(emoji):
 
 
 def decoded(bundle, latents):
-    return np.stack([np.asarray(image, dtype=float) for image in decode(bundle, latents)])
+    return np.stack([np.asarray(image, dtype=float) for image in decode_images(bundle, latents)])
 
 
 def test_beside_bfloat16_the_vae_multiplies_in_it_and_images_hardly_differ(emoji, latents):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from lab.config import checked
+from lab.config import validated
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.files import atomic, read_json
@@ -127,7 +127,7 @@ def _score(path: Path, reward: Reward, jobs: Sequence[Job], files: Mapping[int, 
 def _read_scores(path: Path) -> dict[int, float]:
     """The scores in a file; none if it is missing or damaged."""
     try:
-        return checked(dict[int, float], read_json(path), path)
+        return validated(dict[int, float], read_json(path), path)
     except InputError:
         return {}
 
