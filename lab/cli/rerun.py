@@ -16,6 +16,8 @@ INGREDIENTS = {
     "init_image_sha256": "the init image's contents",
     "embeds_sha256": "the prompt embeddings",
     "negative_embeds_sha256": "the negative prompt embeddings",
+    "controlnet_sha256": "the ControlNet's files",
+    "control_image_sha256": "the control image's contents",
 }
 
 

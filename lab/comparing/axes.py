@@ -81,6 +81,10 @@ class Axis:
     needs: tuple[str, ...] = ()
 
 
+PLACES = ("model", "controlnet", "control_image")
+"""The options whose values are files or folders, which may have a comma in their name."""
+
+
 def option_axis(name: str) -> Axis:
     """The axis over an option of `GenerateConfig`, which says what values it takes.
 
@@ -91,7 +95,7 @@ def option_axis(name: str) -> Axis:
     number, optional = _number_type(annotation), type(None) in get_args(annotation)
 
     def read(given: Any) -> list[AxisValue]:
-        values = split_values(given, _is_model if name == "model" else None)
+        values = split_values(given, _is_place if name in PLACES else None)
         if number is not None:
             values = [one for value in values for one in _expanded(value, number is int)]
         return [value_of(value) for value in values]
@@ -107,7 +111,7 @@ def option_axis(name: str) -> Axis:
     return Axis(read, replaces=(name,))
 
 
-def _is_model(text: str) -> bool:
+def _is_place(text: str) -> bool:
     return is_there(at_home(Path(text.removeprefix("file:"))))
 
 
@@ -201,6 +205,9 @@ AXES: dict[str, Axis] = {
     "steps": option_axis("steps"),
     "scheduler": option_axis("scheduler"),
     "clip_skip": option_axis("clip_skip"),
+    "controlnet": option_axis("controlnet"),
+    "control_image": option_axis("control_image"),
+    "control_scale": option_axis("control_scale"),
     "seed": Axis(_read_seeds, replaces=("seeds",)),
 }
 

@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -137,6 +138,18 @@ def read_module(
             f"{folder}: its weights lack {len(absent)} tensors of its config, among them {absent[0]}"
         )
     return module.eval()
+
+
+@lru_cache(maxsize=2)
+def read_controlnet(folder: Path, dtype: torch.dtype, device: torch.device) -> ControlNetModel:
+    """Loads a ControlNet in diffusers' layout; one that was just used is not read again.
+
+    Raises:
+        InputError: damaged files, or weights that do not fit its config.
+    """
+    for name in pick_weights([f"controlnet/{path.name}" for path in folder.iterdir()], "controlnet", None):
+        read_header(folder / Path(name).name)
+    return read_module(ControlNetModel, folder, None, dtype).requires_grad_(False).to(device)
 
 
 def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path, ...]]:

@@ -42,6 +42,13 @@ class _UNet(_Part):
     projection_class_embeddings_input_dim: Size | None = None
 
 
+class _ControlNet(_UNet):
+    conditioning_channels: Size = 3
+    conditioning_embedding_out_channels: Annotated[list[Size], Field(min_length=1, max_length=16)] | None = (
+        None
+    )
+
+
 class _VAE(_Part):
     in_channels: Size = 3
     out_channels: Size = 3
@@ -108,6 +115,7 @@ class _Quality(_Part):
 
 _CONFIGS: dict[str, type[_Part]] = {
     "unet": _UNet,
+    "controlnet": _ControlNet,
     "vae": _VAE,
     "text_encoder": _TextEncoder,
     "scheduler": _Scheduler,

@@ -4,15 +4,23 @@ Symbols: b rows in the U-Net's batch, c x h x w latents, n rows of prompt embedd
 SDXL's pooled prompt embeddings.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+class Control(NamedTuple):
+    """What a ControlNet (2302.05543) adds to a call of the U-Net: images (b, 3, H, W) in 0..1, and how much it says."""
+
+    model: ControlNetModel
+    images: Tensor
+    scale: float
 
 
 def call_unet(
@@ -23,6 +31,7 @@ def call_unet(
     pooled: Tensor | None = None,
     time_ids: Tensor | None = None,
     guidance_scale: Tensor | None = None,
+    control: Control | None = None,
 ) -> Tensor:
     """Predicts noise (or v) from noisy latents.
 
@@ -34,6 +43,7 @@ def call_unet(
         time_ids: (b, 6) SDXL's micro-conditioning in pixels: original size, crop, target size, height first
             (2307.01952, section 2.2).
         guidance_scale: (b,) for a U-Net distilled with guidance, see `takes_guidance_scale`.
+        control: Reads the same latents and texts first, and its residuals are added to the U-Net's.
 
     Returns:
         (b, c, h, w) float32. Differentiable with respect to every floating-point argument.
@@ -44,18 +54,24 @@ def call_unet(
         # The U-Net embeds sizes in float32 itself, and bfloat16 has no 513.
         sizes = time_ids.to(device, torch.float32)
         conditions["added_cond_kwargs"] = {"text_embeds": pooled.to(device, dtype), "time_ids": sizes}
+    noisy, embeds = noisy.to(dtype), embeds.to(device, dtype)
+    if control is not None:
+        down, middle = control.model(
+            noisy,
+            timesteps,
+            encoder_hidden_states=embeds,
+            controlnet_cond=control.images.to(device, dtype),
+            conditioning_scale=control.scale,
+            return_dict=False,
+            **conditions,
+        )
+        conditions |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     if guidance_scale is not None:
         # As in diffusers' LatentConsistencyModelPipeline (2310.04378).
         width = unet.config.time_cond_proj_dim
         embedded = get_timestep_embedding((guidance_scale - 1) * 1000, width, downscale_freq_shift=1)
         conditions["timestep_cond"] = embedded.to(device, dtype)
-    output = unet(
-        noisy.to(dtype),
-        timesteps,
-        encoder_hidden_states=embeds.to(device, dtype),
-        return_dict=False,
-        **conditions,
-    )
+    output = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False, **conditions)
     return output[0].float()
 
 

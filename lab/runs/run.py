@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from lab.errors import InputError
-from lab.files import atomic, read_text, writing
+from lab.files import atomic, is_file, is_folder, read_text, writing
 from lab.runs.png import record_beside, save_image
 from lab.strict_yaml import read_yaml
 
@@ -205,11 +205,15 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; read again only when the file changes.
+    """The SHA-256 of a file, in hexadecimal; read again only when the file changes. Of a folder, that of a list of its
+    files' digests and names, in the form of the command sha256sum.
 
     Raises:
         InputError: the file cannot be read.
     """
+    if is_folder(path):
+        files = sorted(file for file in path.iterdir() if is_file(file) and not file.name.startswith("."))
+        return text_digest("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
     try:
         status = path.stat()
         return _file_digest(path.resolve(), status.st_mtime_ns, status.st_size)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
-from lab.config import Config, ExistingFile, NewPath, one_of
+from lab.config import Config, ExistingFile, ExistingFolder, NewPath, one_of
 from lab.errors import InputError, given_twice
 from lab.models.config import ModelOptions
 from lab.models.schedulers import SCHEDULERS
@@ -122,6 +122,15 @@ class SamplingOptions(Config):
 
     strength: float | None = Field(None, gt=0, le=1)
     """With an init image: the share of the denoising steps that is run (0.8)."""
+
+    controlnet: ExistingFolder | None = None
+    """A ControlNet in diffusers' layout (2302.05543), which holds the image to the shapes of a control image."""
+
+    control_image: ExistingFile | None = None
+    """With a ControlNet: edges, depth, a pose, as it takes them; is scaled to cover the image and cut."""
+
+    control_scale: float | None = Field(None, ge=0, le=2)
+    """With a ControlNet: how much it says, diffusers' `controlnet_conditioning_scale` (1)."""
 
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Images denoised together. `auto` halves on running out of memory. Images do not depend on it."""

@@ -85,6 +85,7 @@ def batch_key(job: Job) -> Hashable:
         replace(job.settings, guidance=0.0),
         job.guided,
         job.init_latents is None,
+        job.control and job.control.model,
         tuple((len(side.parts), len(side.embeds)) for side in sides),
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
-from lab.models.unet import call_unet, takes_guidance_scale
+from lab.models.unet import Control, call_unet, takes_guidance_scale
 from lab.sample.plan import Job
 from lab.sample.settings import Settings
 
@@ -92,6 +92,7 @@ class Predictor:
         self._scales = self._positive.weights * self._scale
         sizes = micro_conditioning(self._settings)
         self._time_ids = None if sizes is None else to_device(torch.tensor([sizes]).float(), bundle.device)
+        self._control = _stacked_control(jobs)
         self._texts: dict[tuple[Encoding, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, noisy: Tensor, timestep: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -136,6 +137,7 @@ class Predictor:
             pooled,
             None if self._time_ids is None else self._time_ids.expand(len(embeds), -1),
             self._scale.repeat(copies) if self._takes_scale else None,
+            self._control and self._control._replace(images=self._control.images.repeat(copies, 1, 1, 1)),
         )
         return output.chunk(copies)
 
@@ -162,6 +164,14 @@ class Predictor:
     def _on_device(self, states: Tensor) -> Tensor:
         """On the bundle's device: an encoder's texts are on the CPU, those that a run learns on the device."""
         return to_device(states, self._bundle.device)
+
+
+def _stacked_control(jobs: Sequence[Job]) -> Control | None:
+    """The one ControlNet of a batch with all images' control images."""
+    controls = [job.control for job in jobs if job.control is not None]
+    if not controls:
+        return None
+    return controls[0]._replace(images=torch.cat([control.images for control in controls]))
 
 
 class _PromptSide:

@@ -13,9 +13,12 @@ from lab.condition.embeds_file import read_embeds
 from lab.condition.encode import PromptEncoder, encode_pairs
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
-from lab.images import fit, open_image
+from lab.images import fit, open_image, to_tensor
 from lab.models.bundle import Bundle
+from lab.models.device import to_device
 from lab.models.facts import ModelFacts, check_clip_skip, check_widths
+from lab.models.folder import read_controlnet
+from lab.models.unet import Control
 from lab.prompt.parse import references_in
 from lab.sample.config import Request, SamplingOptions
 from lab.sample.pixels import encode_image
@@ -33,6 +36,7 @@ class Job:
         negative: What guidance leads away from; unused where nothing is guided.
         request: What the job was planned from, of which the image's record tells.
         init_latents: (1, c, h, w) float32 for image-to-image, or None.
+        control: A ControlNet with its image (1, 3, H, W), or None.
     """
 
     index: int
@@ -42,6 +46,7 @@ class Job:
     settings: Settings
     request: Request
     init_latents: Tensor | None = None
+    control: Control | None = None
 
     @property
     def guided(self) -> bool:
@@ -68,13 +73,22 @@ def plan(
     """
     settings = _settings(bundle, requests)
     init_latents = _all_init_latents(bundle, requests, settings)
+    controls = _all_controls(bundle, requests, settings)
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
     for places in _read_alike(requests, settings):
         alike = [requests[place] for place in places]
         pairs = _encode(bundle, alike, settings[places[0]].prompt_steps, embeddings)
         sides |= dict(zip(places, pairs, strict=True))
     return [
-        Job(request.index, *sides[place], request.seed, settings[place], request, init_latents[place])
+        Job(
+            request.index,
+            *sides[place],
+            request.seed,
+            settings[place],
+            request,
+            init_latents[place],
+            controls[place],
+        )
         for place, request in enumerate(requests)
     ]
 
@@ -183,6 +197,29 @@ def _init_latents(bundle: Bundle, request: Request, settings: Settings) -> Tenso
     if path is None:
         return None
     return encode_image(bundle, fit(open_image(path), (settings.width, settings.height)))
+
+
+def _all_controls(
+    bundle: Bundle, requests: Sequence[Request], settings: Sequence[Settings]
+) -> list[Control | None]:
+    """Each control image is opened once for each size and ControlNet."""
+    return _by_key(
+        list(zip(requests, settings, strict=True)),
+        lambda pair: (
+            *(pair[0].options.controlnet, pair[0].options.control_image, pair[1].control_scale),
+            *(pair[1].width, pair[1].height),
+        ),
+        lambda pair: _control(bundle, *pair),
+    )
+
+
+def _control(bundle: Bundle, request: Request, settings: Settings) -> Control | None:
+    folder, path = request.options.controlnet, request.options.control_image
+    if folder is None or path is None or settings.control_scale is None:
+        return None
+    model = read_controlnet(folder.resolve(), bundle.dtype, bundle.device)
+    image = to_tensor([fit(open_image(path), (settings.width, settings.height))])
+    return Control(model, to_device(image, bundle.device), settings.control_scale)
 
 
 def _by_key(

@@ -23,8 +23,10 @@ FILES = {
     "init_image": "init image",
     "embeds": "prompt embeddings",
     "negative_embeds": "negative prompt embeddings",
+    "controlnet": "ControlNet",
+    "control_image": "control image",
 }
-"""The options that name a file which makes the image, and what people call it."""
+"""The options that name a file or folder which makes the image, and what people call it."""
 
 BY_CONTENT = frozenset({*FILES, "prompt", "prompt_file", "embedding", "embeddings", "model"})
 """The options of `GenerateConfig` whose effect on the images `contents` covers."""

@@ -1,10 +1,12 @@
 """Sampling settings as they are used: the options given, completed by the model's own defaults, and checked."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from lab.errors import InputError
-from lab.models.facts import ModelFacts
+from lab.models.facts import ModelFacts, vae_scale
+from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.sample.config import SamplingOptions
 
@@ -19,6 +21,7 @@ class Settings:
     Attributes:
         original_width, original_height, crop_left, crop_top: None for models without size conditioning.
         strength: None without an init image.
+        control_scale: None without a ControlNet.
     """
 
     steps: int
@@ -34,6 +37,7 @@ class Settings:
     crop_left: int | None
     crop_top: int | None
     strength: float | None
+    control_scale: float | None
 
     @property
     def steps_run(self) -> int:
@@ -68,6 +72,7 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         **_size_conditioning(facts, options, chosen("width"), chosen("height")),
         karras=options.karras,
         strength=_strength(options),
+        control_scale=_control_scale(facts, options),
     )
     check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
     make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps)
@@ -104,6 +109,46 @@ def _strength(options: SamplingOptions) -> float | None:
     if options.strength is not None:
         raise InputError("strength: says how much of an init image to change; give one with --init-image")
     return None
+
+
+def _control_scale(facts: ModelFacts, options: SamplingOptions) -> float | None:
+    if options.controlnet is not None and options.control_image is not None:
+        _check_controlnet(options.controlnet, facts)
+        return 1.0 if options.control_scale is None else options.control_scale
+    if options.controlnet is not None:
+        raise InputError("controlnet: needs an image of the shapes to hold to; give one with --control-image")
+    if options.control_image is not None:
+        raise InputError("control_image: is for a ControlNet to read; give its folder with --controlnet")
+    if options.control_scale is not None:
+        raise InputError("control_scale: says how much a ControlNet says; give one with --controlnet")
+    return None
+
+
+def _check_controlnet(folder: Path, facts: ModelFacts) -> None:
+    """Refuses a folder without a ControlNet, and one whose layers are not those of the model's U-Net.
+
+    Raises:
+        InputError: as said; tells which of its settings differ.
+    """
+    config = read_part_config(folder / "config.json", "controlnet")
+    if not str(config.get("_class_name", "")).startswith("ControlNetModel"):
+        raise InputError(
+            f"{folder}: a {config.get('_class_name', 'model of another kind')}, not a ControlNet"
+        )
+    alike = ("in_channels", "block_out_channels", "cross_attention_dim", "addition_embed_type")
+    differing = [name for name in alike if config.get(name) != facts.unet.get(name)]
+    blocks = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+    if 2 ** (len(blocks) - 1) != vae_scale(facts.vae):
+        raise InputError(
+            f"{folder}: reads control images at 1/{2 ** (len(blocks) - 1)} of their size, and {facts.source}'s "
+            f"latents have 1/{vae_scale(facts.vae)}; use one made for this model"
+        )
+    if differing:
+        said = ", ".join(f"{name} {config.get(name)} for {facts.unet.get(name)}" for name in differing)
+        raise InputError(
+            f"{folder}: a ControlNet for another U-Net than {facts.source}'s ({said}); use one made for "
+            f"{facts.traits.short_label}"
+        )
 
 
 def _size_conditioning(
