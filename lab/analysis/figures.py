@@ -45,7 +45,7 @@ def _styled() -> Iterator[None]:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator["Figure"]:
-    """Yields an empty figure (inches) to draw in; the lab's style is in force inside the block."""
+    """Yields an empty figure of so many inches to draw in; the lab's style is in force inside the block."""
     from matplotlib.figure import Figure
 
     with _styled():
@@ -74,7 +74,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 
 def check_suffix(path: Path) -> str:
-    """The format that a plot's file name asks for.
+    """The format that a plot's file name asks for: `png` or `svg`.
 
     Raises:
         InputError: neither .png nor .svg.

@@ -22,6 +22,7 @@ from lab.models.bundle import Bundle
 from lab.models.vocabulary import Neighbour, Vocabulary, cosines, nearest_tokens, token_text, whole_word
 
 NEAREST = 5
+"""Tokens of the vocabulary that are named beside a learned vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +86,11 @@ def learned_geometry(
     Args:
         key: The encoder, such as `clip_l`; embeddings without vectors for it are left out.
         vocabulary: The encoder's own, which words are looked up in and nearest tokens are found in.
+        words: To be shown beside the vectors; each has to be one token of the vocabulary.
 
     Raises:
-        InputError: a word that is not one token of the vocabulary, or nothing to show.
+        InputError: nothing to show, vectors of several widths, words without a vocabulary, or a word that is not one
+            token of it (with the nearest ones).
     """
     rows = [
         (f"{one.name} {place}" if one.count > 1 else one.name, one.name, vector)
@@ -109,10 +112,13 @@ def learned_geometry(
 
 
 def prompt_geometry(bundle: Bundle, prompts: Sequence[str], embeddings: Sources = ()) -> Geometry:
-    """Whole prompts: their pooled vectors, of SDXL those of its second encoder.
+    """Whole prompts: the state of each one's end token, of SDXL the pooled vector of its second encoder.
+
+    Args:
+        embeddings: What the prompts may name: `Embedding` values, files, folders.
 
     Raises:
-        InputError: no prompts, or a prompt that names an embedding which is not there.
+        InputError: no prompts, a prompt that cannot be read, or one that names an embedding which is not there.
     """
     if not prompts:
         raise InputError("geometry: there are no prompts to compare")
@@ -153,6 +159,7 @@ MOST_NUMBERS = 10
 """Vectors whose matrix has its numbers written in."""
 
 BARS = "#2f7fd6"
+"""The colour of the norms' bars, light enough to write over."""
 
 
 def draw_geometries(geometries: Sequence[Geometry]) -> Figure:

@@ -33,7 +33,8 @@ class GuidanceCurve:
 
     Attributes:
         timesteps: (calls,) of the U-Net's calls, the noisiest first.
-        difference: (calls, pairs) between the variant's term and the baseline's.
+        difference: (calls, pairs) between the variant's term and the baseline's, on the CPU; pairs that were denoised
+            together stand together.
         baseline: (calls, pairs), the baseline's term, for scale.
     """
 
@@ -128,10 +129,10 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def check_pair(baseline: Job, variant: Job) -> None:
-    """Refuses sides that have no noisy latents in common.
+    """Refuses a pair whose sides have no noisy latents in common.
 
     Raises:
-        InputError: they differ in more than texts and guidance.
+        InputError: its sides differ in more than texts and guidance.
     """
     if baseline.seed != variant.seed or _trajectory(baseline.settings) != _trajectory(variant.settings):
         raise InputError(

@@ -111,7 +111,8 @@ class KeyMaps:
     """The maps of all rows of one encoding, while it was in force.
 
     Attributes:
-        sums: (keys, height, width) by resolution, added up over `calls` calls of the U-Net; on the CPU when all are in.
+        calls: How many calls of the U-Net it was in force at, of those that count.
+        sums: (keys, height, width) by resolution, added up over these calls; on the CPU when all are in.
     """
 
     encoding: Encoding
@@ -125,7 +126,7 @@ class KeyMaps:
             self.sums[grid] = self.sums[grid] + share if grid in self.sums else share
 
     def total(self, rows: Sequence[int], size: Grid) -> Tensor:
-        """(height, width): the maps of some rows together, added up over the calls, at another size."""
+        """(height, width): the maps of some rows (keys) together, added up over the calls, at that size in pixels."""
         maps = [total[rows].sum(dim=0)[None, None] for total in self.sums.values()]
         return torch.cat([F.interpolate(one, size, mode="bilinear") for one in maps]).sum(dim=(0, 1))
 
@@ -162,7 +163,11 @@ class HeatMaps:
         return total / sum(maps.calls for maps, _ in present)
 
     def save_arrays(self, path: Path, targets: Sequence[Target]) -> None:
-        """Writes the maps of targets to an npz file: one (H, W) float32 array for each, named by its label."""
+        """Writes the maps of targets to an npz file: one (H, W) float32 array for each, named by its label.
+
+        Raises:
+            InputError: a target that is in the prompt at no chosen step, or the file cannot be written.
+        """
         arrays = {target.label: self.of(target).numpy() for target in targets}
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -182,7 +187,8 @@ def heat_maps(
     Args:
         targets: What will be asked of every result; checked before anything is computed.
         steps: Denoising steps that count, from 0, such as `range(5)`; all by default.
-        layers, heads: See `lab.models.patches.attention_recorded`.
+        layers: Parts of names of the U-Net's layers, such as `up_blocks`; those that have any of them count, or all.
+        heads: The attention heads that count, from 0, or all.
 
     Returns:
         One result for each job, in their order.
@@ -276,7 +282,7 @@ def overlay(image: Image.Image, heat: Tensor, high: float | None = None, opacity
 
 
 def save_overlay(path: Path, image: Image.Image, heat: Tensor, high: float | None = None) -> None:
-    """Writes an overlay as a PNG file.
+    """Writes an image with a map (H, W) of its size laid over it (see `overlay`) as a PNG file.
 
     Raises:
         InputError: the file cannot be written.

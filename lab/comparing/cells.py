@@ -101,7 +101,11 @@ def make_cells(
 
 
 def plan_cells(bundle: Bundle, experiment: Experiment, cells: Sequence[Cell]) -> list[Job]:
-    """The jobs of cells that one model makes, in their order."""
+    """The jobs of cells that one model makes, in their order.
+
+    Raises:
+        InputError: see `lab.sample.plan.plan`.
+    """
     jobs: dict[int, Job] = {}
     for of_library in _by_library(cells):
         library = experiment.library(of_library[0].options)
@@ -112,7 +116,11 @@ def plan_cells(bundle: Bundle, experiment: Experiment, cells: Sequence[Cell]) ->
 def by_model(
     bundle: Bundle, experiment: Experiment, cells: Sequence[Cell]
 ) -> Iterator[tuple[Bundle, list[Cell]]]:
-    """Cells with the model that makes them, one model in memory at a time beside the bundle."""
+    """Yields each model with the cells that it makes, one model in memory at a time beside the bundle.
+
+    Raises:
+        InputError: a model of an axis that cannot be loaded.
+    """
     for source, of_model in groupby(sorted(cells, key=_source), key=_source):
         yield _model_for(bundle, experiment, source), list(of_model)
 

@@ -103,6 +103,13 @@ def encode_pairs(
     Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
     (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
     already (`read_embeds`) is taken as it is.
+
+    Args:
+        embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
+        steps: Calls of the U-Net, over which schedules are resolved.
+
+    Raises:
+        InputError: see `PromptEncoder.encode`.
     """
     encoder = PromptEncoder(bundle, embeddings, options, steps)
     positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
@@ -144,7 +151,11 @@ class PromptEncoder:
         )
 
     def read(self, prompt: str, negative: bool = False) -> tuple[Timeline, ...]:
-        """Parses a prompt, or a negative one, and resolves its schedules."""
+        """Parses a prompt, or a negative one, and resolves its schedules: a timeline for each part that `AND` joins.
+
+        Raises:
+            InputError: a name that no embedding has.
+        """
         references = references_in(prompt, self._embeddings, self._options.dialect)
         return resolve(parse(prompt, self._options.dialect, references, negative), self._steps)
 

@@ -45,7 +45,11 @@ class ChunkEncoder:
         return self._embeddings[name].count
 
     def encode(self, chunks: Iterable[Chunk]) -> None:
-        """Encodes the chunks that are new, many together, ahead of `states` and `weighted`."""
+        """Encodes the chunks that are new, many together, ahead of `states` and `weighted`.
+
+        Raises:
+            InputError: the clip skip leaves no layer.
+        """
         new = {chunk.seen: chunk for chunk in chunks if chunk.seen not in self._encoded}
         keys = list(new)
         for start in range(0, len(keys), _BATCH):
@@ -64,7 +68,11 @@ class ChunkEncoder:
         return self._encoded[chunk.seen]
 
     def weighted(self, chunks: Sequence[Chunk], weighting: str) -> Tensor:
-        """(chunks * context, d) float32 on the CPU: the hidden states of a text under the weights of its words."""
+        """(chunks * context, d) float32 on the CPU: the hidden states of a text under the weights of its words.
+
+        Args:
+            weighting: A name in `WEIGHTINGS`.
+        """
         states = torch.stack([self.states(chunk)[0] for chunk in chunks])
         if any(word.weight != 1 for chunk in chunks for word in chunk):
             empty, _ = self.states(Chunk())

@@ -103,7 +103,17 @@ class Embedding:
     def save(
         self, path: str | Path, layout: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
-        """Writes the embedding to a file; see `lab.embeddings.write.save`."""
+        """Writes the embedding to a file, reads it back and compares it before the file has its name.
+
+        Args:
+            path: `.safetensors`, or `.pt` or `.bin` for a `torch.save` file.
+            layout: `diffusers`, `kohya` or `a1111` (`.pt` only) for one encoder, `sdxl` for two; by default
+                `diffusers` or `sdxl`.
+            metadata: More text to store, in a safetensors file alone.
+
+        Raises:
+            InputError: a layout or suffix that cannot hold it, unusable vectors, or a file that cannot be written.
+        """
         from lab.embeddings.write import save
 
         save(self, Path(path), layout, metadata)

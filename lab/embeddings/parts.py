@@ -58,6 +58,9 @@ def by_encoder(named: "Mapping[str, Tensor]") -> "tuple[dict[str, Tensor], tuple
 
     A width that belongs to one of the published encoders counts more than the name beside it.
 
+    Args:
+        named: (n, width) by what the file calls the encoder.
+
     Returns:
         The vectors, and a note if names were overruled.
     """
@@ -78,6 +81,15 @@ def without_outputs(
     """Parts the vectors from OneTrainer's output embeddings, which go behind the text encoder instead.
 
     OneTrainer stores zeros, or nothing, in the place of vectors where it trained an output embedding.
+
+    Args:
+        names: Of the vectors (n, width) that may be there; the output embeddings have `_out` behind them.
+
+    Returns:
+        The vectors by these names, and a note if output embeddings are left out.
+
+    Raises:
+        InputError: there are output embeddings alone.
     """
     inputs = {name: tensors[name] for name in names if name in tensors}
     outputs = [f"{name}_out" for name in names if f"{name}_out" in tensors]

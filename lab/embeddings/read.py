@@ -47,7 +47,14 @@ def read_embedding(path: str | Path, name: str | None = None) -> Embedding | lis
 
 
 def read_all(path: str | Path, name: str | None = None, listener: Listener = Listener()) -> list[Embedding]:
-    """`read_embedding`, always as a list; the listener hears what is left out of a folder."""
+    """`read_embedding`, always as a list.
+
+    Args:
+        listener: Hears what is left out of a folder, and why.
+
+    Raises:
+        InputError: as `read_embedding`.
+    """
     if str(path).startswith(HUB):
         return read_all(*_download(str(path), name))
     path = Path(path)

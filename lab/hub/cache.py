@@ -19,6 +19,7 @@ from lab.errors import InputError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LISTING_FORMAT = 1
+"""Of the lists of files, as `huggingface_hub` counts their format's versions."""
 
 
 class File(NamedTuple):
@@ -114,7 +115,8 @@ class RepositoryCache:
         return self.root.parent / ".locks" / self.root.name / f"{file.blob}.lock"
 
     def link(self, file: File, commit: str, name: str) -> None:
-        """Gives contents their name in a commit; without symbolic links (Windows) they move there."""
+        """Gives a file's contents, which lie in the cache, their name in a commit; without symbolic links (Windows)
+        they move there."""
         blob, pointer = self.blob(file), self.snapshot(commit) / name
         pointer.parent.mkdir(parents=True, exist_ok=True)
         pointer.unlink(missing_ok=True)  # a link whose contents are gone
@@ -124,7 +126,7 @@ class RepositoryCache:
             blob.replace(pointer)
 
     def check_space(self, wanted: int) -> None:
-        """Sees whether so many bytes will fit; what came before of broken-off files is among them.
+        """Sees whether so many bytes will fit, those included that came already of files whose download broke off.
 
         Raises:
             InputError: the disk has less room.

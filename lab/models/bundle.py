@@ -162,7 +162,11 @@ class Bundle:
         return _OFFLOADED if self.options.cpu_offload else nullcontext()
 
     def pipeline(self) -> "DiffusionPipeline":
-        """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own."""
+        """The equivalent diffusers pipeline. It shares the modules, and its scheduler is the model's own.
+
+        Raises:
+            InputError: the model's scheduler is of a class that diffusers does not have.
+        """
         from lab.models.pipeline import (
             build_pipeline,  # brings every pipeline class, which sampling never needs
         )

@@ -22,6 +22,7 @@ REFINER = "conditioner.embedders.0.model."
 """SDXL's refiner has OpenCLIP's encoder where the base model has CLIP's."""
 
 LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"
+"""The U-Net's first and last convolution there: their shapes tell how many channels it takes and gives."""
 
 WHERE_TO_GET_A_VAE = (
     "give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for SD 1.x and 2.x or "
@@ -125,7 +126,10 @@ def folder_family(root: Path) -> Family:
 
 
 def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, list[str]]:
-    """Returns the weight files of each part, relative to the folder.
+    """The weight files of each part of a model in a diffusers folder, relative to the folder.
+
+    Args:
+        variant: Of the weights, such as `fp16`, or None for the plain ones.
 
     Raises:
         InputError: names every missing part, or says that there are only pickles.
@@ -138,7 +142,16 @@ def check_folder(root: Path, family: Family, variant: str | None) -> dict[str, l
 def check_file_names(
     names: Sequence[str], root: Path, family: Family, variant: str | None
 ) -> dict[str, list[str]]:
-    """`check_folder` for files that may be elsewhere, by their names in the folder; `root` says whose they are."""
+    """`check_folder` for files that need not be there yet, by their names in the folder.
+
+    Args:
+        names: Such as `unet/config.json`.
+        root: Says in errors whose files they are.
+        variant: Of the weights, such as `fp16`, or None for the plain ones.
+
+    Raises:
+        InputError: names every missing part, or says that there are only pickles.
+    """
     traits = FAMILIES[family]
     files = {part: pick_weights(names, part, variant) for part in traits.parts}
     configs = [f"{part}/config.json" for part in traits.parts] + ["scheduler/scheduler_config.json"]
@@ -161,7 +174,7 @@ def check_file_names(
 
 
 def has_vocabulary(names: Iterable[str], part: str) -> bool:
-    """True if the files of a tokenizer's folder are enough to make it."""
+    """Whether a folder's files, named such as `tokenizer/vocab.json`, are enough to make the tokenizer of a part."""
     found = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
     return any(vocabulary <= found for vocabulary in VOCABULARIES)
 
@@ -170,6 +183,8 @@ def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool 
     """Tells a checkpoint's family from the names of its tensors.
 
     Args:
+        header: What is known of its tensors, by the names of the published files.
+        path: Names the file in errors.
         without_vae: The file may lack its VAE: another one is given, or none is needed.
 
     Raises:

@@ -157,7 +157,7 @@ def check_lora(path: Path, facts: ModelFacts) -> None:
     """Refuses what is no LoRA, and one whose U-Net layers read prompt embeddings of another width than the model's.
 
     Raises:
-        InputError: as said, or the file is damaged.
+        InputError: another kind of file, a width that is not the model's (with both), or a damaged file.
     """
     width = facts.unet.get("cross_attention_dim")
     header = read_header(path)
@@ -191,7 +191,7 @@ def check_widths(name: str, widths: Mapping[str, int], facts: ModelFacts) -> Non
 
 
 def check_clip_skip(clip_skip: int, facts: ModelFacts) -> None:
-    """Refuses to leave out more layers than a text encoder has.
+    """Refuses to leave out more layers than the model's text encoders have.
 
     Raises:
         InputError: with the number of layers.
@@ -205,6 +205,7 @@ def layers_back(family: Family, layers: int, clip_skip: int) -> int:
 
     Args:
         layers: That the text encoder has.
+        clip_skip: Layers left out at its end, 0 for none.
 
     Raises:
         InputError: the encoder has no such layer.

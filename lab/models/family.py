@@ -117,6 +117,9 @@ def family_of(unet: Mapping[str, Any], text_encoder: Mapping[str, Any], where: o
     SD 1.x reads OpenAI's CLIP, whose activation is `quick_gelu`; SD 2.x reads OpenCLIP, trained with plain `gelu`.
     Widths are not used, so that models of any width have a family.
 
+    Args:
+        where: Names the model in errors.
+
     Raises:
         InputError: an inpainting or depth model, or a U-Net that takes other conditions.
     """
@@ -140,6 +143,10 @@ def known_families(conjunction: str = "and") -> str:
 def check_channels(taken: int, given: int, where: object) -> None:
     """Refuses U-Nets that take more than noisy latents.
 
+    Args:
+        taken, given: The channels of what goes in and of what comes out.
+        where: Names the model in errors.
+
     Raises:
         InputError: the U-Net takes more channels than it gives.
     """
@@ -160,6 +167,9 @@ def encoder_keys(family: Family, widths: Sequence[int]) -> list[str]:
     """The names under which embeddings address a model's text encoders.
 
     Several encoders are told by their places, a single one by its width, which need not be a published model's.
+
+    Args:
+        widths: Of the encoders, in the U-Net's order.
     """
     keys = FAMILIES[family].encoder_keys
     return list(keys) if len(keys) > 1 else [encoder_key(width) for width in widths]

@@ -44,7 +44,7 @@ class Parts:
 
 
 def encoder_class(suffix: str) -> type[CLIPTextModel] | type[CLIPTextModelWithProjection]:
-    """SDXL's second text encoder, whose folder has the suffix `_2`, also projects the pooled text."""
+    """A text encoder's class, by its folder's suffix: SDXL's second one (`_2`) also projects the pooled text."""
     return CLIPTextModelWithProjection if suffix else CLIPTextModel
 
 
@@ -91,7 +91,7 @@ def without_weights(kind: type[ModelMixin], folder: Path, dtype: torch.dtype = t
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Loads a tokenizer.
+    """Loads CLIP's tokenizer from a folder with its vocabulary.
 
     Raises:
         InputError: damaged files.
@@ -117,7 +117,12 @@ def _read_module_of(
 def read_module(
     kind: type[ModelMixin] | type[PreTrainedModel], folder: Path, variant: str | None, dtype: torch.dtype
 ) -> Any:
-    """Loads a U-Net, VAE or text encoder, complete and in evaluation mode.
+    """Loads a U-Net, VAE, text encoder or CLIPModel, complete and in evaluation mode, on the CPU.
+
+    Args:
+        folder: Its own, with config and weights.
+        variant: Of the weights, such as `fp16`, or None for the plain ones.
+        dtype: The precision that the weights get.
 
     Raises:
         InputError: weights that do not fit the config, or that lack a tensor.
@@ -194,7 +199,7 @@ def _read_vae_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Turns off their warnings, progress bars and log lines, then puts them back."""
+    """Turns off the warnings, progress bars and log lines of diffusers and transformers inside the block."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
     bars = [library.is_progress_bar_enabled() for library in libraries]
@@ -217,7 +222,11 @@ def one_line_errors(problem: str, advice: str = "") -> Iterator[None]:
     """Turns whatever the libraries raise for files that are damaged or do not fit into one line.
 
     They raise nearly every built-in exception and some of their own, so all are caught: put nothing but a library's
-    call under it.
+    call under it. They print nothing meanwhile.
+
+    Args:
+        problem: What does not work, with the file's name.
+        advice: What to do about it, behind the library's reason.
 
     Raises:
         InputError: the problem, the first line of the error, and the advice.

@@ -14,6 +14,7 @@ from lab.models.detection import check_file_names, folder_family
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights
 
 ASSETS = Path(__file__).parents[1] / "assets"
+"""The files that come with the lab: the bundled model, its samples, a font."""
 
 
 def bundled() -> dict[str, Path]:

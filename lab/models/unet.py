@@ -94,7 +94,7 @@ class PlainAttention(Attention):
         attention_mask: Tensor | None = None,
         **others: Any,
     ) -> Any:
-        """As `Attention`'s."""
+        """(b, n, c) of states (b, n, c) that attend to `encoder_hidden_states` (b, keys, d), or else to each other."""
         if others:
             return super().forward(hidden_states, encoder_hidden_states, attention_mask, **others)
         states = {"encoder_hidden_states": encoder_hidden_states, "attention_mask": attention_mask}
@@ -213,7 +213,7 @@ class Im2col(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient with respect to `x`; the kernel is frozen."""
+        """The gradient (b, c_in, h, w) with respect to `x`, of one with respect to the output; the kernel is frozen."""
         (weight,) = ctx.saved_tensors
         side, stride, padding = weight.shape[2], ctx.stride, ctx.padding
         batch, channels, height, width = ctx.shape

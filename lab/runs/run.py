@@ -107,7 +107,11 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run in the folder."""
+        """Whether there is a run in the folder.
+
+        Raises:
+            InputError: the folder cannot be looked into.
+        """
         with writing(self.path, "--out"):
             return self.config.is_file()
 
@@ -187,7 +191,11 @@ class RunFolder:
         return images
 
     def save(self, index: int, image: Image.Image, record: dict[str, Any], parameters: str) -> Path:
-        """Writes one image with its metadata (see `save_image`), and returns its path."""
+        """Writes one image with its metadata (see `save_image`), and returns its path.
+
+        Raises:
+            InputError: the folder cannot be written, or the disk is full.
+        """
         path = self.image_path(index, record["seed"], record["prompt"])
         save_image(path, image, record, parameters)
         return path

@@ -54,6 +54,9 @@ def write_sheets(
     Returns:
         The files written: `path`, then `path` with -2, -3, ... before its suffix. Sheets of an earlier run that had
         more pages are removed.
+
+    Raises:
+        InputError: an image that cannot be read, or a folder that cannot be written.
     """
     groups = [group for group in groups if group.cells]
     layout = _choose(groups, title, columns)

@@ -104,6 +104,9 @@ def denoise_with_gradient(
     Args:
         last: How many denoising steps gradients go back through; the others are as without.
         checkpointing: Computes each of these steps again on the way back, so that memory holds one at a time.
+
+    Returns:
+        (b, c, h, w) float32 on the bundle's device.
     """
     return _denoise(bundle, jobs, None, last, checkpointing)
 

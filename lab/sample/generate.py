@@ -69,7 +69,11 @@ class Result:
 
     @property
     def image(self) -> Image.Image:
-        """The image, RGB; one on disk is opened anew each time, so that thousands need no memory."""
+        """The image, RGB; one on disk is opened anew each time, so that thousands need no memory.
+
+        Raises:
+            InputError: the file is gone or damaged.
+        """
         if self._image is not None:
             return self._image
         assert self.path is not None
@@ -77,7 +81,11 @@ class Result:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Everything that made the image, as plain JSON values."""
+        """Everything that made the image, as plain JSON values.
+
+        Raises:
+            InputError: the file of one on disk is gone, damaged or was edited.
+        """
         if self._record is None:
             assert self.path is not None
             self._record = record_beside(self.path)
@@ -169,7 +177,7 @@ def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener 
     """`generate` into a folder: `config.out`, or one under outputs/ that what the run is made of names.
 
     Raises:
-        InputError: see `generate`.
+        InputError: as `generate`.
     """
     jobs = plan(bundle, requests(config))
     _tell_notes(jobs, listener)

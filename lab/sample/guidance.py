@@ -197,9 +197,9 @@ class _PromptSide:
 
 
 def micro_conditioning(settings: Settings) -> tuple[int, ...] | None:
-    """SDXL's `time_ids` in pixels (2307.01952, section 2.2), None for other families.
+    """SDXL's six `time_ids` in pixels (2307.01952, section 2.2), None for other families.
 
-    Original size, crop, target size, each height first.
+    They are the original size, the crop's corner and the image's size, each height first.
     """
     if settings.original_width is None or settings.original_height is None:
         return None

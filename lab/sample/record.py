@@ -37,6 +37,9 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
 
     Keys named like a field of `GenerateConfig` hold what that field was, or the default that was used in its
     place; `config_from_record` reads them back.
+
+    Raises:
+        InputError: the init image or a file of prompt embeddings cannot be read any more.
     """
     request, options = job.request, job.request.options
     given = options.model_dump(mode="json", include=options.model_fields_set - _NOT_OF_ONE_IMAGE)
@@ -65,7 +68,11 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
 
 
 def save_result(path: Path, image: Image.Image, record: dict[str, Any]) -> None:
-    """Writes a generated image as a PNG with its record and A1111's parameters; see `save_image`."""
+    """Writes a generated image as a PNG with its record and A1111's parameters in it, and the record beside it.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
     save_image(path, image, record, parameters_text(record))
 
 
@@ -73,6 +80,9 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
     """What the images of jobs are made of beside their settings: a digest of each thing, by what it is.
 
     The prompts are numbered in their order, by the images with the first job's seed.
+
+    Raises:
+        InputError: the init image or a file of prompt embeddings cannot be read any more.
     """
     things = bundle.contents()
     prompts = [job.positive.prompt for job in jobs if job.seed == jobs[0].seed]

@@ -29,6 +29,11 @@ class Quality:
     """The classifier that comes with a model in its `quality` folder: clean, or degraded in one of several ways."""
 
     def __init__(self, folder: Path, device: torch.device):
+        """Opens the classifier in a folder.
+
+        Raises:
+            InputError: files are missing, damaged or do not fit.
+        """
         try:
             config = read_part_config(folder / "config.json", "quality")
             self._clean = config["labels"].index("clean")

@@ -28,7 +28,7 @@ class SearchOptions(Config):
     """A learned embedding, FILE or FILE=name, that texts may name; without text and image, it is what to look for."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)
-    """A folder of learned embeddings that texts may name, repeatable."""
+    """A file or folder of learned embeddings that texts may name, repeatable."""
 
     over: list[Annotated[str, AfterValidator(check_source)]] = Field(default_factory=list)
     """What is searched: prompts:FILE (one a line), images:FOLDER, embeddings:FOLDER or vocabulary; repeatable."""

@@ -44,13 +44,21 @@ class Features(Protocol):
     pooling: Pool
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
-        """Vectors of texts, which may name embeddings."""
+        """(n, d) for n texts, which may name embeddings.
+
+        Raises:
+            InputError: a text that cannot be read, or that names an embedding which is not there.
+        """
 
     def tokens(self, tokens: Sequence[str]) -> Tensor:
-        """Vectors of vocabulary tokens, each a text of its own."""
+        """(n, d) for n vocabulary tokens, each a text of its own."""
 
     def images(self, paths: Sequence[Path]) -> Tensor:
-        """Vectors of images."""
+        """(n, d) for n image files.
+
+        Raises:
+            InputError: a file that is no image, or texts' vectors that do not compare with images.
+        """
 
 
 class BundleFeatures:
@@ -68,13 +76,13 @@ class BundleFeatures:
         self.model, self.source, self.pooling = bundle.hash, bundle.source, pooling
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
-        """Vectors of texts; of schedules, `AND` and blends, those of what is in force first."""
+        """(n, d) for n texts; of schedules, `AND` and blends, what is in force first counts."""
         blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
         return torch.cat([self._projected(self._pooled(block, embeddings)) for block in blocks])
 
     @torch.no_grad()
     def tokens(self, tokens: Sequence[str]) -> Tensor:
-        """Vectors of vocabulary tokens: start, token and end alone, since nothing after it changes a state."""
+        """(n, d) for n vocabulary tokens: start, token and end alone, since nothing after it changes a state."""
         row = 2 if self.pooling == "eos" else 1
         blocks, towers = [], self._bundle.towers
         for start in range(0, len(tokens), TOKEN_BLOCK):
@@ -83,10 +91,10 @@ class BundleFeatures:
         return torch.cat(blocks)
 
     def images(self, paths: Sequence[Path]) -> Tensor:
-        """Vectors of images.
+        """(n, d) for n image files.
 
         Raises:
-            InputError: the texts' vectors do not compare with images.
+            InputError: a file that is no image, or the texts' vectors do not compare with images.
         """
         if self.pooling != "eos":
             raise InputError(f"pooling '{self.pooling}' cannot be compared with images; use --pooling eos")
@@ -149,7 +157,11 @@ class ClipFeatures:
         self.model, self.source = hash_files(sorted(folder.glob("*.safetensors"))), str(folder)
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
-        """Vectors of texts as they stand, cut at the context's end."""
+        """(n, d) for n texts as they stand, cut at the context's end.
+
+        Raises:
+            InputError: a text that names an embedding.
+        """
         for name in embeddings:
             if any(f"<{name}>" in text for text in texts):
                 raise InputError(
@@ -159,9 +171,13 @@ class ClipFeatures:
         return torch.cat([self._clip.texts(block).cpu() for block in blocks])
 
     def tokens(self, tokens: Sequence[str]) -> Tensor:
-        """Vectors of vocabulary tokens, as words."""
+        """(n, d) for n vocabulary tokens, as words."""
         return self.texts([token_text(token) for token in tokens], {})
 
     def images(self, paths: Sequence[Path]) -> Tensor:
-        """Vectors of images."""
+        """(n, d) for n image files.
+
+        Raises:
+            InputError: a file that is no image.
+        """
         return image_features(self._clip, paths, most=None).cpu()

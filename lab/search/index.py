@@ -21,14 +21,16 @@ from lab.search.config import IndexKind
 from lab.search.sources import IndexRow
 
 ROWS = "rows.json"
+"""The file of an index that says what its rows are; it is written last."""
+
 PER_CELL = 39
 """Vectors that FAISS wants for each cell of an ivf index, to train it well."""
 
 PROBED = 0.05
 """The share of an ivf index's cells that a search looks into; `scripts/bench_search.py` prints what that finds."""
 
-
 Identity = tuple[str, str]
+"""A row's kind, and what makes it the same thing again."""
 
 
 class Hit(NamedTuple):
@@ -70,7 +72,8 @@ class Index:
     Attributes:
         kind: `flat-ip`, `flat-l2` or `ivf`.
         rows: In the order of their vectors.
-        known: What tells a row from others, of all rows.
+        space: What makes its vectors.
+        known: The identities of all rows.
     """
 
     def __init__(self, kind: IndexKind, space: VectorSpace, vectors: faiss.Index, rows: list[IndexRow]):
@@ -89,7 +92,11 @@ class Index:
         return index
 
     def add(self, rows: Sequence[IndexRow], vectors: Tensor) -> None:
-        """Adds rows with their vectors (n, d)."""
+        """Adds rows with their vectors (n, d).
+
+        Raises:
+            InputError: vectors of another width than the index's.
+        """
         self._vectors.add(self._ready(vectors))
         self.rows.extend(rows)
         self.known.update((row.kind, row.identity) for row in rows)
@@ -110,7 +117,11 @@ class Index:
         return Index(self.kind, self.space, self._vectors, list(rows))
 
     def search(self, vectors: Tensor, count: int) -> list[list[Hit]]:
-        """For each vector (n, d) the `count` nearest rows, the nearest first."""
+        """For each vector (n, d) the `count` nearest rows, the nearest first.
+
+        Raises:
+            InputError: vectors of another width than the index's.
+        """
         scores, places = self._vectors.search(self._ready(vectors), min(count, len(self.rows)))
         if self.kind == "flat-l2":
             scores = np.sqrt(np.maximum(scores, 0))  # FAISS gives squares
@@ -131,6 +142,9 @@ class Index:
 
         That file's name comes from its content, and `rows.json` is renamed into place last: whoever reads sees the
         old index or the new one.
+
+        Raises:
+            InputError: the folder cannot be written.
         """
         data = faiss.serialize_index(self._vectors).tobytes()
         digest = hashlib.sha256(data).hexdigest()
@@ -178,6 +192,9 @@ class Index:
     def check_same_space(self, space: VectorSpace, folder: Path) -> None:
         """Refuses vectors that were made otherwise than the index's own.
 
+        Args:
+            folder: Of the index, for errors.
+
         Raises:
             InputError: another model, or another pooling.
         """
@@ -194,7 +211,7 @@ class Index:
 
 
 def unknown_rows(rows: Sequence[IndexRow], known: Collection[Identity]) -> list[IndexRow]:
-    """Those of the rows that are not known, each once, in their order."""
+    """Those of the rows whose identities are not known, each once, in their order."""
     first: dict[Identity, IndexRow] = {}
     for row in rows:
         first.setdefault((row.kind, row.identity), row)

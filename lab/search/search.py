@@ -146,7 +146,14 @@ def _build_or_extend(
 
 
 def encode_rows(rows: Sequence[IndexRow], features: Features, listener: Listener = Listener()) -> Tensor:
-    """(n, d): the vectors of rows of any kinds, in their order."""
+    """(n, d): the vectors of rows of any kinds, in their order.
+
+    Args:
+        listener: Hears of rows encoded.
+
+    Raises:
+        InputError: an image or an embedding that cannot be read any more, or that the features do not take.
+    """
     made: list[Tensor] = []
     for (kind, place), group in groupby(
         rows, key=lambda row: (row.kind, row.source * (row.kind == "embedding"))

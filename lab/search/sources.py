@@ -34,7 +34,7 @@ class IndexRow:
 
 
 def check_source(over: str) -> str:
-    """Returns a typed source such as `prompts:library.txt` as it stands, if it is one and is there.
+    """Returns a typed source such as `prompts:library.txt` as it stands, if it is one and is there; nothing is read.
 
     Raises:
         ValueError: an unknown type of source (with the nearest names), or a file or folder that is missing.
@@ -67,7 +67,7 @@ def read_source(over: str, bundle: "Bundle", listener: Listener = Listener()) ->
 
 
 def holds(over: str, row: IndexRow) -> bool:
-    """Whether a row of an index came from a typed source."""
+    """Whether a row of an index came from a typed source such as `prompts:library.txt`."""
     name, _, place = over.partition(":")
     path = str(at_home(Path(place)))
     if row.kind != KINDS[name]:

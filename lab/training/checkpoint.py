@@ -161,7 +161,10 @@ def recipe(config: TrainConfig) -> dict[str, Any]:
 
 
 def without_folders(text: str) -> str:
-    """A setting that may be a path, by its last component: of `file:FOLDER/x.pt` that is `file:x.pt`."""
+    """A setting that may be a path, by its last component: `file:FOLDER/x.pt` becomes `file:x.pt`.
+
+    A repository on a hub (`hub:`), words (`text:`) and caption templates stay as they are.
+    """
     if text.startswith(("hub:", "text:")) or "{" in text:  # a repository, words, a caption template
         return text
     mark = "file:" if text.startswith("file:") else ""
@@ -225,7 +228,11 @@ class EmbeddingWriter:
         }
 
     def write_prompt_embeds(self, embedding: Embedding, folder: Path) -> None:
-        """Writes a negative embedding as prompt embeddings: a whole negative prompt, the form of 2412.19637."""
+        """Writes a negative embedding as prompt embeddings: a whole negative prompt, the form of 2412.19637.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
         conditioning = encode(
             self._bundle,
             placeholder(embedding.name),

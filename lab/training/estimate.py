@@ -30,7 +30,10 @@ def peak_memory(bundle: Bundle, config: TrainConfig) -> int:
 
 
 def seconds_per_step(bundle: Bundle, config: TrainConfig) -> float:
-    """Seconds that a step takes, estimated from one forward pass of the U-Net for one example, after one to warm up."""
+    """Seconds that a step takes, estimated from one forward pass of the U-Net for one example, after one to warm up.
+
+    It leaves out what is done besides, such as encoding captions.
+    """
     inputs = _unet_inputs(bundle, config, bundle.device)
     with torch.no_grad():
         for _ in range(2):

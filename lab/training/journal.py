@@ -18,7 +18,10 @@ from lab.training.previews import Previews, draw_curves, write_run_page
 
 
 class Journal(Listener):
-    """Writes down how a run goes, and passes on what it hears. The main process has one."""
+    """Writes down how a run goes, and passes on what it hears. The main process has one.
+
+    Whatever writes raises `InputError` where the disk is full or the folder cannot be written.
+    """
 
     def __init__(self, run: PreparedRun, loop: Loop, accelerator: Accelerator, listener: Listener):
         """Takes who else listens."""

@@ -17,6 +17,7 @@ from lab.models.vocabulary import norm_range, token_text, whole_words
 from lab.score.clip import Clip, image_features
 
 TEXTS_AT_ONCE = 1024
+"""Words whose CLIP text features are computed together."""
 
 
 class Initial(NamedTuple):
@@ -87,7 +88,7 @@ def initial_from_text(bundle: Bundle, text: str, count: int) -> Initial:
 
 def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path]) -> WordFinder:
     """A function that gives the n words of the vocabulary whose CLIP text features are nearest the mean of the images'
-    CLIP image features."""
+    CLIP image features. The first images of a folder count, see `image_features`."""
 
     def find(count: int) -> list[str]:
         words = whole_words(bundle.towers[0].tokenizer)

@@ -63,6 +63,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
     "shampoo": Shampoo,
 }
+"""By the name of `--optimizer`: each takes `Learned.parameter_groups`."""
 
 
 @dataclass
@@ -103,7 +104,13 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a run stopped. `failed`: the loss was no number; the vectors are the last good ones."""
+    """Why a run stopped.
+
+    Attributes:
+        reason: For people.
+        failed: The loss was no number; the vectors are the last good ones.
+        interrupted: A person or the system asked it to stop; it can go on.
+    """
 
     reason: str
     failed: bool = False

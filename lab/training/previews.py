@@ -48,7 +48,14 @@ class Previews:
         return every > 0 and (step % every == 0 or step == last)
 
     def make(self, step: int, embeddings: Sequence[Embedding]) -> float | None:
-        """Writes the previews of a step; returns their mean CLIP cosine to the training images, if there are any."""
+        """Writes the previews of a step.
+
+        Returns:
+            Their mean CLIP cosine (-1 to 1) to the training images, or None without such images or a CLIP.
+
+        Raises:
+            InputError: settings that the model cannot serve, or a folder that cannot be written.
+        """
         results = generate(
             self._run.bundle,
             prompt=self._prompts,
@@ -129,6 +136,7 @@ def _smoothed(values: Sequence[float], keep: float = 0.95) -> list[float]:
 
 
 IMAGES_SHOWN = 8
+"""Training images that a run's page shows."""
 
 
 def write_run_page(

@@ -114,7 +114,11 @@ class TrainingFolder(RunFolder):
             )
 
     def rewind_progress(self, step: int) -> None:
-        """Removes the progress lines of steps after `step`, which will be done again."""
+        """Removes the progress lines of steps after `step`, which will be done again.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
         if self.progress.is_file():
             kept = [json.dumps(line) + "\n" for line in self.read_progress() if line["step"] <= step]
             with atomic(self.progress) as temporary:

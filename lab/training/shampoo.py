@@ -66,7 +66,8 @@ class Shampoo(torch.optim.Optimizer):
 
 
 def inverse_root(moments: Tensor) -> Tensor:
-    """(M + FLOOR * mean eigenvalue)^(-1/2) of a symmetric (width, width) M, up to a factor: M's scale is left out."""
+    """(width, width): (M + FLOOR * mean eigenvalue)^(-1/2) of a symmetric M of that shape, up to a factor: M's scale is
+    left out."""
     scale = moments.diagonal().mean().clamp_min(torch.finfo(moments.dtype).tiny)
     matrix = moments / scale
     values, vectors = torch.linalg.eigh(matrix.cpu() if matrix.device.type in NOT_THERE else matrix)

@@ -68,7 +68,16 @@ def train(
 
 
 def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list[Embedding]:
-    """Carries out a run that `prepare` made, once; see `train`."""
+    """Carries out a run that `prepare` made, once.
+
+    Returns:
+        The embedding, or a list if the run learns several; see `train`.
+
+    Raises:
+        InputError: a folder in use or of another run, a loss that is no number (the last good vectors are saved),
+            vectors that never moved, or too little memory (with options that would need less).
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
+    """
     config, folder = run.config, run.folder
     accelerator = Accelerator(
         cpu=run.bundle.device.type == "cpu", log_with=list(config.track) or None, project_dir=str(folder.path)

@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def placeholder(name: str) -> str:
-    """How a caption names an embedding."""
+    """How a caption or a prompt names an embedding: `<name>`."""
     return f"<{name}>"
 
 
@@ -220,7 +220,7 @@ def vectors_named(bundle: Bundle, texts: Iterable[str], embeddings: Mapping[str,
 
 
 def vector_counts(vectors: Vectors) -> dict[str, int]:
-    """The number of vectors of each embedding."""
+    """The number of vectors of each embedding, by its name."""
     return {name: len(next(iter(encoders.values()))) for name, encoders in vectors.items()}
 
 

@@ -87,7 +87,7 @@ class ExampleOrder:
         return [self._example(picture, FIXED, slot, len(chosen)) for slot, picture in enumerate(chosen)]
 
     def noise(self, example: Example, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal noise that belongs to an example, float32 on the CPU."""
+        """Standard normal noise of a shape that belongs to an example, float32 on the CPU."""
         return torch.randn(shape, generator=self._config.generator("noise", example.step, example.slot))
 
     def captions(self, steps: int) -> dict[str, int]:
@@ -137,6 +137,7 @@ class ExampleOrder:
 
 
 CAPTIONS_SHOWN = 20
+"""Captions that a dry run tells."""
 
 
 @dataclass(frozen=True)

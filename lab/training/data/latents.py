@@ -57,6 +57,9 @@ class Latents:
         Returns:
             `mean` and `std` of the posterior, (c, h, w) float32 in the U-Net's scale on the bundle's device, and
             `weight` (h, w) in 0..1 where the loss is weighted by a mask or by transparency.
+
+        Raises:
+            InputError: a file that is gone from the folder of latents, and whose image has changed since.
         """
         if index in self._memory:
             return self._memory[index]

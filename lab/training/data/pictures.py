@@ -71,7 +71,9 @@ class Picture:
     Attributes:
         size: (width, height) upright, in pixels.
         sha256: Of the file's bytes.
-        mask: Its mask file, if there is one, and `mask_sha256`.
+        mask: Its mask file, if there is one.
+        mask_sha256: Of that file's bytes, or "".
+        bucket: The size that it is cut to.
         captions: Of which each example takes one.
     """
 
@@ -193,7 +195,7 @@ def make_views(pictures: Sequence[Picture], config: TrainConfig) -> list[View]:
 
 
 def scaled_size(size: tuple[int, int], bucket: Bucket) -> tuple[int, int]:
-    """The smallest size of the same aspect ratio that covers the bucket."""
+    """The smallest size (width, height) of the same aspect ratio that covers the bucket, in pixels."""
     scale = max(bucket.width / size[0], bucket.height / size[1])
     return max(round(size[0] * scale), bucket.width), max(round(size[1] * scale), bucket.height)
 

@@ -40,32 +40,38 @@ HUBER_DELTA = 0.1
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared error, element by element."""
+    """Squared error, element by element, of tensors of one shape."""
     return F.mse_loss(prediction, target, reduction="none")
 
 
 def huber_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Huber loss, element by element, scaled to equal the squared error up to a difference of 0.1."""
+    """Huber loss, element by element, of tensors of one shape; up to a difference of 0.1 it is the squared error."""
     return 2 * F.huber_loss(prediction, target, reduction="none", delta=HUBER_DELTA)
 
 
 def uniform_weights(snr: Tensor, _prediction_type: str) -> Tensor:
-    """Every timestep counts 1."""
+    """(timesteps,) ones: every timestep counts alike."""
     return torch.ones_like(snr)
 
 
 def min_snr_weights(snr: Tensor, prediction_type: str) -> Tensor:
-    """min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v (2303.09556, section 3.4)."""
+    """(timesteps,) weights by the signal-to-noise ratios (timesteps,) of a schedule (2303.09556, section 3.4).
+
+    min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
+    """
     if prediction_type == "v_prediction":
         return snr.clamp(max=GAMMA) / (snr + 1)
     return (GAMMA / snr).clamp(max=1)
 
 
 ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared_error, "huber": huber_error}
+"""By the name of `--loss`: from a prediction and its target to errors of the same shape."""
+
 TIMESTEP_WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
     "none": uniform_weights,
     "min-snr": min_snr_weights,
 }
+"""By the name of `--weighting`: from the signal-to-noise ratios and the prediction type to a weight each."""
 
 
 class Denoising(Objective[Example]):

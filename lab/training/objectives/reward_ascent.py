@@ -49,6 +49,7 @@ class Shot:
 
 
 PROMPTS_SHOWN = 20
+"""Prompts that a dry run tells."""
 
 
 class RewardAscent(Objective[Shot]):
@@ -83,7 +84,11 @@ class RewardAscent(Objective[Shot]):
 
     @classmethod
     def cost(cls, bundle: Bundle, config: TrainConfig) -> Cost:
-        """What an image costs: both sides of guidance at each step, and the same again without the vectors."""
+        """What an image costs: both sides of guidance at each step, and the same again without the vectors.
+
+        Raises:
+            InputError: see `sampling_settings`.
+        """
         steps = sampling_settings(bundle, config).steps
         compared = 2 if config.keep_prompt or config.keep_image else 1
         rows_back = 2 * config.gradient_steps
