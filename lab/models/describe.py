@@ -46,21 +46,13 @@ def describe(
     """
     options = ModelOptions(model=source, revision=revision, variant=variant)
     facts = read_facts(options, listener, without_vae=True)
-    if facts.root.is_dir():
-        names = check_folder(facts.root, facts.family, variant)
-        files = {part: [facts.root / name for name in of_part] for part, of_part in names.items()}
-        headers = {part: _merged_headers(paths) for part, paths in files.items()}
-        paths = [path for of_part in files.values() for path in of_part]
-    else:
-        headers, paths = _headers_by_part(facts), [facts.root]
+    headers, paths = read_headers(facts, variant)
     widths = [_width(headers[f"text_encoder{suffix}"]) for suffix in facts.traits.suffixes]
     stored = Counter(info.dtype for header in headers.values() for info in header.values())
     return Description(
         facts=facts,
         encoders=tuple(zip(encoder_keys(facts.family, widths), widths, strict=True)),
-        parameters={
-            part: sum(math.prod(info.shape) for info in header.values()) for part, header in headers.items()
-        },
+        parameters=count_parameters(headers),
         dtypes=tuple(dtype for dtype, _ in stored.most_common()),
         hash=hash_files(paths),
         told_by=_told_by_configs(facts) if facts.root.is_dir() else _told_by_tensors(facts),
@@ -86,10 +78,6 @@ def _told_by_tensors(facts: ModelFacts) -> dict[str, str]:
     return told
 
 
-def _merged_headers(paths: list[Path]) -> dict[str, TensorInfo]:
-    return {name: info for path in paths for name, info in read_header(path).items()}
-
-
 def _width(header: Mapping[str, TensorInfo]) -> int:
     """A text encoder's width: the length of its token embeddings."""
     return next(
@@ -97,12 +85,32 @@ def _width(header: Mapping[str, TensorInfo]) -> int:
     )
 
 
-def _headers_by_part(facts: ModelFacts) -> dict[str, dict[str, TensorInfo]]:
-    """The tensors of a single file, by the part that they are of."""
+def read_headers(
+    facts: ModelFacts, variant: str | None
+) -> tuple[dict[str, dict[str, TensorInfo]], list[Path]]:
+    """What the files of a model say of the tensors of each part, `unet`, `text_encoder` and so on, and the files.
+
+    Raises:
+        InputError: a part without weights, or a damaged file.
+    """
+    if facts.root.is_dir():
+        names = check_folder(facts.root, facts.family, variant)
+        files = {part: [facts.root / name for name in of_part] for part, of_part in names.items()}
+        headers = {
+            part: {name: info for path in paths for name, info in read_header(path).items()}
+            for part, paths in files.items()
+        }
+        return headers, [path for of_part in files.values() for path in of_part]
     encoders = zip(facts.traits.suffixes, facts.traits.checkpoint_prefixes, strict=True)
     prefixes = {"unet": UNET, "vae": VAE} | {f"text_encoder{suffix}": prefix for suffix, prefix in encoders}
     header = by_published_names(read_header(facts.root))
-    return {
+    by_part = {
         part: {name: info for name, info in header.items() if name.startswith(prefix)}
         for part, prefix in prefixes.items()
     }
+    return by_part, [facts.root]
+
+
+def count_parameters(headers: Mapping[str, Mapping[str, TensorInfo]]) -> dict[str, int]:
+    """Numbers in each part of a model, by what its files say of it."""
+    return {part: sum(math.prod(info.shape) for info in header.values()) for part, header in headers.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil  # comes with accelerate
 import torch
 from accelerate import cpu_offload_with_hook
 from torch import Tensor
@@ -44,6 +45,20 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.is_cpu:
         return values.contiguous().pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device, or None where the machine does not say."""
+    if device.type == "cuda":
+        # What PyTorch holds back of what was freed is there for a run as well.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    return psutil.virtual_memory().available if device.type == "cpu" else None
+
+
+def gigabytes(count: float) -> str:
+    """A number of bytes for people, in GiB with two digits."""
+    return f"{count / 2**30:.2g} GiB"
 
 
 PUBLISHED_WIDTH = 320

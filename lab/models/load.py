@@ -9,7 +9,15 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.config import ModelOptions
-from lab.models.device import arrange_modules, check_machine, pick_device, pick_dtype
+from lab.models.describe import count_parameters, read_headers
+from lab.models.device import (
+    arrange_modules,
+    check_machine,
+    free_memory,
+    gigabytes,
+    pick_device,
+    pick_dtype,
+)
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import Family, check_channels, encoder_keys
 from lab.models.folder import Parts, read_folder, read_vae
@@ -51,6 +59,7 @@ def load_options(
     facts = facts or read_facts(options, listener, without_vae=text_only)
     text_only = text_only and not (options.lora or options.cpu_offload)
     dtype = pick_dtype(options.dtype, device, facts.unet)
+    _check_fits(facts, options, dtype, device, text_only)
     if facts.root.is_dir():
         parts = read_folder(facts.root, facts.family, options.variant, dtype, text_only)
     else:
@@ -65,6 +74,41 @@ def load_options(
     _check_finite(bundle)
     arrange_modules(bundle)
     return bundle
+
+
+def _check_fits(
+    facts: ModelFacts, options: ModelOptions, dtype: torch.dtype, device: torch.device, text_only: bool
+) -> None:
+    """Refuses, before any are read, weights that are larger than the memory that is free.
+
+    Raises:
+        InputError: with what would fit, if anything does.
+    """
+    free = free_memory(device)
+    headers, _ = read_headers(facts, options.variant)
+    counts = {part: count for part, count in count_parameters(headers).items() if count}
+    if text_only:
+        counts = {part: count for part, count in counts.items() if part.startswith("text_encoder")}
+
+    def needed(dtype: torch.dtype, offload: bool) -> int:
+        sizes = [count * (dtype.itemsize if part == "unet" else 4) for part, count in counts.items()]
+        return max(sizes) if offload else sum(sizes)
+
+    now = needed(dtype, options.cpu_offload)
+    if free is None or now <= free:
+        return
+    others = {
+        "--dtype bfloat16": needed(torch.bfloat16, options.cpu_offload),
+        "--cpu-offload": needed(dtype, True) if device.type == "cuda" else now,
+        "--dtype bfloat16 --cpu-offload": needed(torch.bfloat16, True) if device.type == "cuda" else now,
+    }
+    fitting = [f"{flags} ({gigabytes(size)})" for flags, size in others.items() if size < min(now, free)]
+    advice = f"it fits with {' or '.join(fitting)}" if fitting else "take a smaller one, or free some memory"
+    precision = str(dtype).removeprefix("torch.")
+    raise InputError(
+        f"{facts.source}: the model takes {gigabytes(now)} in {precision}, and {gigabytes(free)} of memory "
+        f"{'on the GPU ' if device.type == 'cuda' else ''}is free; {advice}"
+    )
 
 
 def _bundle(

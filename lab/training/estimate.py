@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import psutil  # comes with accelerate
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.device import free_memory, gigabytes
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
 from lab.training.objectives.objective import find_objective
@@ -51,7 +51,7 @@ def check_memory(bundle: Bundle, config: TrainConfig) -> None:
     Raises:
         InputError: more is needed than is free, with the options that would need less.
     """
-    free = _free(bundle)
+    free = free_memory(bundle.device)
     needed = _activations(bundle, config)  # the weights are there already
     if free is not None and needed > free:
         raise InputError(
@@ -64,11 +64,6 @@ def what_would_fit(bundle: Bundle, config: TrainConfig) -> str:
     """A line for when memory ran out: the options that would need less, with what each of them would need."""
     now = peak_memory(bundle, config)
     return f"memory ran out: a step needs about {gigabytes(now)}; {_less(bundle, config)}"
-
-
-def gigabytes(count: float) -> str:
-    """A number of bytes for people, in GiB with two digits."""
-    return f"{count / 2**30:.2g} GiB"
 
 
 def _less(bundle: Bundle, config: TrainConfig) -> str:
@@ -103,15 +98,6 @@ def _capacity(bundle: Bundle) -> int | None:
     if bundle.device.type == "cuda":
         return torch.cuda.get_device_properties(bundle.device).total_memory
     return None
-
-
-def _free(bundle: Bundle) -> int | None:
-    """Bytes that can be had where the bundle computes, if the machine says so."""
-    if bundle.device.type == "cuda":
-        # What PyTorch holds back of what was freed is there for a run as well.
-        held = torch.cuda.memory_reserved(bundle.device) - torch.cuda.memory_allocated(bundle.device)
-        return torch.cuda.mem_get_info(bundle.device)[0] + held
-    return psutil.virtual_memory().available if bundle.device.type == "cpu" else None
 
 
 def _weights(bundle: Bundle) -> int:

@@ -12,11 +12,12 @@ from lab.embeddings.library import Sources, collect
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.device import gigabytes
 from lab.models.vocabulary import embedding_rms
 from lab.score.clip import Clip, open_clip
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
-from lab.training.estimate import check_memory, gigabytes, peak_memory, seconds_per_step
+from lab.training.estimate import check_memory, peak_memory, seconds_per_step
 from lab.training.learned import Beginning, Learned, initial_vectors, nearest_words
 from lab.training.objectives.objective import Objective, find_objective
 from lab.training.run_folder import TrainingFolder, check_model, run_config

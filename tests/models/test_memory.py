@@ -27,3 +27,28 @@ def test_compilation_without_a_compiler_is_refused(sd1_folder, monkeypatch):
 def test_offloading_without_a_gpu_is_refused(sd1_folder):
     with pytest.raises(InputError, match="--cpu-offload"):
         load(sd1_folder, device="cpu", cpu_offload=True)
+
+
+def bytes_of(bundle, unet_bytes):
+    """The size of a model in memory: text encoders and VAE in float32."""
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (bundle.unet, bundle.vae)]
+    texts = sum(weight.numel() for tower in bundle.towers for weight in tower.encoder.parameters())
+    return sizes[0] * unet_bytes + 4 * (sizes[1] + texts)
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(sdxl, sdxl_folder, monkeypatch):
+    whole, half = bytes_of(sdxl, 4), bytes_of(sdxl, 2)
+    monkeypatch.setattr("lab.models.load.read_folder", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("lab.models.load.free_memory", lambda _: whole - 1)
+    with pytest.raises(
+        InputError, match=r"takes .* in float32, and .* is free; it fits with --dtype bfloat16"
+    ):
+        load(sdxl_folder, device="cpu")
+    monkeypatch.setattr("lab.models.load.free_memory", lambda _: half - 1)
+    with pytest.raises(InputError, match="take a smaller one, or free some memory"):
+        load(sdxl_folder, device="cpu")
+
+
+def test_what_just_fits_is_loaded(sdxl, sdxl_folder, monkeypatch):
+    monkeypatch.setattr("lab.models.load.free_memory", lambda _: bytes_of(sdxl, 4))
+    load(sdxl_folder, device="cpu")

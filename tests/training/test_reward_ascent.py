@@ -295,7 +295,7 @@ def test_memory_is_estimated_first_with_what_would_fit(sd1, rewarded, monkeypatc
     whole = peak_memory(sd1, config)
     assert peak_memory(sd1, config.model_copy(update={"gradient_steps": 1})) < whole
     assert peak_memory(sd1, config.model_copy(update={"gradient_checkpointing": True})) < whole
-    monkeypatch.setattr("lab.training.estimate._free", lambda bundle: 1000)
+    monkeypatch.setattr("lab.training.estimate.free_memory", lambda device: 1000)
     with pytest.raises(
         InputError, match=r"memory: a step needs about .*--gradient-checkpointing.*--gradient-steps 1"
     ):
