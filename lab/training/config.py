@@ -65,7 +65,8 @@ class DataOptions(Config):
     """What is learned, and from which images and captions."""
 
     images: ExistingFolder | None = None
-    """Folder of images (PNG, JPEG, WebP, ...). `NAME.txt` beside one holds its captions, `NAME.mask.png` its mask."""
+    """Folder of images (PNG, JPEG, WebP, ...). `NAME.txt` beside one holds its captions, `NAME.mask.png`
+    (or -masklabel, _mask, -mask) its mask."""
 
     name: Name | None = None
     """What prompts will call the embedding: `<name>`."""

@@ -130,6 +130,17 @@ def test_a_folder_with_images_in_subfolders_alone_says_so(changed, tmp_path):
         read(changed(images=tmp_path / "all"))
 
 
+@pytest.mark.parametrize(
+    "name", ["toy-1.MASK.png", "toy-1-masklabel.png", "TOY-1_mask.jpg", "toy-1-mask.png"]
+)
+def test_masks_have_the_names_that_other_trainers_give_them(changed, images, name):
+    Image.new("L", (32, 32), 200).save(images / name)
+    Image.new("L", (32, 32), 0).save(images / "death_mask.png")  # no picture's
+    pictures, _ = read(changed())
+    assert [picture.path.stem for picture in pictures] == ["death_mask", "toy-0", "toy-1", "toy-2"]
+    assert [picture.mask and picture.mask.name for picture in pictures] == [None, None, name, None]
+
+
 def test_masks_of_16_bits_are_scaled(changed, images):
     Image.fromarray(np.full((32, 32), 32896, np.uint16)).save(images / "toy-0.mask.png")
     pictures, _ = read(changed())

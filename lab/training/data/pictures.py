@@ -12,11 +12,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab.errors import InputError
-from lab.files import is_file, is_folder
+from lab.files import is_folder
 from lab.images import SUFFIXES, load_image, on_ground, sort_out
 from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
 from lab.training.data.captions import image_captions, read_templates
+
+MASK_MARKS = (".mask", "-masklabel", "_mask", "-mask")
+"""What stands behind a picture's name in that of its mask: here, in OneTrainer, and in many scripts."""
 
 MAX_ASPECT = 2.0
 """The longest bucket: images beyond it are cut."""
@@ -114,12 +117,14 @@ def read_pictures(
     Raises:
         InputError: no folder, no image in it, an image that cannot be read or is too small, or a bad caption file.
     """
-    files, left_out = _image_files(config)
+    files, masks, left_out = _image_files(config)
     lines = read_templates(templates)
     pictures, skipped = [], []
     for path in files:
         try:
-            pictures.append(_read_picture(path, config, lines, names, buckets))
+            pictures.append(
+                _read_picture(path, masks.get(path.stem.casefold()), config, lines, names, buckets)
+            )
         except InputError as error:
             if not config.skip_broken:
                 raise InputError(f"{error}; mend it, or leave it out with --skip-broken") from None
@@ -131,25 +136,43 @@ def read_pictures(
     return pictures, skipped + [f"{config.images}: {left_out}"] * bool(left_out)
 
 
-def _image_files(config: TrainConfig) -> tuple[list[Path], str]:
-    """The images of the folder, by name, and what is left out; among those that the run made itself, only these."""
+def _image_files(config: TrainConfig) -> tuple[list[Path], dict[str, Path], str]:
+    """The images of the folder, by name, their masks by stem, and what is left out; of those that the run made itself,
+    only these."""
     folder = config.images
     if folder is None:
         raise InputError("images: there are none; give a folder with --images")
     if not is_folder(folder):
         raise InputError(f"{folder}: no such folder of images; give one with --images")
     if config.worst_of is not None:
-        return sorted(RunFolder(folder).finished().values()), ""
+        return sorted(RunFolder(folder).finished().values()), {}, ""
     files, left_out = sort_out(folder, subfolders=False)
-    files = [path for path in files if not path.stem.endswith(".mask")]
+    masks = _masks_among(files)
+    files = [path for path in files if path not in {mask for _, mask in masks}]
     if not files:
         also = left_out and f"; {left_out}"
         raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}{also}")
-    return files, left_out
+    return files, dict(reversed(masks)), left_out  # of two masks the first counts
+
+
+def _masks_among(files: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Each image whose name says that it is a mask, with the stem of its picture's name in small letters."""
+    stems = {path.stem.casefold() for path in files}
+    ends = [(mark, path, path.stem.casefold()) for mark in MASK_MARKS for path in files]
+    return [
+        (stem.removesuffix(mark), path)
+        for mark, path, stem in ends
+        if stem.endswith(mark) and (stem.removesuffix(mark) in stems or mark == ".mask")
+    ]
 
 
 def _read_picture(
-    path: Path, config: TrainConfig, templates: list[str], names: Sequence[str], buckets: list[Bucket]
+    path: Path,
+    mask: Path | None,
+    config: TrainConfig,
+    templates: list[str],
+    names: Sequence[str],
+    buckets: list[Bucket],
 ) -> Picture:
     data = path.read_bytes()
     size = load_image(path, data).size
@@ -159,16 +182,14 @@ def _read_picture(
             f"{path}: {size[0]}x{size[1]} is too small to learn from at {square} px; "
             f"use images of at least {int(square * SMALLEST_SHARE)} px, better {square}"
         )
-    mask = path.with_name(f"{path.stem}.mask.png")
-    has_mask = is_file(mask)
-    if has_mask and load_image(mask).size != size:
+    if mask is not None and load_image(mask).size != size:
         raise InputError(f"{mask}: another size than {path.name}")
     return Picture(
         path,
         size,
         hashlib.sha256(data).hexdigest(),
-        mask if has_mask else None,
-        hashlib.sha256(mask.read_bytes()).hexdigest() if has_mask else "",
+        mask,
+        hashlib.sha256(mask.read_bytes()).hexdigest() if mask is not None else "",
         nearest_bucket(*size, buckets),
         image_captions(path, config, templates, names),
     )
