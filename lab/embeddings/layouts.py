@@ -3,7 +3,7 @@
 To add a layout, add an entry to `LAYOUTS`; one with a writer is offered by `--layout` at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
 from lab.errors import InputError
-from lab.models.detection import EMBEDDING, file_kind
+from lab.models.detection import EMBEDDING, MODEL, FileKind, file_kind, is_of_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,9 +105,9 @@ def recognise(contents: FileContents) -> tuple[str, Draft]:
     tensors = tensors_of(contents.data)
     names = [str(key) for key in contents.data] if isinstance(contents.data, Mapping) else []
     for name in sorted(LAYOUTS, key="diffusers".__eq__):  # any name may be one of its tokens
-        other = file_kind(tensors or names) if name == "diffusers" else None
-        if other not in (None, EMBEDDING):
-            raise InputError(f"{other.label}, not an embedding; {other.use}")
+        other = _other_kind(tensors or names) if name == "diffusers" else None
+        if other is not None:
+            raise InputError(other.instead_of("an embedding"))
         draft = LAYOUTS[name].read(contents)
         if draft is not None:
             return name, draft if name == "a1111" else _with_plain_values(draft, contents.data)
@@ -115,6 +115,14 @@ def recognise(contents: FileContents) -> tuple[str, Draft]:
         raise InputError(f"there are no vectors in it{_holding(names)}")
     first = next(iter(tensors))
     raise InputError(f"{len(tensors)} tensors ('{first}', ...) in no layout of an embedding; is it a model?")
+
+
+def _other_kind(names: Iterable[str]) -> FileKind | None:
+    """What a file is, by the names of its tensors, if it is no embedding."""
+    if is_of_model(names):
+        return MODEL
+    kind = file_kind(names)
+    return None if kind == EMBEDDING else kind
 
 
 def _holding(names: Sequence[str]) -> str:

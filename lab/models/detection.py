@@ -33,27 +33,37 @@ VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 """Either set of files is enough to make a tokenizer."""
 
 
+_OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
+
+
 class FileKind(NamedTuple):
     """A kind of file, such as `a LoRA`, and what to do with it."""
 
     label: str
     use: str
 
+    def instead_of(self, wanted: str) -> str:
+        """What whoever gave it is told where something else is wanted, such as `a LoRA`."""
+        apart = "" if self.use == _OTHER_FAMILY else f", not {wanted}"
+        return f"{self.label}{apart}; {self.use}"
+
 
 EMBEDDING = FileKind("a textual-inversion embedding", "give it by --embedding")
+
+MODEL = FileKind("a model or a part of one", "models are given by --model")
 
 LORA = FileKind("a LoRA", "give it by --lora beside a model")
 
 BUNDLED_EMBEDDING = "bundle_emb."
 """With this the names of an embedding's tensors begin that OneTrainer put into a LoRA's file."""
 
-_OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
-
 _KINDS: Mapping[FileKind, str] = {
     EMBEDDING: r"emb_params$|emp_params(_out)?$|string_to_(param|token)|bundle_emb\.|text_encoders_\d$"
     r"|clip_[lgh](_out)?$|<[^<>]+>$",
     FileKind("a LyCORIS file (LoHa, LoKr and the like)", "LyCORIS is not supported, take a LoRA"): r".*("
     r"\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_(blocks|diag)|\.on_input$|\.glora_)|lycoris_",
+    FileKind("a LoRA for a transformer such as Flux or SD3", _OTHER_FAMILY): r"(?=.*lora[._])("
+    r"(lora_unet_|(model\.)?diffusion_model\.)?(double|single|joint)_blocks|(lora_)?transformer[._])",
     LORA: r"(.*[._])?lora[._]",
     FileKind("a hypernetwork of the A1111 web UI", "hypernetworks are not supported"): r"layer_structure$"
     r"|activation_func$|(320|640|768|1024|1280)(\.|$)",
@@ -107,6 +117,13 @@ def file_kind(names: Iterable[str]) -> FileKind | None:
         if any(re.match(pattern, name) for name in known):
             return kind
     return None
+
+
+def is_of_model(names: Iterable[str]) -> bool:
+    """Whether tensors are a checkpoint's, by their names in the layout of the original code."""
+    return any(
+        name.startswith((UNET, VAE, "cond_stage_model.", "conditioner.", "model_ema.")) for name in names
+    )
 
 
 def folder_family(root: Path) -> Family:
@@ -205,8 +222,8 @@ def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool 
 def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
     """What a file that lacks parts is, and what to do."""
     kind = file_kind(header)
-    if "U-Net" in missing and kind is not None:
-        return f"{kind.label}, not a model; {kind.use}"
+    if kind is not None and ("U-Net" in missing or kind.use == _OTHER_FAMILY):
+        return kind.instead_of("a model")
     if any(key.startswith(REFINER) for key in header) and "U-Net" not in missing:
         return "an SDXL refiner, which only goes on from another model's image; take the base model"
     if "U-Net" in missing and any(key.startswith("model_ema.") for key in header):

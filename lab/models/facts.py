@@ -27,7 +27,7 @@ from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, fami
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 from lab.models.source import locate, locate_vae
-from lab.models.weights import read_header, read_metadata
+from lab.models.weights import check_floating, read_header, read_metadata
 
 CONFIGS = Path(__file__).parent / "configs"
 """Configs of the published architectures, by family: a single file has none."""
@@ -163,7 +163,7 @@ def check_lora(path: Path, facts: ModelFacts) -> None:
     header = read_header(path)
     kind = file_kind([name for name in header if not name.startswith(BUNDLED_EMBEDDING)] or header)
     if kind is not None and kind != LORA:
-        raise InputError(f"{path}: {kind.label}, not a LoRA; {kind.use}")
+        raise InputError(f"{path}: {kind.instead_of('a LoRA')}")
     for name, info in header.items():
         reads_text = "attn2" in name and ("to_k" in name or "to_v" in name)
         if reads_text and ("lora_down" in name or "lora_A" in name) and info.shape[-1] != width:
@@ -239,6 +239,7 @@ def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:
 def _file_facts(path: Path, options: ModelOptions, without_vae: bool) -> ModelFacts:
     header = by_published_names(read_header(path))
     family = file_family(header, path, without_vae)
+    check_floating(header, path)
     marks: dict[str, Any] = {}
     for mark in file_marks(header, read_metadata(path)):
         marks |= mark.settings

@@ -1,5 +1,6 @@
 """Reads models and their parts from folders in diffusers' layout, with the libraries' noise kept to one line."""
 
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from lab.files import read_json
 from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
 from lab.models.part_configs import read_part_config
-from lab.models.weights import pick_weights, read_header, uses_variant
+from lab.models.weights import check_floating, pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
@@ -59,7 +60,7 @@ def read_folder(
     files = check_folder(root, family, variant)
     weights = {part: tuple(root / name for name in names) for part, names in files.items()}
     for path in (path for paths in weights.values() for path in paths):
-        read_header(path)
+        check_floating(read_header(path), path)
     suffixes = FAMILIES[family].suffixes
     if text_only:
         unet = without_weights(UNet2DConditionModel, root / "unet", dtype)
@@ -98,8 +99,13 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
     """
     if (folder / "tokenizer_config.json").is_file():
         read_part_config(folder / "tokenizer_config.json", "tokenizer")
-    with one_line_errors(f"{folder}: cannot load the tokenizer"):
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        with one_line_errors(f"{folder}: cannot load the tokenizer"):
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except InputError:
+        for path in sorted(folder.glob("*.json")):
+            read_json(path)  # which says it better, if one of them is no JSON object
+        raise
 
 
 def _read_module_of(
@@ -240,4 +246,11 @@ def one_line_errors(problem: str, advice: str = "") -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """What a library's error says first; the rest is advice for its own users."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "ignore_mismatched_sizes" in str(error):  # transformers names no tensor, diffusers does
+        found = re.search(r"(\S+) expected shape \S+\(\[(.*?)\]\), but got \S+\(\[(.*?)\]\)", lines[0])
+        which = f": {found[1]} is ({found[3]}), not ({found[2]})" if found else ""
+        return f"its weights have other shapes than its config says{which}"
+    if lines[0].endswith(":") and len(lines) > 1:
+        return lines[1].strip().removeprefix("ValueError: ").removeprefix("TypeError: ")
+    return lines[0]

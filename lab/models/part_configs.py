@@ -37,6 +37,8 @@ class _UNet(_Part):
     cross_attention_dim: Size | list[Size] = 1280
     norm_num_groups: Size | None = 32
     time_cond_proj_dim: Size | None = None
+    conv_in_kernel: Annotated[int, Field(ge=1, le=31)] = 3
+    conv_out_kernel: Annotated[int, Field(ge=1, le=31)] = 3
     addition_embed_type: str | None = None
     addition_time_embed_dim: Size | None = None
     projection_class_embeddings_input_dim: Size | None = None
@@ -50,6 +52,7 @@ class _ControlNet(_UNet):
 
 
 class _VAE(_Part):
+    sample_size: Size | Annotated[list[Size], Field(min_length=2, max_length=2)] | None = None
     in_channels: Size = 3
     out_channels: Size = 3
     latent_channels: Size = 4
@@ -68,7 +71,10 @@ class _TextEncoder(_Part):
     projection_dim: Size | None = None
     max_position_embeddings: Size = 77
     vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 49408
-    hidden_act: str = "quick_gelu"
+    hidden_act: Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh"] = (
+        "quick_gelu"
+    )
+    eos_token_id: int | None = None
     layer_norm_eps: Positive = 1e-5
 
 
@@ -76,12 +82,12 @@ class _Scheduler(_Part):
     class_name: str | None = Field(None, alias="_class_name")
     beta_start: Positive = 0.0001
     beta_end: Positive = 0.02
-    beta_schedule: str = "linear"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     trained_betas: list[Positive] | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-    timestep_spacing: str = "leading"
-    steps_offset: int = 0
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    steps_offset: Annotated[int, Field(ge=0, le=1)] = 0
     rescale_betas_zero_snr: bool = False
 
     @model_validator(mode="after")

@@ -11,8 +11,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
 from lab.models.detection import BUNDLED_EMBEDDING
-from lab.models.folder import one_line_errors, quiet_libraries
-from lab.models.weights import read_header
+from lab.models.folder import quiet_libraries
 
 
 def build_pipeline(bundle: Bundle) -> diffusers.DiffusionPipeline:
@@ -65,20 +64,31 @@ def fuse_all(bundle: Bundle) -> Bundle:
 
 
 def _fuse(bundle: Bundle, path: Path, scale: float) -> None:
-    bundled = any(name.startswith(BUNDLED_EMBEDDING) for name in read_header(path))
-    pipeline = build_pipeline(bundle)
-    with one_line_errors(f"{path}: no LoRA for this {bundle.traits.label} model"):
-        if bundled:
-            tensors = {
-                n: tensor for n, tensor in load_file(path).items() if not n.startswith(BUNDLED_EMBEDDING)
-            }
-            pipeline.load_lora_weights(tensors, adapter_name="lora")
-        else:
-            pipeline.load_lora_weights(
-                path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
-            )
-        parts = [part for part, adapters in pipeline.get_list_adapters().items() if adapters]
-        pipeline.fuse_lora(components=parts, lora_scale=scale)
-        pipeline.unload_lora_weights()
+    tensors = load_file(path)
+    broken = next((name for name, tensor in tensors.items() if not tensor.float().isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"{path}: its {broken} holds NaN or infinity: the LoRA is damaged")
+    misfit = (
+        f"{path}: no LoRA for this {bundle.traits.label} model: its tensors do not fit the model's layers by name and "
+        "shape"
+    )
+    pipeline, parts = build_pipeline(bundle), []
+    try:
+        with quiet_libraries():
+            if any(name.startswith(BUNDLED_EMBEDDING) for name in tensors):
+                tensors = {
+                    name: tensor for name, tensor in tensors.items() if not name.startswith(BUNDLED_EMBEDDING)
+                }
+                pipeline.load_lora_weights(tensors, adapter_name="lora")
+            else:  # which also reads what the file says of itself
+                pipeline.load_lora_weights(
+                    path.parent, weight_name=path.name, adapter_name="lora", local_files_only=True
+                )
+            parts = [part for part, adapters in pipeline.get_list_adapters().items() if adapters]
+            if parts:
+                pipeline.fuse_lora(components=parts, lora_scale=scale)
+                pipeline.unload_lora_weights()
+    except Exception as error:  # of every kind, in words on the libraries' own names
+        raise InputError(misfit) from error
     if not parts:
-        raise InputError(f"{path}: this LoRA fits no part of the model")
+        raise InputError(misfit)

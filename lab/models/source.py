@@ -11,7 +11,7 @@ from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
 from lab.models.detection import check_file_names, folder_family
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, refuse_pickle
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The files that come with the lab: the bundled model, its samples, a font."""
@@ -42,8 +42,7 @@ def locate(
     path = at_home(Path(source))
     if is_folder(path):
         return path
-    if path.suffix.lower() in PICKLES:
-        raise InputError(f"{source}: {HOW_TO_CONVERT}")
+    refuse_pickle(path)
     if is_file(path):
         raise InputError(f"{source}: this is a file; write file:{source}")
     hint = (
@@ -66,8 +65,7 @@ def locate_vae(source: str, listener: Listener = Listener()) -> Path:
 
 
 def _single_file(path: Path) -> Path:
-    if path.suffix.lower() in PICKLES:
-        raise InputError(f"{path}: {HOW_TO_CONVERT}")
+    refuse_pickle(path)
     if is_folder(path):
         raise InputError(f"{path}: this is a folder; leave out 'file:'")
     if not is_file(path):

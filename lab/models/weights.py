@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ HOW_TO_CONVERT = (
     "pickled checkpoints can run code, so the lab reads safetensors only; convert it in an environment you trust: "
     "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True)"
 )
+
+LARGEST_EMBEDDING = 5 * 10**6
+"""Bytes of a pickle that is taken for an embedding: 75 vectors of SDXL have 600 kB; LoRA files begin about here."""
 
 _IN_ITS_PLACE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run 'git lfs pull'",
@@ -65,6 +68,19 @@ def uses_variant(files: Iterable[str], variant: str | None) -> bool:
     return variant is not None and any(f".{variant}" in Path(file).name for file in files)
 
 
+def refuse_pickle(path: Path) -> None:
+    """Refuses a file that is a pickle by its name, with what to do.
+
+    Raises:
+        InputError: it is one. Of a size that embeddings have, it is sent to where embeddings go.
+    """
+    if path.suffix.lower() not in PICKLES:
+        return
+    if is_file(path) and path.stat().st_size <= LARGEST_EMBEDDING:
+        raise InputError(f"{path}: too small for a model; an embedding is given by --embedding")
+    raise InputError(f"{path}: {HOW_TO_CONVERT}")
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Names, shapes and dtypes of the tensors in a safetensors file.
 
@@ -72,6 +88,19 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         InputError: no such file, a pickle (with how to convert it), or a damaged or truncated file.
     """
     return _read_safetensors(path)[0]
+
+
+def check_floating(header: Mapping[str, TensorInfo], path: Path) -> None:
+    """Refuses weights in whole numbers, which mean something only with the scales of a quantisation.
+
+    Raises:
+        InputError: names the first such tensor.
+    """
+    for name, info in header.items():
+        if name.endswith((".weight", ".bias")) and re.match("[IU]|BOOL", info.dtype):
+            raise InputError(
+                f"{path}: its {name} is {info.dtype}: quantised weights are not read; take the model in 16 or 32 bits"
+            )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -84,8 +113,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    if path.suffix.lower() in PICKLES:
-        raise InputError(f"{path}: {HOW_TO_CONVERT}")
+    refuse_pickle(path)
     if not is_file(path):
         raise InputError(f"{path}: no such file")
     try:
@@ -106,6 +134,8 @@ def _other_kind(path: Path) -> str | None:
             start = file.read(SIGN_BYTES)
     except OSError:
         return None
+    if not start:
+        return "an empty file; fetch it again"
     return HOW_TO_CONVERT if start.startswith(b"PK") else no_tensors(start)
 
 

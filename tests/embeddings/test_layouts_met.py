@@ -129,6 +129,7 @@ def test_of_several_in_one_file_one_is_named(tmp_path, data):
         (vectors(2, 4096), "for T5"),
         ({"double_blocks.0.img_attn.norm": L, "img_in.weight": L}, "a Flux model"),
         ({"joint_blocks.0.x": L, "y": L}, "an SD3 model"),
+        ({"model.diffusion_model.x.bias": L}, "a model or a part of one, not an embedding"),
         ({"step": 5, "note": "a"}, "it holds step, note"),
     ],
 )

@@ -78,6 +78,10 @@ def test_an_unknown_scheduler_of_a_model_folder_is_refused(sd1_folder, tmp_path)
         ("scheduler/scheduler_config.json", {"_class_name": []}, "_class_name"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.5]}, "trained_betas are 1, not 1000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 1}, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "beta_schedule"),
+        ("scheduler/scheduler_config.json", {"steps_offset": 10**9}, "steps_offset"),
+        ("unet/config.json", {"conv_in_kernel": 10**5}, "conv_in_kernel"),
+        ("text_encoder/config.json", {"hidden_act": "x"}, "hidden_act"),
         ("generation_config.json", {"guidance": float("inf")}, "guidance"),
     ],
 )

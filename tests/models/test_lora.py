@@ -131,6 +131,32 @@ def test_a_lora_with_a_bundled_embedding_loads(sd1, tmp_path):
         assert torch.equal(weights(bundled)[part], weights(alone)[part])
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "said"),
+    [
+        (f"unet.{UNET_LAYER}", 96, "its tensors do not fit the model's layers by name and shape"),
+        ("unet.nowhere.attn1.to_q", 32, "its tensors do not fit the model's layers by name and shape"),
+        ("double_blocks.0.img_attn.proj", 32, "a LoRA for a transformer such as Flux or SD3; the lab reads"),
+        ("transformer.single_transformer_blocks.0.attn.to_q", 32, "a LoRA for a transformer"),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_told_in_words(sd1, tmp_path, name, columns, said):
+    path = tmp_path / "x.safetensors"
+    save_file(
+        {f"{name}.lora_A.weight": torch.ones(2, columns), f"{name}.lora_B.weight": torch.ones(32, 2)}, path
+    )
+    with pytest.raises(InputError, match=said):
+        load(sd1.root, device="cpu", lora=[str(path)])
+
+
+def test_a_damaged_lora_is_named_itself(sd1, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_diffusers(sd1, path)
+    save_file({name: tensor * float("nan") for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(InputError, match=rf"^{path}: its .* holds NaN or infinity: the LoRA is damaged"):
+        load(sd1.root, device="cpu", lora=[str(path)])
+
+
 @pytest.mark.parametrize("scale", ["nan", "inf"])
 def test_scales_are_finite(scale):
     with pytest.raises(InputError, match="is not a scale"):

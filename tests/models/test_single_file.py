@@ -25,6 +25,13 @@ def checkpoints(request, tmp_path_factory):
     return {f: write_checkpoint(request.getfixturevalue(f), folder / f"{f}.safetensors") for f in FAMILIES}
 
 
+def test_a_checkpoint_of_another_family_is_named(tmp_path):
+    names = ("model.diffusion_model.joint_blocks.0.x.bias", "first_stage_model.decoder.conv_in.weight")
+    save_file({name: torch.zeros(4) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"x\.safetensors: an SD3 model; the lab reads"):
+        load(f"file:{tmp_path}/x.safetensors", device="cpu")
+
+
 def states(bundle):
     modules = [bundle.unet, bundle.vae, *(tower.encoder for tower in bundle.towers)]
     return [module.state_dict() for module in modules]
