@@ -54,6 +54,11 @@ def read_numbered_lines(path: Path) -> list[tuple[int, str]]:
     return prompts
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """A text for a line of an error or a note: what is longer ends in three dots."""
+    return text if len(text) <= most + 20 else f"{text[:most]}..."
+
+
 MAX_CHARACTERS = 100_000
 """Of a prompt: at 77 tokens a chunk, what is longer takes minutes and gigabytes, and is a mistake."""
 
@@ -68,7 +73,7 @@ def check_prompt(prompt: object) -> str:
         raise InputError(f"prompt: expected a text, not {type(prompt).__name__}")
     if len(prompt) > MAX_CHARACTERS:
         raise InputError(
-            f"'{prompt[:60]}...': a prompt of {len(prompt):,} characters; {MAX_CHARACTERS:,} at most can be encoded"
+            f"'{shortened(prompt)}': a prompt of {len(prompt):,} characters; {MAX_CHARACTERS:,} at most can be encoded"
         )
     return prompt
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.cli.flags import check_embeddings
-from lab.embeddings.embedding import Embedding, family
+from lab.embeddings.embedding import CLIP_NORM, Embedding, family, norms_apart
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
@@ -113,6 +113,9 @@ NEAREST = 10
 LARGEST_MATRIX = 12
 """Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
 
+MOST_COMPARED = 2000
+"""Vectors whose cosines are computed: their number grows with the square."""
+
 
 def _show_embedding(console: Console, embedding: Embedding, vocabularies: "Mapping[str, Vocabulary]") -> None:
     """Prints what is known of an embedding, and its vectors beside the vocabularies of a model, if there are any.
@@ -160,6 +163,9 @@ def _show_vectors(
     if vocabularies and vocabulary is None:
         widths = ", ".join(f"{name} {one.table.shape[1]}" for name, one in vocabularies.items())
         say(console, f"The model has {widths}; nothing to compare {key} {tensor.shape[1]} with.")
+    usual = CLIP_NORM if vocabulary is None else float(vocabulary.table.norm(dim=1).median())
+    if apart := norms_apart(tensor, usual):
+        say(console, f"{'note':<14} the vectors of {key} have {apart}")
     say(console, f"\nVectors of {key}")
     console.print(_vectors_table(tensor, vocabulary))
     if len(tensor) > 1:
@@ -203,11 +209,13 @@ def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
 def _show_cosines(console: Console, title: str, labels: Sequence[str], vectors: "Tensor") -> None:
     from lab.models.vocabulary import cosines
 
+    if len(labels) > MOST_COMPARED:
+        say(console, f"{title}: left out, as there are {len(labels):,}")
+        return
     values = cosines(vectors)
     if len(labels) > LARGEST_MATRIX:
         pairs = values[values.new_ones(values.shape).tril(-1).bool()]
-        low, middle, high = (pairs.quantile(share).item() for share in (0, 0.5, 1))
-        say(console, f"{title}: {low:.2f} to {high:.2f}, median {middle:.2f}")
+        say(console, f"{title}: {pairs.min():.2f} to {pairs.max():.2f}, median {pairs.median():.2f}")
         return
     say(console, f"\n{title}")
     table = Table()

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Literal
+
+from lab.embeddings.embedding import norms_apart
+from lab.text import shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lab.condition.chunks import Chunk
     from lab.embeddings.embedding import Embedding
+    from lab.models.bundle import TextTower
 
 
 @dataclass(frozen=True)
@@ -217,14 +221,25 @@ def applied_embeddings(
     )
 
 
+def norm_notes(
+    applied: Iterable[AppliedEmbedding], embeddings: "Mapping[str, Embedding]", towers: "Iterable[TextTower]"
+) -> Iterator[str]:
+    """Names the embeddings whose vectors have norms far from those of the model's words, one line each."""
+    used = dict.fromkeys(use.name for use in applied)
+    for name, tower in product(used, towers):
+        vectors = embeddings[name].vectors.get(tower.key)
+        if vectors is not None and (apart := norms_apart(vectors, tower.word_norm)):
+            yield f"<{name}>: its vectors have {apart}"
+
+
 def cut_notes(chunks: "Sequence[Chunk]") -> Iterator[str]:
     """Says where a word or an embedding is cut between two chunks, one line each."""
     for number, (before, chunk) in enumerate(pairwise(chunks), start=1):
         if chunk and chunk[0].skipped:
             what, parts = ("words", "tokens") if chunk[0].embedding is None else ("embeddings", "vectors")
             yield (
-                f"'{chunk[0].text}' is cut between chunks {number} and {number + 1}: {before[-1].length} of its "
-                f"{parts} end the first; --keep-words keeps {what} whole"
+                f"'{shortened(chunk[0].text)}' is cut between chunks {number} and {number + 1}: {before[-1].length} "
+                f"of its {parts} end the first; --keep-words keeps {what} whole"
             )
 
 

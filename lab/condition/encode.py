@@ -18,6 +18,7 @@ from lab.condition.conditioning import (
     applied_embeddings,
     cut_notes,
     level_parts,
+    norm_notes,
     token_spans,
 )
 from lab.condition.config import TextOptions
@@ -31,7 +32,7 @@ from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import parse, references_in, resolve
 from lab.prompt.syntax import Blend, Reading, Segment, Timeline, Variant
-from lab.text import check_prompt
+from lab.text import check_prompt, shortened
 
 
 @overload
@@ -268,10 +269,11 @@ class PromptEncoder:
                 spans += token_spans(member, self._context, rows)
             rows += len(states)
         joined = torch.cat(embeds)
-        _finite(joined, source)
-        _, pooled = self._towers.states(text.pooled)
         applied = applied_embeddings(spans, self._embeddings)
-        notes = [*reading.notes]
+        apart = list(norm_notes(applied, self._embeddings, self._bundle.towers))
+        _finite(joined, source, apart)
+        _, pooled = self._towers.states(text.pooled)
+        notes = [*reading.notes, *apart]
         for chunks in (member for _, members in text.terms for member in members):
             if self._dialect.long_note and len(chunks) > 1:
                 notes.append(self._dialect.long_note)
@@ -296,7 +298,11 @@ class PromptEncoder:
         return states
 
 
-def _finite(embeds: Tensor, source: str) -> Tensor:
+def _finite(embeds: Tensor, source: str, apart: Sequence[str] = ()) -> Tensor:
     if not embeds.sum().isfinite():
-        raise InputError(f"'{source}': its weights leave no finite embeddings; use weights nearer to 1")
+        if apart:
+            raise InputError(f"{apart[0]}; it leaves no finite embeddings of '{shortened(source)}'")
+        raise InputError(
+            f"'{shortened(source)}': its weights leave no finite embeddings; use weights nearer to 1"
+        )
     return embeds

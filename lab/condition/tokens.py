@@ -1,6 +1,5 @@
 """Prompt text into words with their token ids, and learned embeddings in their places."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +9,16 @@ from lab.errors import InputError
 from lab.prompt.chunk_rules import JoinRule, join_word
 from lab.prompt.references import ends_word, starts_word
 from lab.prompt.syntax import Segment, Span
-from lab.text import check_text
+from lab.text import check_text, shortened
 
 if TYPE_CHECKING:
     from lab.models.bundle import Bundle
 
 PLACEHOLDER_ID = 0
 """Stands in a word's ids for each learned vector, as in the A1111 web UI; no encoder sees its own embedding."""
+
+LARGEST_WEIGHT = 3.4e38
+"""Of a word: float32, in which texts are weighted, reaches no further."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ class Tokenizer:
                     for word in self._words[segment.text]
                 ]
         for word in (word for words in stretches for word in words):
-            if not math.isfinite(word.weight):
+            if not abs(word.weight) <= LARGEST_WEIGHT:
                 raise InputError(
-                    f"the weight of '{word.text}' in the prompt is {word.weight}; use a smaller one"
+                    f"the weight of '{shortened(word.text)}' in the prompt is {word.weight:g}; use a smaller one"
                 )
         return stretches
 

@@ -65,6 +65,7 @@ class Embedding:
 
     def __post_init__(self) -> None:
         if not self.provenance.sha256:
+            _check_made(self.name, self.vectors)
             known = replace(self.provenance, sha256=vectors_sha256(self.vectors))
             object.__setattr__(self, "provenance", known)
 
@@ -119,6 +120,23 @@ class Embedding:
         save(self, Path(path), layout, metadata)
 
 
+FAR = 25
+"""Norms that are so many times another are far from it; learned vectors often have ten times that of words."""
+
+CLIP_NORM = 0.4
+"""About the norm of a word's vector in CLIP, for where no model is at hand."""
+
+
+def norms_apart(tensor: "Tensor", usual: float) -> str:
+    """Says that vectors (n, width) have norms far from the usual one, such as words'; "" if not."""
+    norms = tensor.double().norm(dim=-1)
+    low, high = float(norms.min()), float(norms.max())
+    if usual / FAR <= low and high <= usual * FAR:
+        return ""
+    span = f"a norm of {high:.3g}" if len(norms) == 1 else f"norms of {low:.3g} to {high:.3g}"
+    return f"{span}, where words have about {usual:.2g}: damaged, or made for another model"
+
+
 def family(embedding: Embedding) -> str:
     """The model family that has these text encoders, as far as their widths tell."""
     traits = family_with_keys(embedding.vectors)
@@ -161,6 +179,19 @@ def check_vectors(vectors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         counts = ", ".join(f"{tensor.shape[0]} for {key}" for key, tensor in rows.items())
         raise InputError(f"the encoders have different numbers of vectors: {counts}")
     return rows
+
+
+def _check_made(name: str, vectors: object) -> None:
+    """Refuses what no embedding made by hand can be.
+
+    Raises:
+        InputError: no tensors (n, width) by the names of encoders.
+    """
+    tensors = vectors.values() if isinstance(vectors, Mapping) else ()
+    if not tensors or not all(getattr(tensor, "ndim", 0) == 2 and len(tensor) for tensor in tensors):
+        raise InputError(
+            f"embedding {name!a}: expected tensors (n, width) by encoder, as in {{'clip_l': torch.randn(2, 768)}}"
+        )
 
 
 def vectors_sha256(vectors: "Mapping[str, Tensor]") -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lab.models.config import ModelOptions
+from lab.files import is_file, is_folder
+from lab.models.config import ModelOptions, split_lora
 from lab.models.facts import GenerationDefaults, ModelFacts, vae_scale
 from lab.models.family import FAMILIES, Family, FamilyTraits
 from lab.models.weights import hash_files
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _OFFLOADED = RLock()
+
+_TOKENIZER = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""The files that a tokenizer is read from, as far as it has them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,11 @@ class TextTower:
     def width(self) -> int:
         """Length of a token's embedding vector."""
         return self.encoder.config.hidden_size
+
+    @cached_property
+    def word_norm(self) -> float:
+        """The median norm of its token embeddings (about 0.4 in CLIP-L)."""
+        return float(self.encoder.get_input_embeddings().weight.detach().float().norm(dim=1).median())
 
     @property
     def layers(self) -> int:
@@ -142,15 +157,31 @@ class Bundle:
         return self.hash[:10]
 
     def contents(self) -> dict[str, str]:
-        """What decides over the model's images, each by a hash of its contents: weights and both configs."""
+        """What decides over the model's images, each by a hash of its contents: weights, configs and tokenizers."""
         configs = {
             "generation_config.json": self.defaults.model_dump(mode="json"),
             "scheduler_config.json": dict(self.scheduler_config),
         }
         texts = {name: json.dumps(values, sort_keys=True, default=str) for name, values in configs.items()}
-        return {"model": self.hash} | {
-            name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()
+        return {
+            "model": self.hash,
+            **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+            **{f"{path.parent.name}/{path.name}": hash_files([path]) for path in self._part_files()},
         }
+
+    def _part_files(self) -> Iterator[Path]:
+        """The configs of U-Net, VAE and text encoders, and what the tokenizers are made of, where they are files."""
+        root = self.options.config_folder or self.root
+        if not is_folder(root):
+            return
+        loras = {split_lora(text)[0] for text in self.options.lora}
+        others = {path.parent for path in self.weights if path not in loras} if root == self.root else set()
+        folders = {root / part for part in self.traits.parts} | others
+        files = [folder / "config.json" for folder in sorted(folders)]
+        files += [
+            root / f"tokenizer{suffix}" / name for suffix in self.traits.suffixes for name in _TOKENIZER
+        ]
+        yield from filter(is_file, files)
 
     def autocast(self) -> torch.autocast:
         """Lets text encoders and VAE multiply in the U-Net's precision: weights, norms and states stay float32."""

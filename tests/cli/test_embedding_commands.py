@@ -45,6 +45,16 @@ class TestInspect:
         ]
         assert lines[14] == "metadata       sd_checkpoint: 89d59c3dde"
 
+    def test_many_vectors_and_norms_far_from_words(self, tmp_path, capsys):
+        Embedding("x", {"clip_l": torch.full((2500, 4), 1e38)}).save(tmp_path / "x.safetensors")
+        assert run("inspect", tmp_path / "x.safetensors") == 0
+        out = capsys.readouterr().out
+        assert "Cosines between the vectors of clip: left out, as there are 2,500" in out
+        assert (
+            "note           the vectors of clip have norms of 2e+38 to 2e+38, where words have about 0.4"
+            in out
+        )
+
     def test_norms_and_nearest_tokens_of_a_model(self, tmp_path, capsys, sd1_folder):
         (tower,) = load(str(sd1_folder), device="cpu").towers
         table = tower.encoder.get_input_embeddings().weight.detach()

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import InputError, encode
+from lab import Embedding, InputError, encode
 from tests.condition.samples import close, embedding_for
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -139,8 +139,28 @@ def test_schedules_alternations_and_composition(sd1):
 def test_a_weight_that_is_no_number_stops(sd1):
     with pytest.raises(InputError, match="the weight of 'cat' in the prompt is inf"):
         encode(sd1, "(" * 10_000 + "cat")
+    with pytest.raises(InputError, match=r"the weight of 'cat' in the prompt is 1e\+39; use a smaller one"):
+        encode(sd1, f"(cat:1{'0' * 39})")  # more than float32 holds
     with pytest.raises(InputError, match="nan"):
         encode(sd1, "(cat:nan)", dialect="comfy")
+
+
+def test_vectors_far_from_the_norms_of_words_are_named(sd1):
+    usual = sd1.towers[0].word_norm
+    for norm, told in ((1, False), (20, False), (30, True), (1 / 30, True)):
+        toy = Embedding("toy", {"clip": torch.nn.functional.normalize(torch.ones(2, 32)) * norm * usual})
+        ((_, entry),) = encode(sd1, "a <toy>, <toy>", embeddings=toy).parts[0].entries
+        assert [note.startswith("<toy>: its vectors have norms of") for note in entry.notes] == [True] * told
+    huge = Embedding("toy", {"clip": torch.full((1, 32), 3e38)})
+    with pytest.raises(
+        InputError, match=r"<toy>: its vectors have a norm of 1\.7e\+39, where words have about"
+    ):
+        encode(sd1, "a <toy>", embeddings=huge)
+
+
+def test_notes_shorten_words_that_are_cut(sd1):
+    (part,) = encode(sd1, "x" * 500).parts
+    assert all(len(note) < 250 for _, entry in part.entries for note in entry.notes)
 
 
 def test_options_out_of_range_stop(sd1):

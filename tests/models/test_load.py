@@ -144,7 +144,7 @@ def test_pickled_weights_are_refused_with_a_way_out(folder):
 def test_truncated_weights_are_one_line(folder, keep):
     path = folder / UNET_FILE
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match="damaged or not a safetensors file") as raised:
+    with pytest.raises(InputError, match=r"damaged or not a safetensors file|an empty file") as raised:
         load(folder, device="cpu")
     assert "\n" not in str(raised.value)
 
@@ -229,9 +229,48 @@ def test_contents_tell_what_changed_of_a_model(folder):
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_end": 0.013}))
     (folder / "generation_config.json").write_text('{"steps": 7}')
+    for file in ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"):
+        (folder / file).write_text((folder / file).read_text().replace("{", '{"note": 1, ', 1))
     after = load(folder, device="cpu").contents()
-    assert list(before) == ["model", "generation_config.json", "scheduler_config.json"]
-    assert [before[name] == after[name] for name in before] == [True, False, False]
+    changed = [name for name in before if before[name] != after[name]]
+    assert list(before)[:3] == ["model", "generation_config.json", "scheduler_config.json"]
+    assert changed == [
+        "generation_config.json",
+        "scheduler_config.json",
+        "text_encoder/config.json",
+        "vae/config.json",
+        "tokenizer/tokenizer_config.json",
+    ]
+
+
+def test_weights_that_do_not_fit_the_config_are_told_in_words(folder):
+    tensors = load_file(folder / UNET_FILE)
+    for file, key, value in (
+        ("unet/config.json", "cross_attention_dim", 7),
+        ("text_encoder/config.json", "vocab_size", 3),
+    ):
+        text = (folder / file).read_text()
+        (folder / file).write_text(json.dumps(json.loads(text) | {key: value}))
+        with pytest.raises(InputError, match="its weights have other shapes than its config says"):
+            load(folder, device="cpu")
+        (folder / file).write_text(text)
+    name = "conv_in.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, folder / UNET_FILE, {"format": "pt"})
+    with pytest.raises(InputError, match=r"its conv_in\.weight is I8: quantised weights are not read"):
+        load(folder, device="cpu")
+
+
+def test_a_damaged_file_of_the_tokenizer_is_named(folder):
+    (folder / "tokenizer" / "tokenizer.json").write_text("null")
+    with pytest.raises(InputError, match=r"tokenizer/tokenizer\.json: expected a JSON object"):
+        load(folder, device="cpu")
+
+
+def test_an_embedding_given_as_a_model_is_sent_where_it_belongs(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"x")
+    for source in (f"{tmp_path}/x.pt", f"file:{tmp_path}/x.pt"):
+        with pytest.raises(InputError, match="an embedding is given by --embedding"):
+            load(source)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
