@@ -4,6 +4,7 @@ A config class defines each option once, as a field with its type, range, defaul
 schema, the command-line flags and the Python keyword arguments all come from that one definition.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
@@ -25,6 +26,7 @@ from pydantic_core import CoreSchema, core_schema
 from lab.errors import InputError, did_you_mean
 from lab.files import is_file, is_folder, is_there, read_text
 from lab.strict_yaml import read_yaml
+from lab.text import shortened
 
 
 class OneOf:
@@ -148,6 +150,8 @@ class Config(BaseModel):
             return cls(**settings)
         except ValidationError as error:
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
+        except UnicodeError as error:
+            raise InputError(f"{where}: {_half_character(error)}") from None
 
     @classmethod
     def given_with(cls, config: "Config | None", settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +187,8 @@ class Config(BaseModel):
             key = str(next(iter(error.errors()[0]["loc"]), ""))
             where = f"{path}:{lines[key]}" if key in lines and key not in over else "options"
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
+        except UnicodeError as error:
+            raise InputError(f"{path}: {_half_character(error)}") from None
 
     def given(self) -> dict[str, Any]:
         """The settings that were set by hand, without the defaults."""
@@ -251,14 +257,19 @@ def validated(kind: type[Validated], value: Any, where: object) -> Validated:
         raise InputError(f"{where}: {first_problem(Config, error)}") from None
 
 
-def _shortened(value: Any) -> Any:
-    return f"{value[:60]}..." if isinstance(value, str) and len(value) > 80 else value
+def _half_character(error: UnicodeError) -> str:
+    """What pydantic, whose texts are UTF-8, says of a path with a surrogate."""
+    given = error.object if isinstance(error, UnicodeEncodeError) else ""
+    return f"{shortened(given)!a} holds half a character, which no name of a file here has; write it again"
 
 
 def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     """The first thing that is wrong, in a line without its origin."""
     problem = error.errors()[0]
-    name = ".".join(str(part) for part in problem["loc"])
+    parts = (str(part) for part in problem["loc"])
+    name = ".".join(
+        part for part in parts if not re.search(r"[\[-]|^str$", part)
+    )  # a union's names its members
     if problem["type"] == "extra_forbidden":
         return f"unknown option '{name}'{did_you_mean(name, cls.model_fields)}"
     message = problem["msg"]
@@ -267,6 +278,13 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     else:
         message = message[:1].lower() + message[1:]
     given = problem.get("input")
+    if problem["type"] in ("list_type", "string_type"):
+        if given is None:
+            message = "is empty; give a value, or leave it out"
+        elif isinstance(given, (int, float)):
+            message += "; what is text stands in quotes"
+    elif problem["type"] == "path_type":
+        message = f"expected a path, not {type(given).__name__}"
     quoted = isinstance(given, (str, int, float)) and str(given) not in message
-    shown = f" (given: {_shortened(given)!r})" if quoted else ""
+    shown = f" (given: {shortened(given) if isinstance(given, str) else given!r})" if quoted else ""
     return f"{name}: {message}{shown}" if name else message

@@ -100,9 +100,10 @@ def writing(path: Path, place: str = "place") -> Iterator[None]:
             raise
         raise _cannot_write(path, error.errno, place) from None
     except ValueError as error:
-        if "\0" not in str(path):
+        if "\0" not in str(path) and not isinstance(error, UnicodeEncodeError):
             raise
-        raise InputError(f"{str(path)!a}: cannot write: {error}; choose another name") from None
+        problem = "half a character in it" if isinstance(error, UnicodeEncodeError) else error
+        raise InputError(f"{str(path)!a}: cannot write: {problem}; choose another name") from None
     except Exception as error:
         code = _rust_errno(error)
         if code is None:
@@ -160,7 +161,8 @@ def parse_json(text: str, where: object) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where}: not valid JSON: {error}") from None
+        problem = str(error).partition(";")[0]  # behind it stands advice for whoever writes Python
+        raise InputError(f"{where}: not valid JSON: {problem}") from None
     except RecursionError:
         raise InputError(f"{where}: not valid JSON: nested too deeply") from None
 

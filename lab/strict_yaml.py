@@ -77,7 +77,8 @@ def read_yaml(text: str, where: str) -> tuple[Any, dict[Any, int]]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{where}{line}: not valid YAML: {problem}") from None
     except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: not valid YAML: {error}") from None
+        problem = str(error).partition(";")[0]  # behind it stands advice for whoever writes Python
+        raise InputError(f"{where}: not valid YAML: {problem}") from None
     except RecursionError:
         raise InputError(f"{where}: not valid YAML: nested too deeply") from None
     finally:

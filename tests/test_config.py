@@ -202,6 +202,22 @@ def test_python_values_are_taken_as_meant(tmp_path):
     )
     assert config.embedding == [str(tmp_path / "x.pt")] and config.seeds == "3" and config.dtype == "float16"
     assert config.prompt == ["a", "b"]
+    config = GenerateConfig(seeds=np.arange(2), device=torch.device("cpu"))
+    assert config.seeds == "0,1" and config.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompt": None}, "prompt: is empty; give a value, or leave it out"),
+        ({"prompt": 1.5}, "what is text stands in quotes"),
+        ({"init_image": 3}, "init_image: expected a path, not int"),
+        ({"embeddings": "\ud800"}, "holds half a character"),
+    ],
+)
+def test_values_of_another_kind_say_what_is_wanted(settings, said):
+    with pytest.raises(InputError, match=said):
+        GenerateConfig.build(settings)
 
 
 def test_home_is_home_in_every_path(tmp_path, monkeypatch):

@@ -91,6 +91,8 @@ def test_what_can_be_made_nowhere_is_one_line():
         check_writable(Path("/proc/none"), "--index")
     with pytest.raises(InputError, match="cannot write: embedded null"), writing(Path("a\0b")):
         Path("a\0b").mkdir()
+    with pytest.raises(InputError, match="cannot write: half a character in it"), writing(Path("a\ud800")):
+        Path("a\ud800").mkdir()
 
 
 def test_a_list_is_not_parted_within_the_name_of_a_file(tmp_path):

@@ -20,6 +20,7 @@ from lab.files import atomic
 from lab.images import read_pixels
 from lab.listening import Listener
 from lab.runs.png import record_beside
+from lab.runs.run import made_again
 from lab.score.judges import Batch, Tools
 from lab.score.metrics import METRICS, choose_metrics
 
@@ -161,10 +162,14 @@ class _Scorer:
 
 
 def _pixels_as_recorded(file: Path) -> Tensor:
-    pixels, record = read_pixels(file), record_beside(file)
-    if pixels.shape[1:] != (record["height"], record["width"]):
-        size = f"{pixels.shape[2]} x {pixels.shape[1]} pixels, where {record['width']} x {record['height']}"
-        raise InputError(f"{file}: {size} were made; delete it, and the same command makes it again")
+    record = record_beside(file)
+    with made_again(file):
+        pixels = read_pixels(file)
+        if pixels.shape[1:] != (record["height"], record["width"]):
+            size = (
+                f"{pixels.shape[2]} x {pixels.shape[1]} pixels, where {record['width']} x {record['height']}"
+            )
+            raise InputError(f"{file}: {size} were made")
     return pixels
 
 

@@ -1,5 +1,6 @@
 """From names to embeddings: what `embeddings=` and the flags of the command line offer to prompts."""
 
+import os
 import unicodedata
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,10 @@ Source = Embedding | str | PathLike[str]
 
 Sources = Source | Iterable[Source] | Mapping[str, Embedding]
 """What `embeddings=` takes everywhere: one source, several, or embeddings by name."""
+
+
+MOST_FOLDERS = 10_000
+"""In a folder of embeddings: of more, another folder is meant."""
 
 
 def collect(*groups: Sources) -> Mapping[str, Embedding]:
@@ -125,7 +130,7 @@ def _each(group: Source | Iterable[Source]) -> Iterator[Source]:
     """The sources of a group; what `read_embedding` returned for a pair, a list, may be among them."""
     if isinstance(group, (Embedding, str, PathLike)):
         yield group
-    elif isinstance(group, Iterable):
+    elif isinstance(group, Iterable) and not hasattr(group, "dtype"):  # no array or tensor
         for one in group:
             yield from _each(one)
     else:
@@ -170,7 +175,7 @@ def check_embedding_source(text: str) -> str:
 
 def _search(folder: Path) -> Iterator[tuple[str, Path]]:
     """The files in a folder and its subfolders, by the names they answer to."""
-    for directory in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
+    for directory in _folders(folder):
         files = embedding_files(directory)
         learned = safest_learned_embeds(files)
         if learned is not None:
@@ -181,6 +186,18 @@ def _search(folder: Path) -> Iterator[tuple[str, Path]]:
         for path in files:
             if not is_image(path) or _holds_embedding(path):
                 yield path.stem, path
+
+
+def _folders(folder: Path) -> list[Path]:
+    """A folder and those in it, without what may not be looked into; links are not followed further."""
+    found = [folder]
+    for parent, inside, _ in os.walk(folder):
+        found += (Path(parent, name) for name in inside if os.access(Path(parent, name), os.R_OK | os.X_OK))
+        if len(found) > MOST_FOLDERS:
+            raise InputError(
+                f"{folder}: over {MOST_FOLDERS:,} folders in it; give the one with the embeddings"
+            )
+    return [folder, *sorted(found[1:])]
 
 
 def _holds_embedding(image: Path) -> bool:

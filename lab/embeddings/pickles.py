@@ -144,7 +144,8 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
         elif opcode.name in _INTEGERS:
             number = int(argument or 0)
             if limited and abs(number) > MAX_VALUES:
-                raise InputError(f"refused: it declares a size of {number}, too large for an embedding")
+                size_shown = number if abs(number) < 10**15 else "more than 10^15"
+                raise InputError(f"refused: it declares a size of {size_shown}, too large for an embedding")
         elif opcode.name == "BINPERSID":  # behind ("storage", type, key, location, number of values)
             stored += number
             if stored > size:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
@@ -55,6 +56,8 @@ def read_all(path: str | Path, name: str | None = None, listener: Listener = Lis
     Raises:
         InputError: as `read_embedding`.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise InputError(f"expected the path of an embedding, not {type(path).__name__}")
     if str(path).startswith(HUB):
         return read_all(*_download(str(path), name))
     path = Path(path)
@@ -273,7 +276,7 @@ def _provenance(path: Path, layout: str, draft: Draft, contents: FileContents, s
         internal_name=draft.internal_name
         or metadata.get("modelspec.trigger_phrase")
         or metadata.get("modelspec.title"),
-        step=int(step) if draft.step is None and step.isascii() and step.isdigit() else draft.step,
+        step=int(step) if draft.step is None and re.fullmatch("[0-9]{1,18}", step) else draft.step,
         base_model=draft.base_model or metadata.get("ss_sd_model_name"),
         path=path,
         sha256=sha256,

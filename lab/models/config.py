@@ -40,6 +40,11 @@ def _check_lora(text: str) -> str:
     return text
 
 
+def _device_name(value: object) -> object:
+    """`torch.device` values by their names, without importing torch."""
+    return value if isinstance(value, str) or not hasattr(value, "type") else str(value)
+
+
 def _check_device(name: str) -> str:
     if name.partition(":")[0] not in DEVICES or not re.fullmatch(r"\w+(:\d+)?", name):
         raise ValueError(f"unknown device '{name}'{did_you_mean(name, DEVICES)}")
@@ -63,7 +68,7 @@ class ModelOptions(Config):
     model: str = "emoji"
     """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""
 
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    device: Annotated[str, BeforeValidator(_device_name), AfterValidator(_check_device)] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     dtype: Annotated[

@@ -144,12 +144,14 @@ class RunFolder:
     def _stored_contents(self) -> dict[str, str]:
         try:
             lines = self.contents.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+            pairs = [line.partition("  ") for line in lines if line]
+            if not all(digest and name for digest, _, name in pairs):
+                raise OSError("not a list of digests")
         except OSError:
             raise InputError(
                 f"{self.path}: holds a run that does not say what it is made of, as {self.contents.name} is missing "
-                "or no text; choose another --out"
+                "or damaged; choose another --out"
             ) from None
-        pairs = (line.partition("  ") for line in lines if line)
         return {name: digest for digest, _, name in pairs}
 
     @contextmanager
@@ -199,6 +201,19 @@ class RunFolder:
         path = self.image_path(index, record["seed"], record["prompt"])
         save_image(path, image, record, parameters)
         return path
+
+
+@contextmanager
+def made_again(image: Path) -> Iterator[None]:
+    """Adds what to do to what is wrong with an image of a run that the block reads.
+
+    Raises:
+        InputError: the block raised it.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; delete {image.name}, and the same command makes it again") from None
 
 
 def run_digest(config: str, contents: Mapping[str, str], free: Collection[str] = ()) -> str:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from lab.files import atomic
 from lab.fonts import draw_text, text_length
 from lab.images import open_image
+from lab.runs.run import made_again
 
 ASPECT = 1.6
 """Width to height that a page comes near: a screen's."""
@@ -77,7 +78,7 @@ def _choose(groups: Sequence[SheetGroup], title: str, columns: int | None) -> "_
     """The layout whose first page is nearest to a screen's shape; of those that need several pages, the fullest."""
     total, longest = sum(len(group.cells) for group in groups), max(len(group.cells) for group in groups)
     side = LARGE if total <= MANY else SMALL
-    size = open_image(groups[0].cells[0][0]).size
+    size = _open(groups[0].cells[0][0]).size
     scale = min(side / max(size), 1.0)
     cell = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
     room = max((MAX_WIDTH - MARGIN) // (cell[0] + MARGIN), 1)
@@ -233,9 +234,14 @@ def _text_height(lines: int) -> int:
     return lines * (FONT_SIZE + 4)
 
 
+def _open(file: Path) -> Image.Image:
+    with made_again(file):
+        return open_image(file)
+
+
 def _thumbnail(file: Path, cell: tuple[int, int]) -> Image.Image:
     """The image scaled down to fit into a cell, in its middle."""
-    image = open_image(file)
+    image = _open(file)
     scale = min(cell[0] / image.width, cell[1] / image.height, 1.0)
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0) if size != image.size else image

@@ -52,11 +52,13 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def join_seeds(value: Any) -> Any:
-    """Turns a seed, or a list or range of seeds, into text that `parse_seeds` reads; leaves anything else as it is."""
+    """Turns a seed, or a list, array or range of them, into text that `parse_seeds` reads; leaves the rest as it is."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Integral):  # NumPy's, too
         return str(value)
+    if hasattr(value, "tolist"):  # an array of NumPy's or torch's
+        value = value.tolist()
     if isinstance(value, (list, tuple, range)):
         return ",".join(str(seed) for seed in value)
     return value

@@ -230,3 +230,20 @@ def same(embedding: Embedding, tensors: dict[str, torch.Tensor]) -> bool:
     return embedding.vectors.keys() == tensors.keys() and all(
         torch.equal(embedding.vectors[key], tensor) for key, tensor in tensors.items()
     )
+
+
+@pytest.mark.parametrize("made", [{}, {"clip_l": [1, 2]}, {"clip_l": torch.ones(3)}, torch.ones(2, 3)])
+def test_what_no_embedding_can_be_is_told_where_it_is_made(made):
+    with pytest.raises(lab.InputError, match=r"expected tensors \(n, width\) by encoder"):
+        lab.Embedding("x", made)
+
+
+def test_a_path_that_is_none_is_one_line():
+    with pytest.raises(lab.InputError, match="expected the path of an embedding, not int"):
+        lab.read_embedding(3)
+
+
+def test_steps_of_thousands_of_digits_are_no_steps(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"<x>": torch.ones(1, 768)}, path, metadata={"ss_steps": "9" * 5000})
+    assert lab.read_embedding(path).provenance.step is None

@@ -221,3 +221,31 @@ def test_a_folder_by_diffusers_offers_its_last_step_alone(tmp_path):
         (folder / name).write_bytes(torch_file({TOKEN: vectors(2, 8)}))
     assert list(collect([tmp_path])) == list(collect(str(folder))) == ["cat-toy"]
     assert list(collect(folder / "learned_embeds-steps-100.bin")) == ["learned_embeds-steps-100"]
+
+
+def test_folders_that_hold_too_many_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "MOST_FOLDERS", 2)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with pytest.raises(lab.InputError, match="over 2 folders in it; give the one with the embeddings"):
+        collect(tmp_path)
+
+
+def test_what_may_not_be_looked_into_is_passed_over(tmp_path, monkeypatch):
+    write(tmp_path / "a" / "cat.pt")
+    (tmp_path / "b").symlink_to("/nowhere")
+    real = Path.is_dir
+
+    def is_dir(path):
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))  # as of /proc/1/cwd
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert list(collect(tmp_path)) == ["cat"]
+
+
+@pytest.mark.parametrize("source", [torch.ones(2, 3), 3, [None]])
+def test_what_is_no_source_is_one_line(source):
+    with pytest.raises(lab.InputError, match="expected an Embedding, a file or a folder, not"):
+        collect(source)

@@ -30,6 +30,13 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     assert list(begun(tmp_path / "run").finished()) == [0, 12]
 
 
+def test_a_list_of_contents_that_is_none_is_told(tmp_path):
+    begun(tmp_path)
+    (tmp_path / "contents.sha256").write_bytes(b"\xff\0")
+    with pytest.raises(lab.InputError, match=r"contents\.sha256 is missing or damaged"):
+        begun(tmp_path)
+
+
 def test_names_sort_as_asked_and_say_what_they_are(tmp_path):
     folder = begun(tmp_path)
     paths = [save(folder, index, seed=seed) for index, seed in ((2, 1), (10, 0), (0, 5))]
