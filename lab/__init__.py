@@ -18,6 +18,8 @@ _PUBLIC = {
     "generate": "lab.sample.generate",
     "CompareConfig": "lab.comparing.config",
     "compare": "lab.comparing.compare",
+    "JudgeConfig": "lab.judging.config",
+    "judge": "lab.judging.judge",
     "TrainConfig": "lab.training.config",
     "train": "lab.training.train",
 }

@@ -15,6 +15,7 @@ FEW = {
     "generate": ["--steps", "2"],
     "train": ["--steps", "2"],
     "compare": ["--steps", "2", "--seeds", "1-2"],
+    "judge": ["--steps", "1", "--seeds", "1", "--weights", "", "--prompt", "a cat", "--prompt", "a dog"],
 }
 
 

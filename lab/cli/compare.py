@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lab.cli.flags import ConfigFlag, ModelFlags, SamplingFlags, TextFlags, given
+from lab.cli.flags import ConfigFlag, ModelFlags, SamplingFlags, ScoreFlags, TextFlags, given
 from lab.comparing.axes import AXES
 from lab.comparing.config import CompareConfig, ExperimentOptions, read_axes
 from lab.condition.config import TextOptions
@@ -25,7 +25,6 @@ MOST_SENTENCES = 16
 """Sentences up to which all are printed."""
 
 ExperimentFlags = Annotated[ExperimentOptions, Parameter(name="*", group="What is compared")]
-ScoreFlags = Annotated[ScoreOptions, Parameter(name="*", group="How it is judged")]
 Assignments = Annotated[list[str] | None, Parameter(group="What is compared", negative=())]
 AxisFlag = Annotated[
     list[str] | None,

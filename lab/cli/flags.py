@@ -12,11 +12,13 @@ from lab.embeddings.layouts import WRITABLE
 from lab.embeddings.library import check_embedding_source
 from lab.models.config import ModelOptions
 from lab.sample.config import PromptOptions, SamplingOptions
+from lab.score.config import ScoreOptions
 
 ModelFlags = Annotated[ModelOptions, Parameter(name="*", group="Model")]
 TextFlags = Annotated[TextOptions, Parameter(name="*", group="Text")]
 SamplingFlags = Annotated[SamplingOptions, Parameter(name="*", group="Sampling")]
 PromptFlags = Annotated[PromptOptions, Parameter(name="*", group="What to make")]
+ScoreFlags = Annotated[ScoreOptions, Parameter(name="*", group="How it is judged")]
 ConfigFlag = Annotated[Path | None, Parameter(help="A YAML file with any of these options; flags go on top.")]
 
 

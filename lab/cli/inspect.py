@@ -12,6 +12,7 @@ from lab.cli.flags import check_embeddings
 from lab.embeddings.embedding import CLIP_NORM, Embedding, family, norms_apart
 from lab.errors import InputError
 from lab.files import check_writable
+from lab.judging.config import card_beside
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.terminal import Bars, make_console, say
@@ -126,8 +127,22 @@ def _show_embedding(console: Console, embedding: Embedding, vocabularies: "Mappi
     console.rule(Text(embedding.name), align="left")
     for label, value in _facts(embedding):
         say(console, f"{label:<14} {value}")
+    _show_card(console, embedding)
     for key, tensor in embedding.vectors.items():
         _show_vectors(console, key, tensor, vocabularies)
+
+
+def _show_card(console: Console, embedding: Embedding) -> None:
+    """Prints what `lab judge` found of an embedding, where its card lies beside the file."""
+    card = card_beside(embedding)
+    if card is None:
+        return
+    say(console, "\nCard")
+    about = card.get("file")
+    if not isinstance(about, dict) or about.get("sha256") != embedding.provenance.sha256:
+        say(console, "It is of a file with other contents.")
+    for sentence in card["sentences"]:
+        say(console, str(sentence))
 
 
 def _facts(embedding: Embedding) -> Iterator[tuple[str, str]]:

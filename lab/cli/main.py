@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "Make pictures with the bundled model and look at them: start here.",
     "generate": "Make images from prompts.",
     "compare": "Say what embeddings and settings change, how much, and how sure that is.",
+    "judge": "Say whether an embedding helps, how much, and how sure that is.",
     "train": "Learn an embedding from a folder of images.",
     "encode": "Show what a prompt becomes: chunks, tokens, weights, embeddings, schedule.",
     "inspect": "Show what embedding files hold.",

@@ -5,6 +5,7 @@ The table is read without the engine: embedding files are read when an axis over
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,9 @@ from lab.sample.config import GenerateConfig
 
 NONE = "none"
 """How people write that an option or an embedding is left out."""
+
+SLOT = "{embedding}"
+"""Stands in a prompt for the embeddings of an axis, or for the texts of the axis `slot`."""
 
 NOT_GIVEN = "(not given)"
 """The label of null, which leaves an option out."""
@@ -136,6 +140,22 @@ def _read_prompts(given: Any) -> list[AxisValue]:
     return [value_of(text) for text in read_texts(given)]
 
 
+def _read_fillings(given: Any) -> list[AxisValue]:
+    """Texts that take the place of `{embedding}` in the prompt and the negative prompt."""
+    from lab.comparing.embedding_axes import filled
+
+    def value_of(text: str) -> AxisValue:
+        return AxisValue(text, lambda draft: _with_filling(draft, partial(filled, written=text)))
+
+    return [value_of(text) for text in read_texts(given)]
+
+
+def _with_filling(draft: CellDraft, fill: Callable[[str], str]) -> CellDraft:
+    negative = draft.settings.get("negative_prompt")
+    changed = replace(draft, prompt=fill(draft.prompt))
+    return changed if negative is None else changed.with_setting("negative_prompt", fill(negative))
+
+
 def _read_replacements(given: Any) -> list[AxisValue]:
     """As in A1111's X/Y/Z plot: the first text is looked for, and the others take its place."""
     texts = read_texts(given)
@@ -193,6 +213,7 @@ EMBEDDING_AXES = ("embedding", "embedding_checkpoint")
 AXES: dict[str, Axis] = {
     "prompt": Axis(_read_prompts, replaces=("prompts",), excludes=("prompt_replace",)),
     "prompt_replace": Axis(_read_replacements),
+    "slot": Axis(_read_fillings, excludes=("embedding", "embedding_checkpoint", "negative_prompt")),
     "negative_prompt": option_axis("negative_prompt"),
     "embedding": Axis(_read_embeddings, excludes=("embedding_checkpoint",)),
     "embedding_weight": Axis(_read_weights, needs=EMBEDDING_AXES),

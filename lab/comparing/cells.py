@@ -73,19 +73,25 @@ def make_cells(
     folder: RunFolder,
     state: PartialState,
     listener: Listener = Listener(),
+    cells: Sequence[Cell] = (),
 ) -> dict[int, Path]:
     """Makes the images that the folder lacks, each process its share of them.
 
+    Args:
+        cells: Those whose images are made; by default all.
+
     Returns:
-        The files of all images, by the index of their cell.
+        The files of all images that there are, by the index of their cell.
 
     Raises:
         InputError: too little memory, or a folder that cannot be written.
     """
     finished = folder.finished()
-    missing = [cell for cell in experiment.pictures if cell.index not in finished]
-    if finished:
-        listener.note(f"{folder.path}: {len(finished)} images are there already; going on with the rest.")
+    wanted = {cell.picture for cell in cells or experiment.cells}
+    missing = [experiment.cells[index] for index in wanted if index not in finished]
+    there = len(wanted) - len(missing)
+    if there and not cells:
+        listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
     state.wait_for_everyone()  # everybody looks before anybody writes
     # Pairs come together with all their variants, so that what an interrupted run leaves can be compared.
     missing.sort(key=lambda cell: (cell.pair, cell.index))

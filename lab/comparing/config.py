@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lab.comparing.axes import AXES, AxisValue, read_axis
+from lab.comparing.axes import AXES, SLOT, AxisValue, read_axis
 from lab.condition.config import TextOptions
 from lab.config import Config, NewPath
 from lab.errors import InputError, did_you_mean
@@ -80,6 +80,8 @@ def read_axes(config: CompareConfig) -> tuple[Axes, dict[str, str]]:
         searched = axes["prompt_replace"][0].label
         if not any(searched in prompt for prompt in config.prompts):
             raise InputError(f"axes: prompt_replace: no prompt has '{searched}' in it")
+    if "slot" in axes and not any(SLOT in text for text in [*config.prompts, config.negative_prompt or ""]):
+        raise InputError(f"axes: slot: no prompt has {SLOT} in it, which its texts take the place of")
     return axes, {name: _baseline_label(config, name, values) for name, values in axes.items()}
 
 

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.comparing.axes import NONE
+from lab.comparing.axes import NONE, SLOT
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding
 from lab.embeddings.library import collect, is_source
 from lab.errors import InputError, did_you_mean
 from lab.files import split_unless_there
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import references_in, without_comments
-
-SLOT = "{embedding}"
-"""Stands in a prompt for the embeddings of an axis."""
 
 Side = Literal["positive", "negative"]
 AskedSide = Literal["auto", "positive", "negative"]
@@ -128,14 +125,14 @@ def place_embeddings(
     negatives = {f"{name}{NEGATIVE_SUFFIX}" for name in names} & set(names)
     if SLOT in prompt or SLOT in (negative or ""):
         filling = [name for name in names if name not in negatives]
-        written = ", ".join(_written(name, weight, dialect) for name in filling)
-        prompt, negative = _filled(prompt, written), None if negative is None else _filled(negative, written)
+        written = ", ".join(written_name(name, weight, dialect) for name in filling)
+        prompt, negative = filled(prompt, written), None if negative is None else filled(negative, written)
         names = [name for name in names if name in negatives]
     for name in names:
         sides = references_in(prompt, library, dialect), references_in(negative or "", library, dialect)
         if any(reference.name == name for there in sides for reference in there):
             continue
-        written = _written(name, weight, dialect)
+        written = written_name(name, weight, dialect)
         if name in negatives or _side_of(library[name], side) == "negative":
             negative = _added(negative or "", written, dialect)
         else:
@@ -157,7 +154,8 @@ def _added(text: str, written: str, dialect: str) -> str:
     return f"{text}\n, {written}" if in_comment else f"{text}, {written}"
 
 
-def _filled(text: str, written: str) -> str:
+def filled(text: str, written: str) -> str:
+    """A prompt with something in place of `{embedding}`; where that is nothing, without a gap."""
     return text.replace(SLOT, written) if written else tidy(text.replace(SLOT, ""))
 
 
@@ -168,7 +166,12 @@ def tidy(text: str) -> str:
     return text.strip(" ,")
 
 
-def _written(name: str, weight: float, dialect: str) -> str:
+def written_name(name: str, weight: float, dialect: str) -> str:
+    """How a dialect writes an embedding with a weight.
+
+    Raises:
+        InputError: a weight other than 1, and the dialect has none.
+    """
     if weight == 1:
         return f"<{name}>"
     emphasis = find_dialect(dialect).emphasis

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lab.comparing.experiment import Cell, Experiment
+from lab.comparing.experiment import Cell, Experiment, Variant
 from lab.errors import InputError
 from lab.files import atomic
 from lab.images import read_pixels
@@ -94,7 +94,6 @@ class CellScores(NamedTuple):
     features: NDArray[np.float32] | None
 
 
-@torch.no_grad()
 def score_cells(
     experiment: Experiment,
     files: Mapping[int, Path],
@@ -110,55 +109,76 @@ def score_cells(
         metrics: Names of those to compute.
         listener: Hears of pairs scored.
     """
-    scorer = _Scorer(experiment, files, metrics, tools)
-    pairs = [
-        (prompt, seed) for prompt in range(len(experiment.prompts)) for seed in range(len(experiment.seeds))
-    ]
-    with state.split_between_processes(pairs) as mine:
-        for start in range(0, len(mine), BATCH):
-            scorer.score(mine[start : start + BATCH])
-            listener.progress(min(start + BATCH, len(mine)), len(mine), "pairs scored")
-    parts = gather_object([scorer.scored]) if state.num_processes > 1 else [scorer.scored]
-    return _as_tables(experiment, {k: v for part in parts for k, v in part.items()}, metrics, tools)
+    scorer = Scorer(experiment, metrics, tools, state)
+    scorer.add(files, range(len(experiment.prompts)), experiment.variants, listener)
+    return scorer.scores()
 
 
-class _Scorer:
-    """Scores pairs of all variants, and keeps numbers alone.
+class Scorer:
+    """Scores pairs prompt by prompt, and keeps numbers alone."""
 
-    Attributes:
-        scored: The scores by the index of the cell.
-    """
-
-    def __init__(
-        self, experiment: Experiment, files: Mapping[int, Path], metrics: Sequence[str], tools: Tools
-    ):
+    def __init__(self, experiment: Experiment, metrics: Sequence[str], tools: Tools, state: PartialState):
         self._experiment = experiment
-        self._files = files
         self._tools = tools
+        self._state = state
+        self._names = metrics
         self._metrics = [name for name in metrics if METRICS[name].over == "image"]
         self._needs_features = any("clip" in METRICS[name].needs for name in metrics)
-        self.scored: dict[int, CellScores] = {}
+        self._scored: dict[int, CellScores] = {}
 
-    def score(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Scores some pairs, the baseline's images first."""
-        experiment = self._experiment
-        base = self._score_batch([experiment.cell(experiment.baseline, *pair) for pair in pairs], None)
-        for variant in experiment.variants:
-            if variant is not experiment.baseline:
-                self._score_batch([experiment.cell(variant, *pair) for pair in pairs], base)
+    @torch.no_grad()
+    def add(
+        self,
+        files: Mapping[int, Path],
+        prompts: Sequence[int],
+        variants: Sequence[Variant],
+        listener: Listener = Listener(),
+    ) -> None:
+        """Scores the pairs of some prompts, each process its share; the baseline's images come with them.
 
-    def _score_batch(self, cells: Sequence[Cell], base: Batch | None) -> Batch:
-        pixels = torch.stack([_pixels_as_recorded(self._files[cell.picture]) for cell in cells])
+        Args:
+            files: The images, by the index of their cell.
+            listener: Hears of pairs scored.
+        """
+        pairs = [(prompt, seed) for prompt in prompts for seed in range(len(self._experiment.seeds))]
+        found: dict[int, CellScores] = {}
+        with self._state.split_between_processes(pairs) as mine:
+            for start in range(0, len(mine), BATCH):
+                found |= self._score(files, mine[start : start + BATCH], variants)
+                listener.progress(min(start + BATCH, len(mine)), len(mine), "pairs scored")
+        for part in gather_object([found]) if self._state.num_processes > 1 else [found]:
+            self._scored |= part
+
+    def scores(self) -> Scores:
+        """Everything that was scored; the rest is NaN."""
+        return _as_tables(self._experiment, self._scored, self._names, self._tools)
+
+    def _score(
+        self, files: Mapping[int, Path], pairs: Sequence[tuple[int, int]], variants: Sequence[Variant]
+    ) -> dict[int, CellScores]:
+        baseline = self._experiment.baseline
+        found: dict[int, CellScores] = {}
+        base: Batch | None = None
+        for variant in [baseline, *(variant for variant in variants if variant is not baseline)]:
+            cells = [self._experiment.cell(variant, *pair) for pair in pairs]
+            batch, scored = self._score_batch(files, cells, base)
+            base = base or batch
+            found |= scored
+        return found
+
+    def _score_batch(
+        self, files: Mapping[int, Path], cells: Sequence[Cell], base: Batch | None
+    ) -> tuple[Batch, dict[int, CellScores]]:
+        pixels = torch.stack([_pixels_as_recorded(files[cell.picture]) for cell in cells])
         texts = [cell.words for cell in cells]
         batch = Batch(self._tools, pixels, texts, pixels if base is None else base.pixels)
         if self._needs_features:
             batch.baseline_features = batch.features if base is None else base.features
         columns = {name: METRICS[name].compute(batch).double().tolist() for name in self._metrics}
         features = batch.features.cpu().numpy() if self._needs_features else [None] * len(cells)
-        for place, (cell, row) in enumerate(zip(cells, features, strict=True)):
-            values = {name: column[place] for name, column in columns.items()}
-            self.scored[cell.index] = CellScores(values, row)
-        return batch
+        values = [{name: column[place] for name, column in columns.items()} for place in range(len(cells))]
+        rows = zip(cells, values, features, strict=True)
+        return batch, {cell.index: CellScores(own, row) for cell, own, row in rows}
 
 
 def _pixels_as_recorded(file: Path) -> Tensor:
@@ -180,9 +200,10 @@ def _as_tables(
     shape = (len(experiment.variants), len(experiment.prompts), len(experiment.seeds))
     tables = {name: np.full(shape, np.nan) for name in metrics}
     features: NDArray[np.object_] = np.empty(shape, dtype=object)
-    for cell in experiment.cells:
+    for index, (values, row) in scored.items():
+        cell = experiment.cells[index]
         place = (cell.variant.index, *cell.pair)
-        values, features[place] = scored[cell.index]
+        features[place] = row
         for name, value in values.items():
             tables[name][place] = value
     prompts = range(shape[1])
@@ -191,9 +212,10 @@ def _as_tables(
         metric = METRICS[name]
         for variant in range(shape[0]):
             for group in groups[metric.over]:
-                stacked = np.stack(list(features[variant, group].ravel()))
-                batch = _batch_of_features(tools, torch.from_numpy(stacked))
-                tables[name][variant, group] = float(metric.compute(batch))
+                rows = list(features[variant, group].ravel())
+                if all(row is not None for row in rows):
+                    batch = _batch_of_features(tools, torch.from_numpy(np.stack(rows)))
+                    tables[name][variant, group] = float(metric.compute(batch))
     return Scores(tables)
 
 

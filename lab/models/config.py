@@ -62,11 +62,8 @@ def check_for_loaded(settings: Iterable[str]) -> None:
             raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
 
 
-class ModelOptions(Config):
-    """Which model, on which device, in which precision."""
-
-    model: str = "emoji"
-    """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""
+class LoadingOptions(Config):
+    """How models are loaded, on which device, in which precision."""
 
     device: Annotated[str, BeforeValidator(_device_name), AfterValidator(_check_device)] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
@@ -107,3 +104,10 @@ class ModelOptions(Config):
 
     compile: bool = False
     """Compiles the U-Net with torch.compile: a slow first step, faster ones after it."""
+
+
+class ModelOptions(LoadingOptions):
+    """Which model, on which device, in which precision."""
+
+    model: str = "emoji"
+    """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""
