@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 
 def make_clip(folder: Path, tokenizer: Path, width: int = 24, seed: int = 0) -> Path:
@@ -31,4 +31,15 @@ def make_clip(folder: Path, tokenizer: Path, width: int = 24, seed: int = 0) -> 
         CLIPModel(config).save_pretrained(folder)
     for file in tokenizer.iterdir():
         shutil.copy(file, folder / file.name)
+    return folder
+
+
+def make_dino(folder: Path) -> Path:
+    """Saves a tiny random DINOv2 in `folder` and returns it."""
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14, mlp_ratio=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Dinov2Model(config).save_pretrained(folder)
     return folder

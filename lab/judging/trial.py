@@ -27,8 +27,8 @@ from lab.score.judges import open_tools
 from lab.score.metrics import METRICS
 
 FIRST = {
-    "negative": ("degraded", "pickscore", "aesthetic", "clip_text"),
-    "positive": ("clip_reference", "clip_text"),
+    "negative": ("degraded", "pickscore", "hpsv2", "aesthetic", "clip_text"),
+    "positive": ("dino_reference", "clip_reference", "clip_text"),
 }
 """What the verdict is about: the first of these metrics that can be had."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ def load_clip(source: Bundle | Path, device: torch.device | str | None = None) -
             raise InputError(f"{folder}: holds no CLIPModel")
         model, tokenizer = read_module(CLIPModel, folder, None, torch.float32), read_tokenizer(folder)
     model = model.requires_grad_(False).to(place).eval()
-    return Clip(model, tokenizer, _read_preparation(folder, model.config.vision_config.image_size))
+    return Clip(model, tokenizer, read_preparation(folder, model.config.vision_config.image_size))
 
 
 def open_clip(bundle: Bundle, folder: Path | None = None) -> Clip | None:
@@ -181,11 +181,18 @@ def _completed(bundle: Bundle, folder: Path) -> CLIPModel:
     return model
 
 
-def _read_preparation(folder: Path, side: int) -> Preparation:
+def read_preparation(
+    folder: Path, side: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Preparation:
+    """What a folder's `preprocessor_config.json` says, and for what it does not the mean and deviation given.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = folder / "preprocessor_config.json"
     settings = read_part_config(path, "preprocessor") if path.is_file() else {}
     mean, std = (
-        tuple(settings.get(key) or usual) for key, usual in (("image_mean", MEAN), ("image_std", STD))
+        tuple(settings.get(key) or usual) for key, usual in (("image_mean", mean), ("image_std", std))
     )
     resample = settings.get("resample")
     return Preparation(side, mean, std, RESAMPLING.get(3 if resample is None else int(resample), "bicubic"))
@@ -195,8 +202,15 @@ MAX_IMAGES = 64
 """Images that are looked at to learn what a folder shows; more change little."""
 
 
+class Seeing(Protocol):
+    """What turns images into features."""
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Features (n, p) float32 of unit length, of pixels (n, 3, H, W) in 0..1."""
+
+
 @torch.no_grad()
-def image_features(clip: Clip, paths: Sequence[Path], most: int | None = MAX_IMAGES) -> Tensor:
+def image_features(clip: Seeing, paths: Sequence[Path], most: int | None = MAX_IMAGES) -> Tensor:
     """(n, p) float32 features of unit length of the first `most` image files (None: of all), read one at a time.
 
     Raises:

@@ -14,6 +14,12 @@ class JudgeOptions(Config):
     pickscore: ExistingFolder | None = None
     """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
 
+    hpsv2: ExistingFolder | None = None
+    """Folder with HPSv2 as a CLIPModel of transformers, another judge of people's choices (Wu et al. 2306.09341)."""
+
+    dino: ExistingFolder | None = None
+    """Folder with a DINOv2, which compares subjects without words (Oquab et al. 2304.07193); needs `references`."""
+
     aesthetic: ExistingFile | None = None
     """File with an aesthetic head on CLIP features: one linear layer, or LAION's stack of five."""
 
@@ -32,7 +38,7 @@ class ScoreOptions(JudgeOptions):
     """Which metrics; by default all that can run with what is given. Repeatable."""
 
     references: ExistingFolder | None = None
-    """Folder of images to compare with (clip_reference, cmmd)."""
+    """Folder of images to compare with (clip_reference, cmmd, dino_reference)."""
 
     clip: ExistingFolder | None = None
     """Folder with a CLIPModel to judge with; by default the model's own."""
@@ -47,6 +53,8 @@ class ScoreOptions(JudgeOptions):
         told = {
             "references": "it compares with images that you choose; give a folder with --references",
             "pickscore": "it needs the PickScore model; give its folder with --pickscore",
+            "hpsv2": "it needs the HPSv2 model; give its folder with --hpsv2",
+            "dino": "it needs a DINOv2; give its folder with --dino",
             "aesthetic": "it needs an aesthetic head; give its file with --aesthetic",
         }
         return {name: reason for name, reason in told.items() if getattr(self, name) is None}

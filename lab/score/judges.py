@@ -7,17 +7,20 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import Dinov2Model
 
 from lab.errors import InputError
-from lab.files import is_file
+from lab.files import is_file, read_json
 from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.folder import read_module
 from lab.models.part_configs import read_part_config
-from lab.score.clip import Clip, Preparation, image_features, open_clip
+from lab.score.clip import Clip, Preparation, image_features, open_clip, read_preparation
 from lab.score.config import ScoreOptions
 from lab.score.metrics import METRICS
 
@@ -49,6 +52,31 @@ class Quality:
         """Probability (n,) that pixels (n, 3, H, W) in 0..1 are not clean; differentiable."""
         logits = self._network(self._prepare(pixels.to(self._device)))
         return 1 - logits.softmax(dim=1)[:, self._clean]
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation that a DINOv2 without its own `preprocessor_config.json` is taken to follow."""
+
+DINO_SIDE = 224
+"""Pixels of the square that a DINOv2 looks at, whose positions are interpolated from 518."""
+
+
+class Dino:
+    """A DINOv2, which sees what images show without having learned any words."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        if read_json(folder / "config.json").get("model_type") != "dinov2":
+            raise InputError(
+                f"{folder}: holds no DINOv2 of transformers; it needs its config.json and weights"
+            )
+        self._model = read_module(Dinov2Model, folder, None, torch.float32)
+        self._model.requires_grad_(False).to(device)
+        self._prepare = read_preparation(folder, DINO_SIDE, *IMAGENET)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Features (n, p) float32 of unit length, of pixels (n, 3, H, W) in 0..1; differentiable."""
+        prepared = self._prepare(pixels.to(self._model.device, torch.float32))
+        return F.normalize(self._model(pixel_values=prepared).pooler_output, dim=-1)
 
 
 def _classifier(widths: list[int], labels: int) -> nn.Sequential:
@@ -113,6 +141,9 @@ class Tools:
         clip: Compares images with texts and with each other.
         references: (m, p) CLIP features, of unit length, of the reference images.
         pickscore: A CLIP that predicts people's choices.
+        hpsv2: Another one.
+        dino: Compares images with each other, without words.
+        dino_references: (m, p) DINOv2 features, of unit length, of the reference images.
         aesthetic: A head on CLIP features, (n, p) to (n, 1).
         quality: Tells clean images from degraded ones.
         missing: Why, by the names of the other attributes.
@@ -121,6 +152,9 @@ class Tools:
     clip: Clip | None = None
     references: Tensor | None = None
     pickscore: Clip | None = None
+    hpsv2: Clip | None = None
+    dino: Dino | None = None
+    dino_references: Tensor | None = None
     aesthetic: nn.Module | None = None
     quality: Quality | None = None
     missing: Mapping[str, str] | None = None
@@ -147,11 +181,12 @@ def open_tools(
     """
     needed = {need for name in metrics or options.metrics or METRICS for need in METRICS[name].needs}
     missing = dict.fromkeys(
-        {"clip", "references", "pickscore", "aesthetic", "quality"} - needed, "no metric needs it"
+        {"clip", "references", "pickscore", "hpsv2", "dino", "aesthetic", "quality"} - needed,
+        "no metric needs it",
     )
     missing |= options.missing()
     clip = open_clip(bundle, options.clip) if "clip" in needed else None
-    references = pickscore = aesthetic = quality = None
+    references = aesthetic = quality = dino = dino_references = None
     if "clip" in needed and clip is None:
         source = bundle.source
         missing["clip"] = f"{source} comes without CLIP's vision half; give a CLIPModel folder with --clip"
@@ -159,11 +194,27 @@ def open_tools(
         references = image_features(clip, images_in(options.references, listener), most=None)
     if clip is not None and "aesthetic" in needed and options.aesthetic is not None:
         aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
-    if "pickscore" in needed and options.pickscore is not None:
-        pickscore = open_clip(bundle, options.pickscore)
+    chosen = {
+        name: open_clip(bundle, folder)
+        for name, folder in (("pickscore", options.pickscore), ("hpsv2", options.hpsv2))
+        if name in needed and folder is not None
+    }
+    if "dino" in needed and options.dino is not None:
+        dino = Dino(options.dino, bundle.device)
+        if options.references is not None:
+            dino_references = image_features(dino, images_in(options.references, listener), most=None)
     if "quality" in needed:
         quality = _open_quality(bundle, options, missing)
-    return Tools(clip, references, pickscore, aesthetic, quality, missing)
+    return Tools(
+        clip,
+        references,
+        dino=dino,
+        dino_references=dino_references,
+        aesthetic=aesthetic,
+        quality=quality,
+        missing=missing,
+        **chosen,
+    )
 
 
 def _open_quality(bundle: Bundle, options: ScoreOptions, missing: dict[str, str]) -> Quality | None:

@@ -104,6 +104,17 @@ def _pickscore(batch: "Batch") -> "Tensor":
     return judge.scale * (judge.images(batch.pixels) * judge.texts(batch.texts)).sum(dim=-1)
 
 
+def _hpsv2(batch: "Batch") -> "Tensor":
+    judge = batch.tools.hpsv2
+    assert judge is not None
+    return (judge.images(batch.pixels) * judge.texts(batch.texts)).sum(dim=-1)
+
+
+def _dino_reference(batch: "Batch") -> "Tensor":
+    assert batch.tools.dino is not None and batch.tools.dino_references is not None
+    return (batch.tools.dino.images(batch.pixels) @ batch.tools.dino_references.T).mean(dim=-1)
+
+
 def _aesthetic(batch: "Batch") -> "Tensor":
     assert batch.tools.aesthetic is not None
     return batch.tools.aesthetic(batch.features).squeeze(-1)
@@ -212,6 +223,26 @@ METRICS: dict[str, Metric] = {
         source="Kirstain et al. 2305.01569",
         compute=_pickscore,
         needs=("pickscore",),
+    ),
+    "hpsv2": Metric(
+        label="HPSv2",
+        unit="cosine",
+        low=-1,
+        high=1,
+        better=1,
+        source="Wu et al. 2306.09341",
+        compute=_hpsv2,
+        needs=("hpsv2",),
+    ),
+    "dino_reference": Metric(
+        label="DINOv2 similarity to the reference images",
+        unit="cosine",
+        low=-1,
+        high=1,
+        better=1,
+        source="DINO as in Ruiz et al. 2208.12242, with Oquab et al. 2304.07193",
+        compute=_dino_reference,
+        needs=("dino", "references"),
     ),
     "aesthetic": Metric(
         label="the aesthetic score",

@@ -13,14 +13,8 @@ from lab.judging.config import LISTS, choose_prompts
 from lab.sample import generate
 from lab.text import read_lines
 from tests.listening import Heard
-from tests.tiny_clip import make_clip
 
 PROMPTS = ["a red apple", "a blue dog", "a cat on white", "the painting of a cat"]
-
-
-@pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory, sd1_folder):
-    return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from torch import nn
 
 import lab
 from lab.score.config import ScoreOptions
-from lab.score.judges import LAION_WIDTHS, Batch, Tools, open_tools, read_aesthetic
+from lab.score.judges import LAION_WIDTHS, Batch, Dino, Tools, open_tools, read_aesthetic
 from lab.score.metrics import METRICS, choose_metrics
+from tests.tiny_clip import make_dino
 
 WIDTHS = [8, 8]
 
@@ -53,8 +54,14 @@ def tools(sd1, clip_folder, quality_folder, head_file, tmp_path_factory) -> Tool
     references = tmp_path_factory.mktemp("references")
     for seed in (1, 2):
         lab.generate(sd1, prompt="a cat", seeds=seed, steps=1)[0].image.save(references / f"{seed}.png")
+    dino = make_dino(tmp_path_factory.mktemp("dino"))
     options = ScoreOptions(
-        references=references, clip=clip_folder, pickscore=clip_folder, aesthetic=head_file
+        references=references,
+        clip=clip_folder,
+        pickscore=clip_folder,
+        hpsv2=clip_folder,
+        dino=dino,
+        aesthetic=head_file,
     )
     return open_tools(replace(sd1, root=quality_folder.parent), options)
 
@@ -161,6 +168,8 @@ def test_what_cannot_run_is_refused(sd1, name, words):
         ({"metrics": ["clip_txt"]}, "unknown metric 'clip_txt'; nearest: clip_text"),
         ({"metrics": ["cmmd"]}, "give a folder with --references"),
         ({"metrics": ["pickscore"]}, "give its folder with --pickscore"),
+        ({"metrics": ["hpsv2"]}, "give its folder with --hpsv2"),
+        ({"metrics": ["dino_reference"]}, "give its folder with --dino"),
         ({"metrics": ["aesthetic"]}, "give its file with --aesthetic"),
         ({"references": "nowhere"}, "no such folder"),
         ({"aesthetic": "nowhere"}, "no such file"),
@@ -184,3 +193,19 @@ def test_the_bundles_own_clip(emoji):
     assert tools.clip is not None
     emoji_text = tools.clip.texts(["noto emoji of a red apple"])
     assert emoji_text.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_dino_sees_a_subject_again(tmp_path):
+    dino = Dino(make_dino(tmp_path / "dino"), torch.device("cpu"))
+    pixels = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    features = dino.images(pixels)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(dino.images(pixels.clone()), features)
+    assert (features[0] @ features[1]).item() < 1 - 1e-4
+
+
+def test_a_folder_without_a_dino_is_refused_in_one_line(clip_folder, tmp_path):
+    for folder in (clip_folder, tmp_path):
+        with pytest.raises(lab.InputError) as told:
+            Dino(folder, torch.device("cpu"))
+        assert str(folder) in str(told.value)

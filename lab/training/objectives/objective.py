@@ -84,7 +84,8 @@ class RewardOptions(JudgeOptions):
     """Negative embeddings: by a reward."""
 
     reward: Lines = Field(default_factory=lambda: ["degraded"])
-    """Metrics that are made better, as NAME or NAME=WEIGHT: degraded, clip_text, pickscore, aesthetic. Repeatable."""
+    """Metrics that are made better, as NAME or NAME=WEIGHT: degraded, clip_text, pickscore, hpsv2, aesthetic.
+    Repeatable."""
 
     keep_prompt: float = Field(5.0, ge=0)
     """Weight of what is lost in CLIP similarity to the prompt, against the same image without the vectors."""
