@@ -16,9 +16,15 @@ from lab.training.objectives.objective import MAX_VECTORS, OBJECTIVES, Init, Lin
 if TYPE_CHECKING:  # options are read without torch
     import torch
 
-    from lab.training.objectives.objective import MakingOptions, PairOptions, RewardOptions, WorstOptions
+    from lab.training.objectives.objective import (
+        MakingOptions,
+        PairOptions,
+        RewardOptions,
+        TextMatchOptions,
+        WorstOptions,
+    )
 
-    class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions):
+    class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions, TextMatchOptions):
         """What the table's objectives can be told: a type checker reads no tables."""
 else:
     ObjectiveOptions = type("ObjectiveOptions", objective_options(), {})
@@ -72,8 +78,9 @@ class DataOptions(Config):
     """What prompts will call the embedding: `<name>`."""
 
     objective: ObjectiveName = "concept"
-    """What is learned: a thing, a style, a thing together with its negative (`pair`), or a negative embedding from
-    images of what is to be avoided (`negative`) or by a reward for better images (`reward`)."""
+    """What is learned: a thing, a style, a thing together with its negative (`pair`), a negative embedding from
+    images of what is to be avoided (`negative`) or by a reward for better images (`reward`), or what words do
+    (`text`)."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)
     """A file or folder of other embeddings that captions and prompts may name, repeatable; they stay as they are."""

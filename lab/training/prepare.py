@@ -85,7 +85,8 @@ def prepare(
     for subject in subjects:
         kind = find_objective(subject.objective)
         generator = config.generator("init", subject.name)
-        auto = words if words and kind.images_show_it else kind.word
+        own = objective if kind is type(objective) else kind
+        auto = words if words and kind.images_show_it else own.word
         initial = initial_vectors(bundle, subject.init, subject.vectors, generator, auto)
         beginnings.append(
             Beginning(subject.name, kind.kind, initial, rates[subject.name], partners.get(subject.name))

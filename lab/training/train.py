@@ -164,9 +164,9 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
     if not moved:
         raise InputError(f"the vectors never moved: learning_rate is {rates}; nothing was learned")
     if first:
-        journal.note(
-            f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
-        )
+        verdict = run.objective.verdict(dict(state.evaluations).get(step, {}))
+        line = f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
+        journal.note(f"{line} {verdict}".rstrip())
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
 
 import lab
 from lab.config import Config
+from lab.embeddings.embedding import Kind
 from lab.errors import InputError
 from lab.training.objectives.objective import OBJECTIVES, Objective, find_objective
 
@@ -84,7 +86,7 @@ def test_every_entry_is_an_objective_that_says_what_it_is(name):
     assert issubclass(objective, Objective) and objective.__doc__
     options = OBJECTIVES[name].options
     assert options is None or issubclass(lab.TrainConfig, options)
-    assert objective.kind in ("concept", "style", "negative") and objective.word
+    assert objective.kind in get_args(Kind) and objective.word
 
 
 def test_an_entry_brings_its_options_and_flags():

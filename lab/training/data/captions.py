@@ -169,9 +169,10 @@ class CaptionEncoder:
 class CaptionChunker:
     """Turns captions into the first chunk of their tokens, each distinct one once."""
 
-    def __init__(self, bundle: Bundle, counts: Mapping[str, int]):
-        """Takes the number of vectors of each embedding that captions may name."""
-        self._room = bundle.context_length - 2
+    def __init__(self, bundle: Bundle, counts: Mapping[str, int], room: int | None = None):
+        """Takes the number of vectors of each embedding that captions may name, and how many tokens a chunk holds: by
+        default what the text encoders take."""
+        self._room = room or bundle.context_length - 2
         self._tokenizer = Tokenizer(bundle, counts.__getitem__)
         self._names_by_placeholder = {placeholder(name): name for name in counts}
         self._chunks: dict[str, Chunk] = {}
@@ -200,6 +201,8 @@ def split_at_placeholders(
     Args:
         names_by_placeholder: The names by their placeholders.
     """
+    if not names_by_placeholder:
+        return [(caption, None)]
     pattern = "|".join(re.escape(text) for text in sorted(names_by_placeholder, key=len, reverse=True))
     pieces = re.split(f"({pattern})", caption)
     return [(piece, names_by_placeholder.get(piece)) for piece in pieces if piece]

@@ -122,6 +122,13 @@ class PairOptions(Config):
     """Templates of the negative prompts, of which each example takes one."""
 
 
+class TextMatchOptions(Config):
+    """Embeddings: from words alone, by what they do in prompts."""
+
+    text: str | None = None
+    """The words that the vectors are to stand for, such as a long negative prompt; other embeddings may be named."""
+
+
 class ObjectiveEntry(NamedTuple):
     """An entry of the table: an objective that is imported when it is asked for.
 
@@ -141,6 +148,7 @@ OBJECTIVES: dict[str, "ObjectiveEntry | type[Objective[Any]]"] = {
     "negative": ObjectiveEntry("lab.training.objectives.denoising:Negative", WorstOptions),
     "reward": ObjectiveEntry("lab.training.objectives.reward_ascent:RewardAscent", RewardOptions),
     "pair": ObjectiveEntry("lab.training.objectives.denoising:Pair", PairOptions),
+    "text": ObjectiveEntry("lab.training.objectives.text_match:TextMatch", TextMatchOptions),
 }
 """By the name of `--objective`; a subclass of `Objective` itself may be added while the program runs."""
 
@@ -181,7 +189,7 @@ class Objective(ABC, Generic[E]):
     kind: ClassVar[Kind] = "concept"
     """What the saved file says that the embedding is."""
 
-    word: ClassVar[str] = "object"
+    word: str = "object"
     """The text that vectors begin at with `init: auto` where CLIP finds no words."""
 
     images_show_it: ClassVar[bool] = True
@@ -256,6 +264,10 @@ class Objective(ABC, Generic[E]):
     def objection(self, first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
         """Why a run must not go on, from the means over the fixed examples before the first step and now."""
         return None
+
+    def verdict(self, best: Mapping[str, float]) -> str:
+        """What a person should know of the vectors that are kept, from the means over the fixed examples; may be ""."""
+        return ""
 
 
 def find_objective(name: str) -> type[Objective[Any]]:

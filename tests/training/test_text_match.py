@@ -1,0 +1,90 @@
+"""The text objective: what vectors stand for, measured on the prompt embeddings themselves."""
+
+import pytest
+import torch
+
+import lab
+from lab.errors import InputError
+from lab.training.config import TrainConfig
+from lab.training.objectives.text_match import laid_out
+
+TEXT = "red apple, blurry photo"
+
+
+@pytest.fixture
+def worded(tmp_path):
+    """A run of a few steps over a few contexts; the fourth is kept apart."""
+
+    def config(**settings):
+        contexts = ["{name}", "a cat, {name}", "{name} on white", "a dog, {name}, blue"]
+        usual = {"objective": "text", "text": TEXT, "name": "stands-in", "vectors": 2, "templates": contexts}
+        usual |= {"steps": 40, "stop": "never", "preview_every": 0, "out": tmp_path / "run"}
+        return TrainConfig.build(usual | settings)
+
+    return config
+
+
+def shares_missing(objective):
+    with torch.no_grad():
+        return torch.cat([objective.losses(group) for group in [objective.batch(0), *objective.fixed()]])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_as_many_vectors_as_tokens_are_the_text(family, request, worded, started):
+    bundle = request.getfixturevalue(family)
+    tokens = len(bundle.towers[0].tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    objective, _ = started(bundle, worded(vectors=tokens))
+    assert shares_missing(objective).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_learning_brings_them_nearer_where_they_were_not_learned(family, request, worded, started, heard):
+    bundle = request.getfixturevalue(family)
+    before, _ = started(bundle, worded())
+    missing = float(torch.cat([before.losses(group) for group in before.fixed()]).mean())
+    embedding = lab.train(bundle, worded(), listener=heard)
+    assert any("contexts kept apart they do" in note for note in heard.notes)
+    after, learned = started(bundle, worded())
+    learned.restore({f"stands-in/{key}": rows for key, rows in embedding.vectors.items()})
+    with torch.no_grad():
+        assert float(torch.cat([after.losses(group) for group in after.fixed()]).mean()) < 0.9 * missing
+
+
+def test_other_embeddings_may_be_what_is_stood_for(sd1, worded, started, tmp_path):
+    """Three vectors learned elsewhere, as three vectors that begin where those are."""
+    other = lab.Embedding("long", {"clip": torch.randn(3, sd1.towers[0].width)})
+    path = tmp_path / "long.safetensors"
+    other.save(path)
+    objective, _ = started(
+        sd1, worded(text="<long>", init=f"file:{path}", vectors=3, embeddings=[path], templates=["{name}"])
+    )
+    assert shares_missing(objective).abs().max() < 1e-5
+
+
+def test_rows_are_laid_out_for_more_and_for_fewer():
+    states = torch.arange(8.0)[:, None]
+    assert laid_out(states, [2, 3], 4).flatten().tolist() == [0, 1, 2.5, 4.5, 6, 7, 7, 7]
+    assert laid_out(states, [2, 3, 4], 1).flatten().tolist() == [0, 1, 2, 2, 2, 3, 4, 5]
+    assert laid_out(states, [2], 0).flatten().tolist() == [0, 1, 7, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"text": None}, "give --text WORDS"),
+        ({"text": "red " * 80}, "80 tokens, and a chunk has 75"),
+        ({"templates": ["no name {words}"]}, r"needs a \{name\}"),
+        (
+            {"text": "red " * 70, "templates": ["a photo of a cat on the white dog, {name}"]},
+            "no context fits",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(settings, said, sd1, worded, started):
+    with pytest.raises(InputError, match=said):
+        started(sd1, worded(**settings))
+
+
+def test_contexts_that_are_too_long_are_left_out_and_counted(sd1, worded, started):
+    objective, _ = started(sd1, worded(text="red " * 72))
+    assert objective.skipped == ["contexts left out, too long beside the text: 1"]
