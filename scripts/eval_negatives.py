@@ -36,7 +36,7 @@ from lab.models.bundle import Bundle
 from lab.sample.pixels import posterior, to_pixels
 from lab.score.clip import Clip
 from lab.score.config import ScoreOptions
-from lab.score.judges import open_tools
+from lab.score.tools import open_tools
 from lab.terminal import Bars
 from lab.text import read_lines
 from lab.training.learned import initial_vectors

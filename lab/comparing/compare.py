@@ -28,7 +28,7 @@ from lab.runs.pages import template, write_index
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.record import BY_CONTENT
 from lab.score.config import ScoreOptions
-from lab.score.judges import open_tools
+from lab.score.tools import open_tools
 
 
 @dataclass(frozen=True)

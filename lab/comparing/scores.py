@@ -21,8 +21,8 @@ from lab.images import read_pixels
 from lab.listening import Listener
 from lab.runs.png import record_beside
 from lab.runs.run import made_again
-from lab.score.judges import Batch, Tools
 from lab.score.metrics import METRICS, choose_metrics
+from lab.score.tools import Batch, Tools
 
 Size = tuple[int, int]
 

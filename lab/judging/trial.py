@@ -23,8 +23,8 @@ from lab.models.bundle import Bundle
 from lab.models.source import ASSETS
 from lab.prompt.dialects import find_dialect
 from lab.runs.run import RunFolder, text_digest
-from lab.score.judges import open_tools
 from lab.score.metrics import METRICS
+from lab.score.tools import open_tools
 
 FIRST = {
     "negative": ("degraded", "pickscore", "hpsv2", "aesthetic", "clip_text"),

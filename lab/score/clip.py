@@ -1,4 +1,4 @@
-"""CLIP as a judge: a CLIPModel is loaded, and turns images and texts into features of unit length."""
+"""CLIP as a measure: a CLIPModel is loaded, and turns images and texts into features of unit length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Preparation:
 
 
 class Clip:
-    """A CLIPModel that judges.
+    """A CLIPModel that measures.
 
     Attributes:
         model: Frozen, in float32 and evaluation mode.

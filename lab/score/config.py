@@ -8,8 +8,8 @@ from lab.config import Config, ExistingFile, ExistingFolder, one_of
 from lab.score.metrics import METRICS
 
 
-class JudgeOptions(Config):
-    """Who judges images besides CLIP."""
+class ToolOptions(Config):
+    """What measures images besides CLIP."""
 
     pickscore: ExistingFolder | None = None
     """Folder with PickScore, a CLIPModel that predicts people's choices (Kirstain et al. 2305.01569)."""
@@ -27,12 +27,12 @@ class JudgeOptions(Config):
     """Folder of a classifier of clean and degraded images; by default the model's own, if it has one."""
 
 
-JUDGES = ("clip", *JudgeOptions.model_fields)
-"""The options that say where judges come from."""
+TOOLS = ("clip", *ToolOptions.model_fields)
+"""The options that say where what measures images comes from."""
 
 
-class ScoreOptions(JudgeOptions):
-    """How images are judged."""
+class ScoreOptions(ToolOptions):
+    """How images are measured."""
 
     metrics: list[Annotated[str, one_of(METRICS, "metric")]] = Field(default_factory=list)
     """Which metrics; by default all that can run with what is given. Repeatable."""
@@ -41,12 +41,12 @@ class ScoreOptions(JudgeOptions):
     """Folder of images to compare with (clip_reference, cmmd, dino_reference)."""
 
     clip: ExistingFolder | None = None
-    """Folder with a CLIPModel to judge with; by default the model's own."""
+    """Folder with a CLIPModel to measure with; by default the model's own."""
 
     @classmethod
-    def judges_of(cls, config: Config) -> Self:
-        """The judges that another config has among its options, for whatever they shall judge."""
-        return cls.build({name: getattr(config, name) for name in JUDGES})
+    def tools_of(cls, config: Config) -> Self:
+        """What another config has of these tools among its options, for whatever they shall measure."""
+        return cls.build({name: getattr(config, name) for name in TOOLS})
 
     def missing(self) -> dict[str, str]:
         """The tools that only an option can bring, of those that no option names: how to give each."""

@@ -13,7 +13,7 @@ from lab.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lab.score.judges import Batch, Tools
+    from lab.score.tools import Batch, Tools
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ def _degraded(batch: "Batch") -> "Tensor":
 
 
 def _pickscore(batch: "Batch") -> "Tensor":
-    judge = batch.tools.pickscore
-    assert judge is not None
-    return judge.scale * (judge.images(batch.pixels) * judge.texts(batch.texts)).sum(dim=-1)
+    clip = batch.tools.pickscore
+    assert clip is not None
+    return clip.scale * (clip.images(batch.pixels) * clip.texts(batch.texts)).sum(dim=-1)
 
 
 def _hpsv2(batch: "Batch") -> "Tensor":

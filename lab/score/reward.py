@@ -9,7 +9,7 @@ from lab.score.metrics import METRICS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lab.score.judges import Batch, Tools
+    from lab.score.tools import Batch, Tools
 
 SMALLEST = 1e-7
 """Probabilities are not taken to be smaller than this, where their logarithm counts."""
@@ -77,8 +77,8 @@ class Reward:
         return torch.stack([weight * _utility(name, batch) for name, weight in self._weights.items()]).sum(0)
 
     def batch(self, pixels: "Tensor", texts: Sequence[str]) -> "Batch":
-        """A batch that the reward can judge: pixels (n, 3, H, W) in 0..1 and n texts."""
-        from lab.score.judges import Batch
+        """A batch that the reward can measure: pixels (n, 3, H, W) in 0..1 and n texts."""
+        from lab.score.tools import Batch
 
         return Batch(self._tools, pixels, texts)
 

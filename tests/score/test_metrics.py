@@ -10,8 +10,8 @@ from torch import nn
 
 import lab
 from lab.score.config import ScoreOptions
-from lab.score.judges import LAION_WIDTHS, Batch, Dino, Tools, open_tools, read_aesthetic
 from lab.score.metrics import METRICS, choose_metrics
+from lab.score.tools import LAION_WIDTHS, Batch, Dino, Tools, open_tools, read_aesthetic
 from tests.tiny_clip import make_dino
 
 WIDTHS = [8, 8]
@@ -181,7 +181,7 @@ def test_what_can_never_run_is_told_with_the_options(settings, words):
 
 
 def test_only_what_the_chosen_metrics_need_is_opened(emoji, monkeypatch):
-    monkeypatch.setattr("lab.score.judges.open_clip", lambda *_: pytest.fail("CLIP was opened"))
+    monkeypatch.setattr("lab.score.tools.open_clip", lambda *_: pytest.fail("CLIP was opened"))
     tools = open_tools(emoji, ScoreOptions(metrics=["sharpness", "degraded"]))
     assert tools.clip is None and tools.quality is not None
     assert choose_metrics(["sharpness", "degraded"], tools) == (["sharpness", "degraded"], {})

@@ -5,9 +5,9 @@ import torch
 
 from lab.errors import InputError
 from lab.score.config import ScoreOptions
-from lab.score.judges import Tools, open_tools
 from lab.score.metrics import METRICS, Metric
 from lab.score.reward import Reward, read_weights
+from lab.score.tools import Tools, open_tools
 from tests.paths import REPOSITORY
 
 

@@ -23,8 +23,8 @@ from lab.sample.generate import share_images
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents
 from lab.score.config import ScoreOptions
-from lab.score.judges import open_tools
 from lab.score.reward import Reward, read_weights
+from lab.score.tools import open_tools
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
@@ -86,7 +86,7 @@ def _open_reward(bundle: Bundle, config: TrainConfig) -> Reward:
     """What the images are scored by."""
     texts = config.reward if config.score == "reward" else [config.score]
     weights = read_weights(texts)
-    return Reward(weights, open_tools(bundle, ScoreOptions.judges_of(config), metrics=weights))
+    return Reward(weights, open_tools(bundle, ScoreOptions.tools_of(config), metrics=weights))
 
 
 def _generate_config(config: TrainConfig) -> GenerateConfig:

@@ -19,7 +19,7 @@ from lab.embeddings.embedding import Embedding, Kind
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.sample.config import GenerateConfig
-from lab.score.config import JudgeOptions
+from lab.score.config import ToolOptions
 
 if TYPE_CHECKING:  # options and names are known without torch
     from torch import Tensor
@@ -80,7 +80,7 @@ class WorstOptions(Config):
     """By what they are the worst: a metric's name, or `reward` for the weighted sum of --reward."""
 
 
-class RewardOptions(JudgeOptions):
+class RewardOptions(ToolOptions):
     """Negative embeddings: by a reward."""
 
     reward: Lines = Field(default_factory=lambda: ["degraded"])

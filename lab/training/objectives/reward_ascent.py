@@ -25,10 +25,10 @@ from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
 from lab.sample.plan import Job, plan
 from lab.sample.settings import Settings, resolve_settings
-from lab.score.config import JUDGES, ScoreOptions
-from lab.score.judges import Batch, Tools, open_tools
+from lab.score.config import TOOLS, ScoreOptions
 from lab.score.metrics import METRICS
 from lab.score.reward import Reward, read_weights
+from lab.score.tools import Batch, Tools, open_tools
 from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder, placeholder
@@ -73,9 +73,9 @@ class RewardAscent(Objective[Shot]):
             raise InputError(
                 "prompt_file: a reward needs prompts to make images of; give a file with --prompt-file"
             )
-        sampling_settings(bundle, config)  # before judges are loaded
+        sampling_settings(bundle, config)  # before CLIP is loaded
         self._prompts = read_lines(config.prompt_file)
-        self._tools = _open_judges(bundle, config)
+        self._tools = _open_tools(bundle, config)
         self._reward = Reward(read_weights(config.reward), self._tools, differentiable=True)
         self._decode = make_decoder(bundle, config.tiny_decoder)
         self._jobs = _plan_prompts(bundle, self._prompts, config, embeddings)
@@ -96,10 +96,10 @@ class RewardAscent(Objective[Shot]):
         return Cost(2 * steps * compared, rows_back, kept, decoder_back=config.tiny_decoder is None)
 
     def fingerprint(self) -> dict[str, str]:
-        """The prompts by number, and where the judges come from."""
-        judges = {name: getattr(self.config, name) for name in JUDGES}
+        """The prompts by number, and where the tools come from that the reward measures with."""
+        tools = {name: getattr(self.config, name) for name in TOOLS}
         return {f"prompt {number}": prompt for number, prompt in enumerate(self._prompts, 1)} | {
-            name: str(source) for name, source in judges.items() if source is not None
+            name: str(source) for name, source in tools.items() if source is not None
         }
 
     def describe(self) -> Iterator[str]:
@@ -252,9 +252,9 @@ def make_decoder(bundle: Bundle, tiny: Path | None) -> Decode:
     return decode
 
 
-def _open_judges(bundle: Bundle, config: TrainConfig) -> Tools:
+def _open_tools(bundle: Bundle, config: TrainConfig) -> Tools:
     metrics = [*read_weights(config.reward), "clip_text"]
-    tools = open_tools(bundle, ScoreOptions.judges_of(config), metrics=metrics)
+    tools = open_tools(bundle, ScoreOptions.tools_of(config), metrics=metrics)
     reason = tools.why_not(("clip",))
     if reason:
         raise InputError(f"clip: a reward is watched for what it costs the prompts: {reason}")

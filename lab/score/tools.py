@@ -1,4 +1,4 @@
-"""What judges images: CLIP, PickScore, reference images, the quality classifier and aesthetic heads; opened once."""
+"""What measures images: CLIP, PickScore, reference images, the quality classifier and aesthetic heads; opened once."""
 
 import pickle
 from collections.abc import Collection, Mapping, Sequence
@@ -135,7 +135,7 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """Opened judges; a judge that cannot be had is None, and `missing` says why.
+    """Opened tools; one that cannot be had is None, and `missing` says why.
 
     Attributes:
         clip: Compares images with texts and with each other.
@@ -226,7 +226,7 @@ def _open_quality(bundle: Bundle, options: ScoreOptions, missing: dict[str, str]
 
 
 class Batch:
-    """Images to judge, with what each shall show and, where it has one, its counterpart in the baseline.
+    """Images to measure, with what each shall show and, where it has one, its counterpart in the baseline.
 
     Gradients flow from the metrics to `pixels` if it asks for them.
     """
@@ -243,7 +243,7 @@ class Batch:
         """Takes what is known of n images.
 
         Args:
-            tools: The judges.
+            tools: What measures them.
             pixels: (n, 3, H, W) in 0..1.
             texts: What the n images shall show, without weight syntax and names of embeddings.
             baseline: Pixels of the images' counterparts in the baseline, with the same prompt and noise.
