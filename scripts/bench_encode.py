@@ -16,9 +16,9 @@ import time
 import torch
 
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode_pairs
 from lab.models.load import load
 from lab.prompt.parse import parse, resolve
+from lab.sample.plan import encode_pairs
 
 COLOURS = ["red", "green", "blue", "white", "black", "golden", "silver", "pink", "brown", "orange"]
 THINGS = ["apple", "cat", "house", "bicycle", "tree", "robot", "castle", "fish", "violin", "lantern"]

@@ -30,12 +30,11 @@ from torch import Tensor
 import lab
 from lab.analysis.heatmaps import HeatMaps, Target, heat_maps, overlay
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode_pairs
 from lab.models.bundle import Bundle
 from lab.runs.sheet import SheetGroup, write_sheets
 from lab.sample.config import GenerateConfig, Request
 from lab.sample.pixels import encode_image
-from lab.sample.plan import Job
+from lab.sample.plan import Job, encode_pairs
 from lab.sample.settings import resolve_settings
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES

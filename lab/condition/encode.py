@@ -92,41 +92,6 @@ def encode(
     return made[prompt] if isinstance(prompt, str) else [made[text] for text in prompts]
 
 
-def encode_pairs(
-    bundle: Bundle,
-    pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
-    embeddings: Sources,
-    options: TextOptions,
-    steps: int,
-) -> list[tuple[Conditioning, Conditioning]]:
-    """Encodes prompts with their negative prompts, each side as long as its own text.
-
-    Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
-    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
-    already (`read_embeds`) is taken as it is.
-
-    Args:
-        embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
-        steps: Calls of the U-Net, over which schedules are resolved.
-
-    Raises:
-        InputError: see `PromptEncoder.encode`.
-    """
-    encoder = PromptEncoder(bundle, embeddings, options, steps)
-    positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
-    negatives = encoder.encode(
-        (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
-    )
-    result = []
-    for prompt, avoided in pairs:
-        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
-        negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
-        if avoided is None and bundle.force_zeros_for_empty_prompt:
-            negative = negative.map(Encoding.zeroed)
-        result.append((positive, negative))
-    return result
-
-
 class PromptEncoder:
     """Encodes prompts for one bundle with one set of embeddings and options, over one number of steps.
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lab.condition.conditioning import Conditioning
+from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
-from lab.condition.encode import PromptEncoder, encode_pairs
+from lab.condition.encode import PromptEncoder
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
 from lab.images import fit, open_image, to_tensor
@@ -162,6 +162,41 @@ def _encode(
     pairs = encode_pairs(bundle, distinct, _library(options, embeddings), options, steps)
     encoded = dict(zip(distinct, pairs, strict=True))
     return [encoded[pair] for pair in asked]
+
+
+def encode_pairs(
+    bundle: Bundle,
+    pairs: Sequence[tuple[str | Conditioning, str | Conditioning | None]],
+    embeddings: Sources,
+    options: TextOptions,
+    steps: int,
+) -> list[tuple[Conditioning, Conditioning]]:
+    """Encodes prompts with their negative prompts, each side as long as its own text.
+
+    Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
+    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
+    already (`read_embeds`) is taken as it is.
+
+    Args:
+        embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
+        steps: Calls of the U-Net, over which schedules are resolved.
+
+    Raises:
+        InputError: see `PromptEncoder.encode`.
+    """
+    encoder = PromptEncoder(bundle, embeddings, options, steps)
+    positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
+    negatives = encoder.encode(
+        (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
+    )
+    result = []
+    for prompt, avoided in pairs:
+        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
+        negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
+        if avoided is None and bundle.force_zeros_for_empty_prompt:
+            negative = negative.map(Encoding.zeroed)
+        result.append((positive, negative))
+    return result
 
 
 def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:

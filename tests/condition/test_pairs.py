@@ -3,7 +3,8 @@
 import torch
 
 from lab.condition.config import TextOptions
-from lab.condition.encode import encode, encode_pairs
+from lab.condition.encode import encode
+from lab.sample.plan import encode_pairs
 from tests.condition.samples import close
 
 LONG = "cat, " * 80
