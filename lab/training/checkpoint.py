@@ -24,11 +24,12 @@ from lab.embeddings.layouts import WRITABLE
 from lab.errors import InputError
 from lab.files import atomic, parse_json
 from lab.models.bundle import Bundle
-from lab.training.config import FREE_TO_CHANGE, RunOptions, TrainConfig
+from lab.training.config import RunOptions, TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.learned import Learned
 from lab.training.loop import Loop, State
 from lab.training.objectives.objective import Objective
+from lab.training.run_folder import FREE_TO_CHANGE
 
 FORMAT = "lab-training-2"
 

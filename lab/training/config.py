@@ -294,11 +294,3 @@ def config_class(objective: str) -> type[TrainConfig]:
     if options is None or issubclass(TrainConfig, options):
         return TrainConfig
     return type("TrainConfig", (options, TrainConfig), {"__doc__": TrainConfig.__doc__})
-
-
-FREE_TO_CHANGE = {
-    *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
-    *("images", "prompt_file", "embeddings", "model", "device", "clip"),
-    *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
-}
-"""Settings that a resumed run may have otherwise; images, prompts, embeddings and model are compared by content."""

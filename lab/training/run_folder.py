@@ -16,7 +16,14 @@ from lab.models.family import FAMILIES
 from lab.models.schedulers import check_scheduler
 from lab.runs.run import RunFolder
 from lab.strict_yaml import read_yaml
-from lab.training.config import FREE_TO_CHANGE, TrainConfig, config_class
+from lab.training.config import TrainConfig, config_class
+
+FREE_TO_CHANGE = {
+    *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
+    *("images", "prompt_file", "embeddings", "model", "device", "clip"),
+    *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
+}
+"""Settings that a resumed run may have otherwise; images, prompts, embeddings and model are compared by content."""
 
 
 class _ProgressLine(BaseModel):
