@@ -1,8 +1,11 @@
 """Images on disk that carry what made them."""
 
 import json
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -37,6 +40,41 @@ def save_image(path: Path, image: Image.Image, record: dict[str, Any], parameter
     with atomic(path) as temporary:
         # Level 1 takes a third of the default's time, for a sixth more bytes.
         image.save(temporary, format="PNG", pnginfo=info, compress_level=1)
+
+
+WRITERS = 4
+"""Threads that write images. Packing one of 1024 px takes longer than a fast GPU needs to make it."""
+
+MOST_WAITING = 16
+"""Images that may wait to be written."""
+
+
+class ImageWriters:
+    """Threads that write images while the next ones are made. When the block ends, however it does, none is being
+    written."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(WRITERS, "lab-writer")
+        self._pending: deque[Future[Any]] = deque()
+
+    def write(self, save: Callable[..., Any], *what: Any) -> None:
+        """Begins to write an image by calling `save` with the rest; waits where too many are waiting.
+
+        Raises:
+            InputError: an earlier one could not be written.
+        """
+        self._pending.append(self._pool.submit(save, *what))
+        while self._pending and (self._pending[0].done() or len(self._pending) > MOST_WAITING):
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if failed is None:
+            for future in self._pending:
+                future.result()
 
 
 class _Described(BaseModel):

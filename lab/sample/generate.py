@@ -2,12 +2,10 @@
 
 import base64
 import html
-from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from accelerate import PartialState
 from PIL import Image
@@ -20,18 +18,12 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import check_for_loaded
 from lab.runs.pages import write_overview
-from lab.runs.png import record_beside
+from lab.runs.png import ImageWriters, record_beside
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.config import GenerateConfig, requests
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
-
-WRITERS = 4
-"""Threads that write images. Packing one of 1024 px takes longer than a fast GPU needs to make it."""
-
-MOST_WAITING = 16
-"""Images that may wait to be written."""
 
 SHOWN = 48
 """Images of a list that a notebook shows."""
@@ -234,39 +226,10 @@ def make_images(
         InputError: too little memory, or a folder that cannot be written.
     """
     batch_size = jobs[0].request.options.batch_size if jobs else "auto"
-    with _Writers(folder) as writers:
+    with ImageWriters() as writers:
         for sample in run_jobs(bundle, jobs, batch_size, listener):
-            writers.write(sample.job.index, sample.image, make_record(bundle, sample.job))
-
-
-class _Writers:
-    """Writes images while the next ones are made. When the block ends, however it does, none is being written."""
-
-    def __init__(self, folder: RunFolder):
-        self._folder = folder
-        self._pool = ThreadPoolExecutor(WRITERS, "lab-writer")
-        self._pending: deque[Future[Path]] = deque()
-
-    def write(self, index: int, image: Image.Image, record: dict[str, Any]) -> None:
-        """Begins to write an image; waits where too many are waiting.
-
-        Raises:
-            InputError: an earlier one could not be written.
-        """
-        self._pending.append(
-            self._pool.submit(self._folder.save, index, image, record, parameters_text(record))
-        )
-        while self._pending and (self._pending[0].done() or len(self._pending) > MOST_WAITING):
-            self._pending.popleft().result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown()
-        if failed is None:
-            for future in self._pending:
-                future.result()
+            record = make_record(bundle, sample.job)
+            writers.write(folder.save, sample.job.index, sample.image, record, parameters_text(record))
 
 
 def _is_made(job: Job, path: Path) -> bool:
