@@ -111,6 +111,9 @@ def _plot(
 
 
 NEAREST = 10
+CONTEXT = 77
+"""Rows of prompt embeddings in every published Stable Diffusion."""
+
 LARGEST_MATRIX = 12
 """Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
 
@@ -164,6 +167,9 @@ def _facts(embedding: Embedding) -> Iterator[tuple[str, str]]:
         yield "A1111 checksum", embedding.a1111_checksum
     for key, value in sorted(origin.metadata.items()):
         yield "metadata", f"{key}: {value}"
+    if embedding.count % CONTEXT == 0:
+        rows = f"{embedding.count} rows fill the context: prompt embeddings rather than vectors for a prompt"
+        yield "note", f"{rows}; give the file by --embeds or --negative-embeds"
     for note in origin.notes:
         yield "note", note
 

@@ -1,7 +1,9 @@
 """Prompt embeddings in a file: `lab encode --out` writes them, `lab generate --embeds` takes them for a prompt.
 
 A .safetensors file with `embeds` and, for SDXL, `pooled`; a scheduled or composed prompt has further ones, numbered
-`embeds.1` and on. The metadata says what was encoded and how, under the key `lab` as JSON.
+`embeds.1` and on. The metadata says what was encoded and how, under the key `lab` as JSON. Read are also the bare
+tensors that others publish, such as ReNeg (2412.19637): one of shape (n, d) or (1, n, d), and for SDXL a pooled one
+beside it, in .safetensors, .pt or .bin.
 """
 
 import json
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.condition.conditioning import AppliedEmbedding, Conditioning, Encoding, Part, TokenSpan
+from lab.embeddings.containers import decode, read_bytes
 from lab.errors import InputError
 from lab.files import atomic, parse_json
 
@@ -73,22 +76,39 @@ def read_embeds(path: Path, bundle: "Bundle", steps: int) -> Conditioning:
     """Reads a conditioning for a model and a number of denoising steps.
 
     Raises:
-        InputError: not a file that `write_embeds` made, embeddings of another width than the model's, or a schedule
-            over another number of steps.
+        InputError: no prompt embeddings, embeddings of another width than the model's, or a schedule over another
+            number of steps.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            content = parse_json((file.metadata() or {})[_KEY], path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        conditioning = _conditioning(content, tensors)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read prompt embeddings: {error.strerror or error}") from None
-    except (SafetensorError, KeyError, IndexError, TypeError, ValueError):
+        found = decode(read_bytes(path))
+    except InputError as error:
+        raise InputError(f"{path}: no prompt embeddings: {str(error).removeprefix(f'{path}: ')}") from None
+    try:
+        if _KEY in found.metadata:
+            conditioning = _conditioning(parse_json(found.metadata[_KEY], path), found.data)
+        else:
+            conditioning = _bare(path.stem, found.data)
+    except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(f"{path}: no prompt embeddings; write them with lab encode --out") from None
     _check(path, conditioning, bundle, steps)
     return conditioning
+
+
+def _bare(name: str, data: Any) -> Conditioning:
+    """The conditioning of a lone tensor, and a pooled one if there is one.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    import torch
+
+    values = list(data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else [data]
+    tensors = [value.detach().squeeze() for value in values if isinstance(value, torch.Tensor)]
+    (embeds,) = (_matrix(tensor) for tensor in tensors if tensor.ndim > 1)
+    flat = [tensor.float() for tensor in tensors if tensor.ndim == 1]
+    if len(flat) > 1:
+        raise ValueError("several pooled tensors")
+    return Conditioning(name, (Part(1.0, ((1, Encoding(name, embeds, flat[0] if flat else None)),)),))
 
 
 def _check(path: Path, conditioning: Conditioning, bundle: "Bundle", steps: int) -> None:

@@ -206,6 +206,8 @@ def _check_rows(tensor: "Tensor", key: str) -> "Tensor":
     import torch
 
     shape = tuple(tensor.shape)
+    if tensor.ndim == 3 and shape[0] == 1:  # a batch of one
+        tensor = tensor[0]
     if tensor.ndim not in (1, 2):
         raise InputError(f"vectors for {key} have the shape {shape}; expected (n, width) or (width,)")
     if tensor.numel() == 0:

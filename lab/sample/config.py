@@ -154,10 +154,10 @@ class PromptOptions(Config):
     """Seeds of the noise, such as 1-4,9; every prompt is drawn with each."""
 
     embeds: ExistingFile | None = None
-    """Prompt embeddings that `lab encode --out` wrote, in place of prompts."""
+    """Prompt embeddings in place of prompts: of `lab encode --out`, or a tensor (n, d) such as others publish."""
 
     negative_embeds: ExistingFile | None = None
-    """Prompt embeddings in place of a negative prompt: of `lab encode --out`, or learned by a reward."""
+    """The same in place of a negative prompt, such as ReNeg's (2412.19637)."""
 
     out: NewPath | None = None
     """Folder for the images; by default one under outputs/ that the settings name."""

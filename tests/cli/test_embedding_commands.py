@@ -183,3 +183,10 @@ class TestMerge:
     def test_one_is_not_enough(self, tmp_path, two, capsys):
         assert run("merge", two[0], "--out", tmp_path / "c.pt") == BAD_INPUT
         assert "at least two" in capsys.readouterr().err
+
+
+def test_inspect_says_what_a_bare_tensor_of_a_whole_context_is(tmp_path, capsys):
+    torch.save(torch.randn(1, 77, 768), tmp_path / "published.bin")
+    assert main(["inspect", str(tmp_path / "published.bin")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "prompt embeddings rather than vectors for a prompt; give the file by --embeds" in said

@@ -39,10 +39,32 @@ def test_files_that_do_not_fit_stop(tmp_path, sd1, sdxl):
 def test_other_files_stop(tmp_path, sd1, content):
     path = tmp_path / "x.safetensors"
     if content is None:
-        save_file({"embeds": torch.zeros(77, 32)}, path)
+        save_file({"one": torch.zeros(77, 32), "other": torch.zeros(77, 32)}, path)
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match="no prompt embeddings"):
         read_embeds(path, sd1, 4)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="no such file"):
         read_embeds(tmp_path / "absent.safetensors", sd1, 4)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_bare_tensors_are_prompt_embeddings(tmp_path, sd1, suffix, batched):
+    made = encode(sd1, "a cat").embeds
+    tensor, path = made[None] if batched else made, tmp_path / f"published{suffix}"
+    if suffix == ".safetensors":
+        save_file({"emb": tensor.contiguous()}, path)
+    else:
+        torch.save(tensor if batched else {"prompt_embeds": tensor}, path)
+    read = read_embeds(path, sd1, 4)
+    assert torch.equal(read.embeds, made) and read.prompt == "published"
+
+
+def test_a_bare_tensor_for_sdxl_comes_with_a_pooled_one(tmp_path, sdxl):
+    path, made = tmp_path / "x.safetensors", encode(sdxl, "a cat")
+    save_file({"prompt_embeds": made.embeds[None], "pooled_prompt_embeds": made.pooled[None]}, path)
+    assert torch.equal(read_embeds(path, sdxl, 4).pooled, made.pooled)
+    save_file({"prompt_embeds": made.embeds[None]}, path)
+    with pytest.raises(InputError, match="pooled embeddings are for SDXL"):
+        read_embeds(path, sdxl, 4)
