@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lab.cli.flags import LayoutFlag, check_embeddings
+from lab.embeddings.layouts import check_target
 from lab.files import check_writable
 
 
@@ -20,6 +21,7 @@ def convert(
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
     """
     check_embeddings([source])
+    check_target(out, layout)
     check_writable(out.parent, "place")
     from lab.embeddings.read import read_one
 

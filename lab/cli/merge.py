@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lab.cli.flags import LayoutFlag, check_embeddings, choice_from
-from lab.embeddings.merge import METHODS
+from lab.embeddings.layouts import check_target
+from lab.embeddings.merge import METHODS, check_counts
 from lab.embeddings.merge import merge as mix
 from lab.files import check_writable
 
@@ -29,6 +30,8 @@ def merge(
         weights: One number for each file; for an average they are divided by their sum.
     """
     check_embeddings(files)
+    check_counts(len(files), weights)
+    check_target(out, layout)
     check_writable(out.parent)
     from lab.embeddings.read import read_one
 

@@ -5,17 +5,22 @@ To add a layout, add an entry to `LAYOUTS`; one with a writer is offered by `--l
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.embeddings import layout_readers as readers
 from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
-from lab.errors import InputError
+from lab.errors import InputError, did_you_mean
 from lab.models.detection import EMBEDDING, MODEL, FileKind, file_kind, is_of_model
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PACKED = (".safetensors", ".bin", ".pt")
+"""What files of embeddings end in; only the first kind has room for metadata."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,13 @@ class Layout:
             for one that is and cannot be used.
         write: From an embedding with checked vectors to the dictionary that its file holds; None for a layout that
             is read only. Raises `InputError` for an embedding that has no place in it.
-        suffixes: Of the files that it can be written to. Only safetensors files have room for metadata.
+        suffixes: Of the files that it can be written to.
     """
 
     label: str
     read: Callable[[FileContents], Draft | None]
     write: "Callable[[Embedding, dict[str, Tensor]], dict[str, Any]] | None" = None
-    suffixes: tuple[str, ...] = (".safetensors", ".pt", ".bin")
+    suffixes: tuple[str, ...] = PACKED
 
 
 def _write_diffusers(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
@@ -94,6 +99,27 @@ class _Writable(Mapping[str, Layout]):
 
 WRITABLE: Mapping[str, Layout] = _Writable()
 """What `--layout` offers."""
+
+
+def check_target(path: Path, layout: str | None = None) -> None:
+    """Refuses a file that no embedding can be written to in a layout, by its name; nothing is read.
+
+    Args:
+        layout: A name in `WRITABLE`, or None where the embedding decides.
+
+    Raises:
+        InputError: no such layout (with the nearest names), or another suffix than it can have.
+    """
+    if layout is not None and layout not in WRITABLE:
+        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITABLE)}")
+    suffix, suffixes = path.suffix.lower(), WRITABLE[layout].suffixes if layout else PACKED
+    if suffix not in PACKED:
+        raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
+    if suffix not in suffixes:
+        others = " or ".join(name for name in ("diffusers", "kohya") if name != layout)
+        raise InputError(
+            f"{path}: the {layout} layout is a {' or '.join(suffixes)} file; for {suffix} take {others}"
+        )
 
 
 def recognise(contents: FileContents) -> tuple[str, Draft]:

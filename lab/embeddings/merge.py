@@ -29,8 +29,9 @@ def merge(
     """
     if method not in METHODS:
         raise InputError(f"no method '{method}' to merge by{did_you_mean(method, METHODS)}")
+    check_counts(len(embeddings), weights)
     weights = [1.0] * len(embeddings) if weights is None else list(weights)
-    _check(embeddings, weights)
+    _check_widths(embeddings)
     vectors = {
         key: METHODS[method]([embedding.vectors[key] for embedding in embeddings], weights)
         for key in embeddings[0].vectors
@@ -47,11 +48,19 @@ def merge(
     return Embedding(name, vectors, kinds.pop() if len(kinds) == 1 else "unknown", provenance)
 
 
-def _check(embeddings: Sequence[Embedding], weights: Sequence[float]) -> None:
-    if len(embeddings) < 2:
+def check_counts(embeddings: int, weights: Sequence[float] | None) -> None:
+    """Refuses to merge so many embeddings with these weights; their files need not be read yet.
+
+    Raises:
+        InputError: fewer than two, or another number of weights.
+    """
+    if embeddings < 2:
         raise InputError("merging takes at least two embeddings")
-    if len(weights) != len(embeddings):
-        raise InputError(f"{len(embeddings)} embeddings and {len(weights)} weights; give one for each")
+    if weights is not None and len(weights) != embeddings:
+        raise InputError(f"{embeddings} embeddings and {len(weights)} weights; give one for each")
+
+
+def _check_widths(embeddings: Sequence[Embedding]) -> None:
     first = embeddings[0]
     for other in embeddings[1:]:
         if other.widths != first.widths:

@@ -10,14 +10,13 @@ from typing import get_args
 
 from lab.embeddings.containers import MAX_FILE_BYTES, FileContents, decode, read_bytes
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, Provenance, check_vectors
-from lab.embeddings.layouts import recognise
+from lab.embeddings.layouts import PACKED, recognise
 from lab.embeddings.parts import Draft
 from lab.errors import InputError, keep_readable
 from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
 
-PACKED = (".safetensors", ".bin", ".pt")
 SUFFIXES = (*PACKED, ".png", ".webp")
 """Files that are looked at in a folder. A single file may have any name."""
 

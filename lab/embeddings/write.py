@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lab.embeddings.embedding import Embedding, check_vectors
-from lab.embeddings.layouts import LAYOUTS, WRITABLE
-from lab.embeddings.read import PACKED, read_file
-from lab.errors import InputError, did_you_mean
+from lab.embeddings.layouts import WRITABLE, check_target
+from lab.embeddings.read import read_file
+from lab.errors import InputError
 from lab.files import atomic
 from lab.models.family import family_with_keys
 
@@ -43,9 +43,11 @@ def save(
     """
     vectors = check_vectors(embedding.vectors)
     layout = layout or ("sdxl" if len(vectors) > 1 else "diffusers")
-    _check_target(path, layout, metadata)
-    write = LAYOUTS[layout].write
-    assert write is not None, "_check_target has looked"
+    check_target(path, layout)
+    if metadata and path.suffix.lower() != ".safetensors":
+        raise InputError(f"{path}: {path.suffix} has no room for metadata; write a .safetensors file")
+    write = WRITABLE[layout].write
+    assert write is not None, "all in this table have one"
     content = write(embedding, vectors)
     if path.suffix.lower() == ".safetensors":
         data = _safetensors(content, _model_spec(embedding) | dict(metadata or {}))
@@ -71,21 +73,6 @@ def _model_spec(embedding: Embedding) -> dict[str, str]:
         "lab.kind": embedding.kind,
     }
     return {**provenance.metadata, **{key: value for key, value in known.items() if value is not None}}
-
-
-def _check_target(path: Path, layout: str, metadata: Mapping[str, str] | None) -> None:
-    if layout not in WRITABLE:
-        raise InputError(f"no layout '{layout}' to write{did_you_mean(layout, WRITABLE)}")
-    suffix, suffixes = path.suffix.lower(), LAYOUTS[layout].suffixes
-    if suffix not in PACKED:
-        raise InputError(f"{path}: an embedding file ends in .safetensors, .pt or .bin")
-    if suffix not in suffixes:
-        others = " or ".join(name for name in ("diffusers", "kohya") if name != layout)
-        raise InputError(
-            f"{path}: the {layout} layout is a {' or '.join(suffixes)} file; for {suffix} take {others}"
-        )
-    if metadata and suffix != ".safetensors":
-        raise InputError(f"{path}: {suffix} has no room for metadata; write a .safetensors file")
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -109,6 +109,13 @@ WRONG = [
     (["convert", "absent.pt", "x.safetensors"], "absent.pt: no such file"),
     (["convert", "README.md", "README.md/x.safetensors"], "cannot write"),
     (["merge", "absent.pt", "README.md", "--out", "x.safetensors"], "absent.pt: no such file"),
+    (["merge", "README.md", "--out", "x.safetensors"], "at least two embeddings"),
+    (
+        ["merge", "README.md", "LICENSE", "--out", "x.safetensors", "--weights", "1"],
+        "2 embeddings and 1 weights",
+    ),
+    (["merge", "README.md", "LICENSE", "--out", "x.txt"], "an embedding file ends in .safetensors"),
+    (["convert", "README.md", "x.safetensors", "--layout", "a1111"], "the a1111 layout is a .pt file"),
     (["search", "--text", "a"], "nothing to search"),
     (["search", "--text", "a", "--over", "prompts:absent.txt"], "absent.txt: no such file"),
     (["search", "--text", "a", "--over", "vocabulary", "--index", "README.md"], "README.md"),
