@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lab.condition.conditioning import Encoding, TokenSpan
+from lab.condition.conditioning import Encoding
+from lab.condition.knock_out import find_rows
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.bundle import Bundle
@@ -38,16 +39,6 @@ class Target:
         """The target as captions name it."""
         named = self.text or "all words"
         return named if self.side == "positive" else f"{named} (negative)"
-
-
-def find_rows(encoding: Encoding, text: str | None) -> list[int]:
-    """The rows of an encoding that a target occupies, wherever the text has it; none if it is not there.
-
-    An embedding's vectors and a word's tokens belong together, so all their rows count. Case does not matter, and
-    an embedding's name may stand in `<>` or behind `embedding:` as prompts have it.
-    """
-    spans = encoding.spans if text is None else _find_spans(encoding.spans, text)
-    return sorted({row for span in spans for row in range(span.start, span.end)})
 
 
 def check_layers_open(bundle: Bundle) -> None:
@@ -83,21 +74,6 @@ def check_target(job: Job, target: Target) -> None:
         f"heat map: '{target.text}' is not in the {target.side} prompt '{prompt.prompt}'"
         f"{did_you_mean(target.text, words)}"
     )
-
-
-def _find_spans(spans: Sequence[TokenSpan], text: str) -> list[TokenSpan]:
-    name = text.removeprefix("embedding:").strip("<>")
-    found = [span for span in spans if span.embedding == name]
-    wanted = "".join(text.split()).casefold()
-    for start in range(len(spans)):
-        joined = ""
-        for end in range(start, len(spans)):
-            joined += spans[end].text.casefold()
-            if joined == wanted:
-                found.extend(spans[start : end + 1])
-            if len(joined) >= len(wanted):
-                break
-    return found
 
 
 BATCH = 4

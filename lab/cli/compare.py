@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from lab.cli.flags import ConfigFlag, ModelFlags, SamplingFlags, ScoreFlags, TextFlags, given
 from lab.comparing.axes import AXES
-from lab.comparing.config import CompareConfig, ExperimentOptions, read_axes
+from lab.comparing.config import CompareConfig, ExperimentOptions, read_axes, stand_in
 from lab.condition.config import TextOptions
 from lab.errors import InputError
 from lab.files import check_writable
@@ -63,7 +63,7 @@ def compare(
     over |= {"axes": _assigned("axis", axis)} if axis else {}
     over |= {"baseline": _assigned("baseline", baseline)} if baseline else {}
     settings = CompareConfig.read(config, over)
-    read_axes(settings)  # what is wrong is told before the engine is imported
+    read_axes(stand_in(settings))  # what is wrong is told before the engine is imported
     check_writable(settings.out or Path("outputs"))
     with Bars() as bars:
         facts = read_facts(settings, bars)

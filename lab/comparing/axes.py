@@ -3,6 +3,7 @@
 The table is read without the engine: embedding files are read when an axis over them is.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,12 +78,14 @@ class Axis:
         replaces: The options that it varies, which the experiment therefore must not fix as well.
         excludes: The axes that it cannot be combined with.
         needs: Axes of which it needs one, or none.
+        keeps_words: Images are to show what the baseline's prompt says, whatever the axis does to the text.
     """
 
     read: Callable[[Any], list[AxisValue]]
     replaces: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    keeps_words: bool = False
 
 
 PLACES = ("model", "controlnet", "control_image")
@@ -150,6 +153,19 @@ def _read_fillings(given: Any) -> list[AxisValue]:
     return [value_of(text) for text in read_texts(given)]
 
 
+def _read_left_out(given: Any) -> list[AxisValue]:
+    """Words or embeddings that are taken out of the prompt's text; null for the whole prompt."""
+    from lab.comparing.embedding_axes import tidy
+
+    def value_of(text: str | None) -> AxisValue:
+        if text is None:
+            return AxisValue(NOT_GIVEN, lambda draft: draft)
+        word = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+        return AxisValue(text, lambda draft: replace(draft, prompt=tidy(word.sub("", draft.prompt))))
+
+    return [value_of(None if one in (None, NONE) else str(one)) for one in split_values(given)]
+
+
 def _with_filling(draft: CellDraft, fill: Callable[[str], str]) -> CellDraft:
     negative = draft.settings.get("negative_prompt")
     changed = replace(draft, prompt=fill(draft.prompt))
@@ -213,7 +229,11 @@ EMBEDDING_AXES = ("embedding", "embedding_checkpoint")
 AXES: dict[str, Axis] = {
     "prompt": Axis(_read_prompts, replaces=("prompts",), excludes=("prompt_replace",)),
     "prompt_replace": Axis(_read_replacements),
-    "slot": Axis(_read_fillings, excludes=("embedding", "embedding_checkpoint", "negative_prompt")),
+    "slot": Axis(
+        _read_fillings, excludes=("embedding", "embedding_checkpoint", "negative_prompt"), keeps_words=True
+    ),
+    "knock_out": option_axis("knock_out"),
+    "left_out": Axis(_read_left_out, excludes=("knock_out",), keeps_words=True),
     "negative_prompt": option_axis("negative_prompt"),
     "embedding": Axis(_read_embeddings, excludes=("embedding_checkpoint",)),
     "embedding_weight": Axis(_read_weights, needs=EMBEDDING_AXES),

@@ -18,6 +18,7 @@ from lab.comparing.effects import (
     number,
 )
 from lab.comparing.experiment import Experiment
+from lab.comparing.knock_outs import knock_out_panels, with_parts
 from lab.comparing.panels import check_panels, make_panels
 from lab.comparing.report import write_report
 from lab.comparing.scores import choose_scores, image_rows, score_cells, write_table
@@ -89,6 +90,7 @@ def compare(
             needs; a folder of another run. Nothing is generated then.
     """
     config = CompareConfig.build(CompareConfig.given_with(config, settings))
+    config = with_parts(bundle, config, embeddings)
     experiment = Experiment(config, embeddings)
     tools = open_tools(bundle, config, listener)
     sizes, contents = check_cells(bundle, experiment)
@@ -106,7 +108,10 @@ def compare(
         if state.is_main_process:
             write_table(out / "results.csv", lambda: image_rows(experiment, scores, files))
             write_table(out / "effects.csv", lambda: rows, EFFECT_COLUMNS)
-            panels = make_panels(bundle, experiment, out)
+            panels = [
+                *knock_out_panels(bundle, experiment, scores, files, listener),
+                *make_panels(bundle, experiment, out),
+            ]
             write_report(out, experiment, scores, effects, files, left_out, panels)
             pictures = {cell.index: files[cell.index] for cell in experiment.pictures}
             variants = {cell.index: cell.variant.name for cell in experiment.pictures}

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lab.comparing.axes import AXES, SLOT, AxisValue, read_axis
 from lab.condition.config import TextOptions
+from lab.condition.knock_out import END
 from lab.config import Config, NewPath
 from lab.errors import InputError, did_you_mean
 from lab.models.config import ModelOptions
@@ -31,6 +32,10 @@ class ExperimentOptions(Config):
 
     contrast: list[str] = Field(default_factory=list)
     """Two variants to hold against each other as A,B, by their names or values: how A differs from B. Repeatable."""
+
+    knock_out_by: Literal["padding", "text"] = "padding"
+    """How `--knock-out prompt` takes parts away: clean padding once the prompt is encoded, or leaving words out of the
+    text."""
 
     heat_map: list[str] = Field(default_factory=list)
     """A word or embedding whose attention the report maps; `negative:WORD` for the negative prompt. Repeatable."""
@@ -58,6 +63,23 @@ class CompareConfig(ExperimentOptions, ScoreOptions, SamplingOptions, TextOption
 
     baseline: dict[str, Any] = Field(default_factory=dict)
     """The axis values that the others are compared with; the first of each where nothing is said."""
+
+
+EACH = "prompt"
+"""What `knock_out` says where each part of the prompt is knocked out in turn."""
+
+
+def stand_in(config: CompareConfig) -> CompareConfig:
+    """Where each part of the prompt is to be knocked out, the config with one part that every prompt has; as it is
+    elsewhere. Which parts there are is known when the prompts are encoded (`knock_outs.with_parts`)."""
+    return with_knock_outs(config, [END]) if config.knock_out == EACH else config
+
+
+def with_knock_outs(config: CompareConfig, parts: Sequence[str]) -> CompareConfig:
+    """The config with an axis over parts of the prompts, nothing knocked out first."""
+    by_text = config.knock_out_by == "text"
+    axes = {**config.axes, "left_out" if by_text else "knock_out": [None, *parts]}
+    return config.model_copy(update={"axes": axes, "knock_out": None})
 
 
 Axes = Mapping[str, Sequence[AxisValue]]

@@ -3,12 +3,12 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lab.comparing.axes import EMBEDDING_AXES, AxisValue, CellDraft
-from lab.comparing.config import CompareConfig, read_axes
+from lab.comparing.axes import AXES, EMBEDDING_AXES, AxisValue, CellDraft
+from lab.comparing.config import CompareConfig, read_axes, stand_in
 from lab.comparing.embedding_axes import place_embeddings, tidy
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import Sources, collect
@@ -90,7 +90,7 @@ class Experiment:
         Raises:
             InputError: unknown or clashing axes, no baseline, nothing to compare, unknown embeddings.
         """
-        self.config = config
+        self.config = config = stand_in(config)
         self._given = collect(embeddings)
         self._libraries: dict[tuple[str, ...], Mapping[str, Embedding]] = {}
         axes, baseline = read_axes(config)
@@ -99,7 +99,7 @@ class Experiment:
         self.contrasts = [read_contrast(text, self.variants) for text in config.contrast]
         self.prompts = config.prompts or [""]
         self.seeds = parse_seeds(config.seeds) if "seed" not in config.axes else [0]
-        self.cells = self._lay_out()
+        self.cells = self._with_words_kept(self._lay_out())
 
     @property
     def pairs(self) -> int:
@@ -140,6 +140,13 @@ class Experiment:
                 made_from = (prompt, draft.seed, options, words, named)
                 cells.append(Cell(len(cells), picture, variant, (place, turn), *made_from))
         return cells
+
+    def _with_words_kept(self, cells: list[Cell]) -> list[Cell]:
+        """The cells; where an axis changes the text but not what shall be seen, with the baseline's words."""
+        if not any(AXES[name].keeps_words for name in self.config.axes):
+            return cells
+        base = cells[self.baseline.index * self.pairs : (self.baseline.index + 1) * self.pairs]
+        return [replace(cell, words=base[cell.index % self.pairs].words) for cell in cells]
 
     @cached_property
     def _shared(self) -> dict[str, Any]:

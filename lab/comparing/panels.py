@@ -27,11 +27,13 @@ class PanelPicture:
         data: PNG bytes, or the text of an SVG element.
         caption: A few words under it.
         alt: What it shows, for those who cannot see it.
+        double: It is twice as wide as others.
     """
 
     data: bytes | str
     caption: str
     alt: str
+    double: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,16 @@ def _heat_panel(bundle: Bundle, experiment: Experiment, folder: Path) -> ReportP
 
 def _overlaid(cell: Cell, maps: HeatMaps, target: Target, high: float) -> PanelPicture:
     heat = maps.of(target)
-    side = max(256 // max(maps.image.size), 1)
-    image = overlay(maps.image, heat, high)
-    image = image.resize((image.width * side, image.height * side), Image.Resampling.BICUBIC)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
     caption = f"{target.label}: {cell.variant.name}; largest share {float(heat.max()):.2f}"
-    return PanelPicture(stream.getvalue(), caption, f"Heat map of {caption}")
+    return PanelPicture(as_png(overlay(maps.image, heat, high)), caption, f"Heat map of {caption}")
+
+
+def as_png(image: Image.Image) -> bytes:
+    """A map as a PNG that is large enough to be looked at."""
+    side = max(256 // image.height, 1)
+    stream = io.BytesIO()
+    image.resize((image.width * side, image.height * side), Image.Resampling.BICUBIC).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _curve_panel(bundle: Bundle, experiment: Experiment) -> ReportPanel:

@@ -214,6 +214,7 @@ def _panel(panel: ReportPanel) -> dict[str, Any]:
             "source": image_uri(picture.data) if isinstance(picture.data, bytes) else None,
             "caption": picture.caption,
             "alt": picture.alt,
+            "double": picture.double,
         }
         for picture in panel.pictures
     ]

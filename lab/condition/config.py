@@ -38,6 +38,10 @@ class TextOptions(Config):
     keep_words: bool = False
     """Cuts no word between two chunks, where A1111 and ComfyUI would."""
 
+    knock_out: str | None = None
+    """What of the prompt is replaced by clean padding once it is encoded: a word, `<name>` or its second vector
+    `<name>:2`, `[end]`, `[padding]`, or SDXL's `[pooled]`; `lab compare` takes `prompt` for each of them in turn."""
+
     def clip_skip_on(self, family: str) -> int:
         """The layers that are left out on a model of a family: in the a1111 dialect none but on SD 1.x."""
         families = find_dialect(self.dialect).clip_skip_families

@@ -22,6 +22,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
+from lab.condition.knock_out import without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule
 from lab.condition.weighting import WEIGHTINGS
@@ -164,10 +165,15 @@ class PromptEncoder:
             levelled = self._level(Part(timeline.weight, tuple(entries)))
             return self._weigh_schedule(levelled, timeline, chunked)
 
-        return {
+        encoded = {
             prompt: Conditioning(prompt, level_parts([part(timeline) for timeline in parts]))
             for prompt, parts in timelines.items()
         }
+        part_out = None if negative else self._options.knock_out
+        if part_out is None:
+            return encoded
+        empty, pooled = self._towers.states(Chunk())
+        return {prompt: without_part(whole, part_out, empty, pooled) for prompt, whole in encoded.items()}
 
     def _level(self, part: Part) -> Part:
         rows = max(len(entry.embeds) for _, entry in part.entries)

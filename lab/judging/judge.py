@@ -64,7 +64,7 @@ def judge(
         InputError: bad settings, a file that is no embedding or does not say which prompt it is for, one that does not
             fit the model, or a folder of another run. Nothing is generated then.
     """
-    config = JudgeConfig.build({**(config.given() if config else {}), **settings})
+    config = JudgeConfig.build(JudgeConfig.given_with(config, settings))
     cards, _ = judge_to_folder(bundle, file, config, listener)
     return cards if len(cards) > 1 else cards[0]
 

@@ -1,7 +1,7 @@
 """Embeddings tried on one model: blocks of prompts are drawn and scored until the question is answered."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -221,15 +221,13 @@ def _at_weight(name: str, weights: Sequence[float], side: Side, dialect: str) ->
 def _experiment(
     bundle: Bundle, config: JudgeConfig, side: Side, texts: list[str], embeddings: Sequence[Embedding]
 ) -> Experiment:
-    """The experiment over what takes the embedding's place; images are judged by what the baseline's prompt says."""
+    """The experiment over what takes the embedding's place."""
     prompts = choose_prompts(config, side, embeddings[0].kind == "style", bundle.root == ASSETS / "emoji")
     shared = {name: value for name, value in config.given().items() if name in CompareConfig.model_fields}
     own = {"model": bundle.source, "out": None, "prompts": prompts, "seeds": config.seeds}
     negative = {"negative_prompt": SLOT} if side == "negative" else {}
     settings = CompareConfig.build({**shared, **own, **negative, "axes": {"slot": texts}})
-    experiment = Experiment(settings, embeddings)
-    experiment.cells = [replace(cell, words=experiment.counterpart(cell).words) for cell in experiment.cells]
-    return experiment
+    return Experiment(settings, embeddings)
 
 
 def _choose(available: Sequence[str], side: Side, asked: bool) -> list[str]:
