@@ -151,11 +151,13 @@ MAX_VALUES = 16 * 1024**2
 
 
 def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
-    """Vectors (n, width) or (width,) by the name of the encoder that has their width.
+    """Vectors (n, width), (1, n, width) or (width,) by the name of the encoder that has their width.
 
     Raises:
         InputError: another shape, or vectors for T5.
     """
+    if tensor.ndim == 3 and len(tensor) == 1:
+        tensor = tensor[0]
     if tensor.ndim not in (1, 2):
         raise InputError(f"vectors have the shape {tuple(tensor.shape)}; expected (n, width) or (width,)")
     if tensor.numel() == 0:
@@ -206,8 +208,6 @@ def _check_rows(tensor: "Tensor", key: str) -> "Tensor":
     import torch
 
     shape = tuple(tensor.shape)
-    if tensor.ndim == 3 and shape[0] == 1:  # a batch of one
-        tensor = tensor[0]
     if tensor.ndim not in (1, 2):
         raise InputError(f"vectors for {key} have the shape {shape}; expected (n, width) or (width,)")
     if tensor.numel() == 0:
