@@ -2,12 +2,14 @@
 
 DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Arabic and many signs. The lab ships the
 characters that Japanese and Chinese are mostly written with. What neither has is looked for among the fonts that
-systems bring.
+systems bring, and what none has is said in words.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from itertools import groupby, islice
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
@@ -68,6 +70,34 @@ def _file_with(character: str) -> Path | None:
     if character.isspace() or ord(character) in _characters(usual):
         return None
     return next((file for file in files if ord(character) in _characters(file)), None)
+
+
+@lru_cache(maxsize=4096)
+def _in_words(character: str, in_figures: bool) -> str | None:
+    """What stands for a character that no font has; None for one that can be drawn, "" for one that is not seen."""
+    if character < "\u0250" or character.isspace():
+        return None
+    files = islice(font_files(), 2 if in_figures else None)
+    if any(ord(character) in _characters(file) for file in files):
+        return None
+    name, kind = unicodedata.name(character, ""), unicodedata.category(character)
+    if kind in ("Cf", "Mn", "Sk"):  # joiners, signs above others, colours of skin
+        return ""
+    if not name:
+        return f"U+{ord(character):X}"
+    return name.split()[0].capitalize() if kind[0] in "LMN" else name.lower()
+
+
+def spelled(text: str, in_figures: bool = False) -> str:
+    """A text with what no font has in words: `[Hangul]` for letters of a script, `[unicorn face]` for an emoji.
+
+    Args:
+        in_figures: It is drawn by matplotlib, which is told of the usual font and of the one that ships.
+    """
+    if text.isascii():
+        return text
+    parts = groupby(text, lambda character: _in_words(character, in_figures))
+    return "".join("".join(run) if said is None else said and f"[{said}]" for said, run in parts)
 
 
 @cache

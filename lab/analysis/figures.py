@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError
 from lab.files import atomic
-from lab.fonts import SHIPPED, SHIPPED_FAMILY
+from lab.fonts import SHIPPED, SHIPPED_FAMILY, spelled
 
 if TYPE_CHECKING:  # a wrong file name is told before matplotlib is imported
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ _STYLE: Any = {  # matplotlib's own type lists every parameter by name
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """The lab's style and fonts; a character that none of them has is a box, of which matplotlib says nothing."""
+    """The lab's style and fonts; of characters that none of them has matplotlib says nothing."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -70,7 +70,22 @@ def save_figure(figure: "Figure", path: Path) -> None:
     form = check_suffix(path)
     metadata = {"Date": None} if form == "svg" else None
     with _styled(), atomic(path) as temporary:
+        if form == "png":  # whoever shows an SVG has other fonts
+            _spell(figure)
         figure.savefig(temporary, format=form, dpi=150, facecolor="white", metadata=metadata)
+
+
+def _spell(figure: "Figure") -> None:
+    """Puts words in place of the characters that no font has, which would be boxes."""
+    from matplotlib.text import Text
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        said = [spelled(label, in_figures=True) for label in labels]
+        if said != labels:  # which drawing would set back
+            axis.set_ticklabels(said)
+    for text in figure.findobj(Text):
+        text.set_text(spelled(text.get_text(), in_figures=True))
 
 
 def check_suffix(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lab.files import atomic
-from lab.fonts import draw_text, text_length
+from lab.fonts import draw_text, spelled, text_length
 from lab.images import open_image
 from lab.runs.run import made_again
 
@@ -195,7 +195,7 @@ _Line = tuple[list[tuple[list[str], Sequence[tuple[Path, str]]]], int]
 @lru_cache(maxsize=4096)
 def wrapped(text: str, width: int, lines: int) -> list[str]:
     """Text broken at spaces into lines of at most `width` pixels; what does not fit ends in an ellipsis."""
-    words = text.split()
+    words = spelled(text).split()
     made: list[str] = []
     line = ""
     place = 0

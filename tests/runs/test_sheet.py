@@ -5,7 +5,8 @@ import time
 import pytest
 from PIL import Image, ImageDraw
 
-from lab.fonts import draw_text, text_length
+from lab import fonts
+from lab.fonts import draw_text, spelled, text_length
 from lab.runs.sheet import MAX_HEIGHT, MAX_WIDTH, SheetGroup, wrapped, write_sheets
 
 COLOURS = ("red", "lime", "blue")
@@ -95,3 +96,13 @@ def test_characters_of_many_scripts_are_no_boxes(pair):
 def test_a_text_is_as_wide_as_its_parts_and_arabic_letters_join():
     assert text_length("赤a", 13) == pytest.approx(text_length("赤", 13) + text_length("a", 13))
     assert drawn("حم") != drawn("ح\u200cم")  # a non-joiner keeps them apart
+
+
+def test_what_no_font_has_is_said_in_words(monkeypatch):
+    monkeypatch.setattr(fonts, "_of_the_system", lambda: ())  # what a system brings differs
+    fonts._in_words.cache_clear()
+    assert spelled("a 고양이, 🦄🦄 猫 \U0010fffd") == "a [Hangul], [unicorn face] 猫 [U+10FFFD]"
+    assert spelled("👩🏽x") in ("[woman]x", "👩x") and spelled("naïve, día") == "naïve, día"
+    assert wrapped("고양이", 400, 1) == ["[Hangul]"]
+    wrapped.cache_clear()
+    fonts._in_words.cache_clear()
