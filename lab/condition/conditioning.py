@@ -7,6 +7,7 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from lab.embeddings.embedding import norms_apart
+from lab.errors import InputError
 from lab.text import shortened
 
 if TYPE_CHECKING:
@@ -230,6 +231,25 @@ def norm_notes(
         vectors = embeddings[name].vectors.get(tower.key)
         if vectors is not None and (apart := norms_apart(vectors, tower.word_norm)):
             yield f"<{name}>: its vectors have {apart}"
+
+
+def check_finite(embeds: "Tensor", source: str, apart: Sequence[str] = ()) -> "Tensor":
+    """Returns prompt embeddings that are numbers.
+
+    Args:
+        source: The text that they are of.
+        apart: What `norm_notes` said of its embeddings.
+
+    Raises:
+        InputError: they hold NaN or infinity.
+    """
+    if not embeds.sum().isfinite():
+        if apart:
+            raise InputError(f"{apart[0]}; it leaves no finite embeddings of '{shortened(source)}'")
+        raise InputError(
+            f"'{shortened(source)}': its weights leave no finite embeddings; use weights nearer to 1"
+        )
+    return embeds
 
 
 def cut_notes(chunks: "Sequence[Chunk]") -> Iterator[str]:

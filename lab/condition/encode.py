@@ -16,6 +16,7 @@ from lab.condition.conditioning import (
     Part,
     TokenSpan,
     applied_embeddings,
+    check_finite,
     cut_notes,
     level_parts,
     norm_notes,
@@ -33,7 +34,7 @@ from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import parse, references_in, resolve
 from lab.prompt.syntax import Blend, Reading, Segment, Timeline, Variant
-from lab.text import check_prompt, shortened
+from lab.text import check_prompt
 
 
 @overload
@@ -115,6 +116,7 @@ class PromptEncoder:
             join_word if options.keep_words else self._dialect.join,
             self._embeddings if options.bare_names else (),
             self._dialect.clean,
+            self._dialect.pad_is_text,
         )
 
     def read(self, prompt: str, negative: bool = False) -> tuple[Timeline, ...]:
@@ -198,7 +200,7 @@ class PromptEncoder:
         )
         shares = [count // math.gcd(*counts.values()) for count in counts.values()]
         weighted = iter(weigh_schedule(self._bundle, filled, states, shares, weighting).flatten(1, 2))
-        return part.map(lambda entry: replace(entry, embeds=_finite(next(weighted), entry.text)))
+        return part.map(lambda entry: replace(entry, embeds=check_finite(next(weighted), entry.text)))
 
     @torch.no_grad()
     def _pad(self, states: Tensor, rows: int) -> Tensor:
@@ -242,7 +244,7 @@ class PromptEncoder:
         joined = torch.cat(embeds)
         applied = applied_embeddings(spans, self._embeddings)
         apart = list(norm_notes(applied, self._embeddings, self._bundle.towers))
-        _finite(joined, source, apart)
+        check_finite(joined, source, apart)
         _, pooled = self._towers.states(text.pooled)
         notes = [*reading.notes, *apart]
         for chunks in (member for _, members in text.terms for member in members):
@@ -267,13 +269,3 @@ class PromptEncoder:
             empty = self._pad(states[:0], len(states))
             states = empty + (states - empty) * term.weight
         return states
-
-
-def _finite(embeds: Tensor, source: str, apart: Sequence[str] = ()) -> Tensor:
-    if not embeds.sum().isfinite():
-        if apart:
-            raise InputError(f"{apart[0]}; it leaves no finite embeddings of '{shortened(source)}'")
-        raise InputError(
-            f"'{shortened(source)}': its weights leave no finite embeddings; use weights nearer to 1"
-        )
-    return embeds

@@ -12,7 +12,7 @@ from lab.prompt.syntax import Segment, Span
 from lab.text import check_text, shortened
 
 if TYPE_CHECKING:
-    from lab.models.bundle import Bundle
+    from lab.models.bundle import Bundle, TextTower
 
 PLACEHOLDER_ID = 0
 """Stands in a word's ids for each learned vector, as in the A1111 web UI; no encoder sees its own embedding."""
@@ -28,7 +28,7 @@ class Word:
     Attributes:
         text: The word as the prompt has it, or the embedding's name.
         ids: Token ids for each of the model's text encoders; `PLACEHOLDER_ID` for each vector of an embedding.
-            They nearly always agree: only where a tokenizer pads with "!" does it see that sign differently.
+            They nearly always agree: only a tokenizer that pads with "!" may see that sign differently.
         source: The characters of the prompt that it came from.
         weight: The weight in force, 1.0 for none.
         embedding: The name of the learned embedding, or None for words.
@@ -72,6 +72,7 @@ class Tokenizer:
         join: JoinRule = join_word,
         bare_names: Iterable[str] = (),
         clean: Callable[[str], tuple[str, list[Span]]] | None = None,
+        pad_is_text: bool = False,
     ):
         """Takes what to tokenize for.
 
@@ -80,11 +81,13 @@ class Tokenizer:
             join: Which touching tokens are of one word.
             bare_names: Embeddings that the text may name without brackets or prefix.
             clean: The dialect's cleaning of text.
+            pad_is_text: Whether a sign that a tokenizer pads with is text in texts.
         """
         self._towers = bundle.towers
         self._count_vectors = count_vectors
         self._join = join
         self._clean = clean
+        self._pad_is_text = pad_is_text
         self._bare_names = BareNames(bundle.towers[0].tokenizer, bare_names, clean)
         self._words: dict[str, list[Word]] = {}
 
@@ -100,19 +103,18 @@ class Tokenizer:
         for text in new:
             check_text(text)
         cleaned = [self._clean(text) if self._clean else (text, None) for text in new]
-        encoded = [
-            tower.tokenizer(
-                [text for text, _ in cleaned],
-                add_special_tokens=False,
-                return_offsets_mapping=True,
-                verbose=False,
-            )
-            for tower in self._towers
-        ]
+        encoded = [self._encoded(tower, [text for text, _ in cleaned]) for tower in self._towers]
         for index, text in enumerate(new):
-            tokens = [(batch["input_ids"][index], batch["offset_mapping"][index]) for batch in encoded]
-            words = self._split(cleaned[index][0], tokens)
+            words = self._split(cleaned[index][0], [batch[index] for batch in encoded])
             self._words[text] = [_in_text(word, text, cleaned[index][1]) for word in words]
+
+    def _encoded(self, tower: "TextTower", texts: list[str]) -> "list[_Tokens]":
+        sign, end = tower.tokenizer.pad_token, tower.tokenizer.eos_token
+        if self._pad_is_text and sign != end and any(sign in text for text in texts):
+            made = tower.literal_tokenizer.encode_batch(texts, add_special_tokens=False)
+            return [(one.ids, one.offsets) for one in made]
+        batch = tower.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
 
     def words(self, segments: Sequence[Segment]) -> list[list[Word]]:
         """The words of a text in order: a list for each stretch between two `BREAK`s, so at least one.

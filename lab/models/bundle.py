@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import Tokenizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lab.files import is_file, is_folder
@@ -53,6 +54,13 @@ class TextTower:
     def width(self) -> int:
         """Length of a token's embedding vector."""
         return self.encoder.config.hidden_size
+
+    @cached_property
+    def literal_tokenizer(self) -> Tokenizer:
+        """The tokenizer to which the sign that it pads with ("!" for OpenCLIP in diffusers) is text."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        added = [one for one in backend["added_tokens"] if one["content"] != self.tokenizer.pad_token]
+        return Tokenizer.from_str(json.dumps(backend | {"added_tokens": added}))
 
     @cached_property
     def word_norm(self) -> float:

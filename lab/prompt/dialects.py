@@ -39,6 +39,8 @@ class Dialect:
         comment: Matches what it leaves out of a prompt before all else; None if it has no comments.
         clean: What its tokenizers read in place of a text, and where in the text each character is from; None if they
             read it as it stands.
+        pad_is_text: Whether the sign that diffusers pads OpenCLIP's texts with, "!", is a sign like any other in texts,
+            where diffusers reads it as padding (token 0), too.
         clip_skip_families: The model families on which its clip skip does anything; None for all.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
@@ -56,6 +58,7 @@ class Dialect:
     schedule: Callable[[str, int, int], tuple[Node, ...]] | None = None
     comment: re.Pattern[str] | None = None
     clean: Callable[[str], tuple[str, list[Span]]] | None = None
+    pad_is_text: bool = False
     clip_skip_families: tuple[str, ...] | None = None
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
@@ -76,6 +79,7 @@ DIALECTS: dict[str, Dialect] = {
         weighting="a1111",
         compose=a1111.compose,
         schedule=parse_nodes,
+        pad_is_text=True,
         clip_skip_families=("sd1",),
         comment=re.compile(r"#[^\n]*"),
         clean=a1111.clean,
@@ -87,6 +91,7 @@ DIALECTS: dict[str, Dialect] = {
         "ComfyUI",
         read=comfy.read,
         weighting="comfy",
+        pad_is_text=True,
         split=cut_groups,
         mentions=comfy.find_mentions,
         emphasis="({text}:{weight:g})",

@@ -1,49 +1,66 @@
-"""ComfyUI's own reading of prompts, over a bundle's text encoder."""
+"""ComfyUI's own reading of prompts, over a bundle's text encoders."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lab.condition.towers import layers_back, run_tower
-from lab.models.bundle import Bundle
+from lab.condition.towers import run_tower
+from lab.models.bundle import Bundle, TextTower
+from lab.models.facts import layers_back
 from scripts.peers.mocks import Chunks, import_module, package
 
 
 class ComfyUI:
     """ComfyUI's reading of prompts."""
 
-    def __init__(self, folder: Path, bundle: Bundle, embeddings: Mapping[str, Tensor], directory: str):
-        """Takes a checkout, and (n, width) vectors by name, which are in `directory` as files too.
+    def __init__(
+        self, folder: Path, bundle: Bundle, embeddings: Mapping[str, Mapping[str, Tensor]], directory: str
+    ):
+        """Takes a checkout, and (n, width) vectors by name and text encoder, which are in `directory` as files too.
 
         Raises:
             InputError: files that are missing, or packages that they need.
         """
-        with package(folder, "comfy", ("sd1_clip",)):
+        both = bundle.family == "sdxl"
+        with package(folder, "comfy", ("sd1_clip", "sdxl_clip") if both else ("sd1_clip",)):
             self.code = import_module("comfy.sd1_clip")
+            self.pair = import_module("comfy.sdxl_clip").SDXLClipModel if both else None
             sys.modules["comfy.model_management"].intermediate_device = lambda: torch.device("cpu")
-        tower = bundle.towers[0]
-        self._bundle, self._tower = bundle, tower
+        self._bundle = bundle
         self._rows = {
             tuple(row.tolist()): (name, place)
-            for name, rows in embeddings.items()
+            for name, vectors in embeddings.items()
+            for rows in vectors.values()
             for place, row in enumerate(rows)
         }
-        self.tokenizer = self.code.SDTokenizer(
-            tower.tokenizer.name_or_path,
+        self.tokenizers = [self._tokenizer(tower, directory) for tower in bundle.towers]
+        self.weighers = [self._weigher(tower) for tower in bundle.towers]
+
+    def _tokenizer(self, tower: TextTower, directory: str) -> Any:
+        return self.code.SDTokenizer(
+            self._bundle.towers[0].tokenizer.name_or_path,  # the second's, in diffusers, reads "!" as padding
             pad_with_end=tower.pad_token_id == tower.tokenizer.eos_token_id,
             embedding_directory=directory,
             embedding_size=tower.width,
+            embedding_key=tower.key,
         )
-        weigher = type("Weigher", (self.code.ClipTokenWeightEncoder,), {"encode": self._encode})
-        self.weigher = weigher()
-        self.weigher.special_tokens = {
+
+    def _weigher(self, tower: TextTower) -> Any:
+        def encode(_: Any, chunks: Sequence[Sequence[int | Tensor]]) -> tuple[Tensor, Tensor | None]:
+            return self._encode(tower, chunks)
+
+        weigher = type("Weigher", (self.code.ClipTokenWeightEncoder,), {"encode": encode})()
+        weigher.special_tokens = {
             "start": tower.tokenizer.bos_token_id,
             "end": tower.tokenizer.eos_token_id,
             "pad": tower.pad_token_id,
         }
+        return weigher
 
     def attention(self, text: str) -> list[tuple[str, float]]:
         """Texts with their weights, in the segments that it encodes."""
@@ -51,25 +68,35 @@ class ComfyUI:
         return [(self.code.unescape_important(said), weight) for said, weight in read if said]
 
     def chunks(self, text: str) -> Chunks:
-        """The chunks of a text."""
+        """The chunks of a text for the first text encoder."""
         return [
             [
                 (self._rows[tuple(token.tolist())] if isinstance(token, Tensor) else token, weight)
                 for token, weight in chunk
             ]
-            for chunk in self.tokenizer.tokenize_with_weights(text)
+            for chunk in self.tokenizers[0].tokenize_with_weights(text)
         ]
 
     @torch.no_grad()
-    def conditioning(self, text: str) -> Tensor:
-        """(1, n, width)."""
-        return self.weigher.encode_token_weights(self.tokenizer.tokenize_with_weights(text))[0]
+    def conditioning(self, text: str) -> tuple[Tensor, Tensor | None]:
+        """(1, n, width), and SDXL's pooled vector (1, p)."""
+        tokens = [tokenizer.tokenize_with_weights(text) for tokenizer in self.tokenizers]
+        if self.pair is None:
+            return self.weighers[0].encode_token_weights(tokens[0])[0], None
+        encoders = SimpleNamespace(clip_l=self.weighers[0], clip_g=self.weighers[1])
+        embeds, pooled = self.pair.encode_token_weights(encoders, {"l": tokens[0], "g": tokens[1]})
+        return embeds, pooled
 
-    def _encode(self, chunks: Sequence[Sequence[int | Tensor]]) -> tuple[Tensor, None]:
-        tower, vocabulary = self._tower, self._tower.encoder.config.vocab_size
+    def _encode(
+        self, tower: TextTower, chunks: Sequence[Sequence[int | Tensor]]
+    ) -> tuple[Tensor, Tensor | None]:
+        vocabulary = tower.encoder.config.vocab_size
         learned = [token for chunk in chunks for token in chunk if isinstance(token, Tensor)]
         places = iter(range(vocabulary, vocabulary + len(learned)))
         ids = [[next(places) if isinstance(token, Tensor) else token for token in chunk] for chunk in chunks]
-        back = layers_back(self._bundle.family, tower, 0)
+        back = layers_back(self._bundle.family, tower.encoder.config.num_hidden_layers, 0)
         rows = [row[None] for row in learned]
-        return run_tower(self._bundle.family, tower, torch.tensor(ids), back, learned=rows)[0].float(), None
+        states, output = run_tower(self._bundle.family, tower, torch.tensor(ids), back, learned=rows)
+        return states.float(), getattr(
+            output, "text_embeds", None
+        )  # of the encoder that projects the pooled text

@@ -72,9 +72,9 @@ def compare(check: Check, prompts: Sequence[str]) -> Tally:
     """Tries a check on prompts."""
     tally = Tally(check.name)
     for prompt in prompts[:: check.every]:
-        theirs, ours = _made(check.theirs, prompt), _made(check.ours, prompt)
+        theirs, ours = made(check.theirs, prompt), made(check.ours, prompt)
         tally.tried += 1
-        if _alike(theirs, ours):
+        if alike(theirs, ours):
             tally.equal += 1
         elif isinstance(theirs, RAISED):
             tally.excused[f"the tool raises {type(theirs).__name__}"] += 1
@@ -85,20 +85,22 @@ def compare(check: Check, prompts: Sequence[str]) -> Tally:
     return tally
 
 
-def _made(make: Callable[[str], Any], prompt: str) -> Any:
+def made(make: Callable[[str], Any], prompt: str) -> Any:
+    """What is made of a prompt, or the error that is raised."""
     try:
         return make(prompt)
     except Exception as error:
         return error
 
 
-def _alike(theirs: Any, ours: Any) -> bool:
+def alike(theirs: Any, ours: Any) -> bool:
+    """Whether two values are the same, tensors up to `TOLERANCE`."""
     if isinstance(theirs, Tensor) and isinstance(ours, Tensor):
         if theirs.shape != ours.shape:
             return False
         return float((theirs - ours).abs().max()) <= TOLERANCE * float(theirs.abs().max())
     if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple):
-        return len(theirs) == len(ours) and all(map(_alike, theirs, ours))
+        return len(theirs) == len(ours) and all(map(alike, theirs, ours))
     return not isinstance(theirs, Exception) and theirs == ours
 
 
@@ -106,7 +108,7 @@ def first_difference(theirs: Any, ours: Any) -> tuple[str, Any, Any]:
     """Where two values first differ, as indices, and what is there."""
     where = ""
     while isinstance(theirs, list | tuple) and isinstance(ours, list | tuple) and len(theirs) == len(ours):
-        place = next(place for place, pair in enumerate(zip(theirs, ours, strict=True)) if not _alike(*pair))
+        place = next(place for place, pair in enumerate(zip(theirs, ours, strict=True)) if not alike(*pair))
         where, theirs, ours = f"{where}[{place}]", theirs[place], ours[place]
     if isinstance(theirs, Tensor) and isinstance(ours, Tensor) and theirs.shape == ours.shape:
         return (

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import Embedding, InputError, encode
+from lab.condition.config import TextOptions
+from lab.condition.encode import PromptEncoder
 from tests.condition.samples import close, embedding_for
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -40,11 +42,29 @@ def diffusers_encode(sd1_folder, sd2_folder, sdxl_folder):
 def test_plain_prompts_equal_diffusers(bundle, diffusers_encode, prompt, dialect):
     if dialect == "compel":
         prompt = prompt.replace("!!", "").replace(" ?!", "")  # its parser sets punctuation apart
+    if dialect in ("a1111", "comfy"):
+        prompt = prompt.replace(
+            "!", ""
+        )  # which diffusers takes for padding in OpenCLIP's texts, the tools do not
     made = encode(bundle, prompt, dialect=dialect)
     embeds, pooled = diffusers_encode(bundle.family, prompt)
     assert close(made.embeds, embeds[0])
     if pooled is not None:
         assert close(made.pooled, pooled[0])
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_the_sign_that_diffusers_pads_with_is_a_sign_in_the_tools(family, request):
+    """ComfyUI's tokenizers and OpenCLIP's own, which A1111 runs, have no padding among the signs of texts."""
+    bundle = request.getfixturevalue(family)
+    plain = bundle.towers[0] if family == "sdxl" else request.getfixturevalue("sd1").towers[0]
+    text = "a cat!! red!, !"
+    wanted = plain.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for dialect, same in (("a1111", True), ("comfy", True), ("plain", False)):
+        encoder = PromptEncoder(bundle, [], TextOptions(dialect=dialect), 1)
+        (timeline,) = encoder.read(text)
+        ((chunk,),) = encoder.chunks(timeline.variants[0])
+        assert ([token for word in chunk for token in word.ids[-1]] == wanted) == same
 
 
 def test_a_list_gives_a_list_and_neighbours_change_nothing(bundle):
