@@ -2,8 +2,9 @@
 
     python -m scripts.sim_intervals [--experiments 20000]
 
-Simulated experiments of 2 to 64 prompts with 1, 2, 4 or 8 seeds. The differences of pairs are normal or skewed
-(exponential), with standard deviation 1; their means vary between prompts by the same law and deviation, or not at all.
+Simulated experiments of 2 to 64 prompts with 1, 2, 4 or 8 seeds. The differences of pairs are normal, skewed
+(exponential) or heavy-tailed (Student's t of 3 degrees), with standard deviation 1; their means vary between prompts by
+the same law and deviation, or not at all.
 Printed is the share of experiments whose 95 % interval (`lab.comparing.statistics.interval`) holds the true mean, which
 is also one less the share of false alarms of p at 0.05: both answer the same question, and every experiment is asked
 whether they agree. "-" stands where there are too few pairs, and the report says that there is no interval. Beside it
@@ -22,6 +23,7 @@ PROMPTS, SEEDS = (2, 3, 4, 6, 8, 12, 16, 32, 64), (1, 2, 4, 8)
 LAWS = {
     "normal": lambda generator, shape: generator.standard_normal(shape),
     "skewed": lambda generator, shape: generator.exponential(size=shape) - 1,
+    "heavy": lambda generator, shape: generator.standard_t(3, size=shape) / np.sqrt(3),
 }
 
 

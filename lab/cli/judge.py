@@ -45,9 +45,10 @@ def judge(
     with Bars() as bars:
         models = [ModelOptions.build(options | {"model": source}) for source in settings.model]
         facts = [read_facts(model, bars) for model in models]
-        from lab.judging.judge import judge_to_folder
+        from lab.judging.judge import check_before_weights, judge_to_folder
         from lab.models.load import load_options
 
+        check_before_weights(settings, facts)
         here = settings.model_copy(update={"device": own_device(settings.device)})
         first = load_options(models[0].model_copy(update={"device": here.device}), bars, facts[0])
         cards, out = judge_to_folder([first, *settings.model[1:]], settings.file, here, bars)

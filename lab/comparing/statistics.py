@@ -19,8 +19,9 @@ FEWEST = 6
 FEW, MARGIN = 12, 1.25
 """Of fewer units p is that many times larger, and the interval as much wider: skewness cannot be seen in so few."""
 
-STEEPEST = 0.9
-"""Largest skewness that is believed, times the quantile by sqrt(n): at 1 one end of the interval would run away."""
+STEEPEST, SKEWEST = 0.9, 1.0
+"""Largest skewness that is believed: times the quantile by sqrt(n), as at 1 one end of the interval would run away; and
+itself, as a few large differences of a symmetric law look like more."""
 
 Array = NDArray[np.float64]
 
@@ -84,8 +85,8 @@ def interval(units: Array) -> tuple[Array, Array]:
 
     Hall (1992), On the removal of skewness by transformation: with W = mean / sd and the skewness g,
     T = sqrt(n) (W + g W^2 / 3 + g^2 W^3 / 27 + g / (6 n)) is nearer to Student's t than sqrt(n) W is, and grows with
-    W. Below 12 units the quantile is that of 96 %. From 6 pairs on, normal and exponential differences of pairs, which
-    vary between prompts as much as between seeds or not at all, are held in 93 to 97 % of experiments;
+    W. Below 12 units the quantile is that of 96 %. From 6 pairs on, normal, exponential and heavy-tailed differences of
+    pairs, which vary between prompts as much as between seeds or not at all, are held in 93 to 97 % of experiments;
     `scripts/sim_intervals.py` prints how often.
 
     Returns:
@@ -113,7 +114,8 @@ def _arms(units: Array) -> tuple[Array, Array]:
     """How far the intervals reach below and above the means."""
     count, centred = units.shape[-1], units - units.mean(axis=-1, keepdims=True)
     square, bound = (centred**2).mean(axis=-1), _quantile(count) / np.sqrt(count)
-    skew = np.clip((centred**3).mean(axis=-1) / square**1.5, -STEEPEST / bound, STEEPEST / bound)
+    most = min(STEEPEST / bound, SKEWEST)
+    skew = np.clip((centred**3).mean(axis=-1) / square**1.5, -most, most)
     spread = np.sqrt(square * count / (count - 1))
     below, above = (_untransformed(side - skew / (6 * count), skew) for side in (bound, -bound))
     return spread * below, -spread * above

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lab.comparing.effects import number
+from lab.comparing.experiment import Variant
 from lab.comparing.statistics import CONFIDENCE, Array, measure
 from lab.embeddings.embedding import Embedding
 from lab.judging.config import JudgeConfig, Side
@@ -82,36 +83,32 @@ def _strengths(trial: Trial, one: Tried) -> Card | None:
     """The effect of every weight, the best by the first metric, and the smallest at which one is surely worse."""
     if not one.strengths:
         return None
-    base, prompts = next(iter(one.against.values())), min(CURVE_PROMPTS, trial.used)
-    rows: list[Card] = [
-        {
-            "weight": weight,
-            "metric": metric,
-            "difference": effect.difference,
-            "low": effect.low,
-            "high": effect.high,
-        }
-        for weight, variant in one.strengths.items()
-        for metric in trial.metrics
-        for effect in [measure(trial.differences(metric, variant, base, prompts))]
-    ]
-    better = METRICS[trial.metrics[0]].better
-    of_first = [row for row in rows if row["metric"] == trial.metrics[0]]
-    best = max(of_first, key=lambda row: better * row["difference"])["weight"] if better else None
-    harms = [row for row in rows if row["weight"] and _surely_worse(row)]
-    harm = min(harms, key=lambda row: row["weight"]) if harms else None
+    base, prompts, first = next(iter(one.against.values())), min(CURVE_PROMPTS, trial.used), trial.metrics[0]
+
+    def row(weight: float, metric: str, other: Variant) -> Card:
+        effect = measure(trial.differences(metric, one.strengths[weight], other, prompts))
+        numbers = {"difference": effect.difference, "low": effect.low, "high": effect.high}
+        return {"weight": weight, "metric": metric, **numbers}
+
+    rows = [row(weight, metric, base) for weight in one.strengths for metric in trial.metrics]
+    better = METRICS[first].better
+    of_first = [each for each in rows if each["metric"] == first]
+    best = max(of_first, key=lambda each: better * each["difference"])["weight"] if better else None
+    harms = [each for each in rows if each["weight"] and _surely(each, -METRICS[each["metric"]].better)]
+    harm = min(harms, key=lambda each: each["weight"]) if harms else None
     return {
         "prompts": prompts,
         "best": best,
+        "surely_better_than_1": best is not None and _surely(row(best, first, one.own), better),
         "harm_from": harm and harm["weight"],
         "harm_metric": harm and harm["metric"],
         "rows": rows,
     }
 
 
-def _surely_worse(row: Card) -> bool:
-    better = METRICS[row["metric"]].better
-    return row["low"] is not None and max(row["low"] * better, row["high"] * better) < 0
+def _surely(row: Card, sign: int) -> bool:
+    """Whether the whole interval lies on one side of zero."""
+    return row["low"] is not None and min(row["low"] * sign, row["high"] * sign) > 0
 
 
 def _pairs(trial: Trial, one: Tried, files: Mapping[int, Path]) -> list[Card]:
@@ -257,7 +254,11 @@ def _clear(effect: Card) -> str | None:
 
 
 def _strength(strengths: Card) -> str:
-    best = f"Best at weight {strengths['best']:g}" if strengths["best"] is not None else "Of the weights"
+    best = "Of the weights" if strengths["best"] is None else f"Best at weight {strengths['best']:g}"
+    if strengths["best"] not in (None, 1):
+        best += (
+            " (surely better than 1)" if strengths["surely_better_than_1"] else " (not surely better than 1)"
+        )
     if strengths["harm_from"] is None:
         return (
             f"{best}; at none that was tried does anything get surely worse ({strengths['prompts']} prompts)."

@@ -15,14 +15,16 @@ from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.files import atomic
 from lab.judging.card import Card, findings, make_card, travelled
-from lab.judging.config import CARD, JudgeConfig, Side, side_of
+from lab.judging.config import CARD, JudgeConfig, Side, choose_prompts, side_of
 from lab.judging.looks import ranks
 from lab.judging.page import write_card_page
-from lab.judging.trial import Trial
+from lab.judging.trial import Trial, rivals
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import LoadingOptions, ModelOptions
+from lab.models.facts import ModelFacts, check_widths
 from lab.models.load import load_options
+from lab.models.source import ASSETS
 from lab.runs.pages import write_index
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.record import BY_CONTENT
@@ -42,7 +44,7 @@ def judge(
     *,
     listener: Listener = Listener(),
     **settings: Any,
-) -> Any:
+) -> Card | list[Card]:
     """Says whether an embedding helps, against nothing, plain words and random vectors, on the same noise.
 
     It looks after every block of prompts and stops as soon as the answer is sure, or when it is sure that the effect is
@@ -130,6 +132,20 @@ def _read(files: Sequence[File], config: JudgeConfig) -> tuple[list[Embedding], 
     if len(sides) > 1:
         raise InputError("side: some files are negative and some positive; judge them apart, or give --side")
     return embeddings, sides.pop()
+
+
+def check_before_weights(config: JudgeConfig, models: Sequence[ModelFacts]) -> None:
+    """Refuses, before any weights are read, what the files, the prompts or the models' configs make impossible.
+
+    Raises:
+        InputError: what fails.
+    """
+    embeddings, side = _read(config.file, config)
+    rivals(embeddings, side, config)
+    for facts in models:
+        choose_prompts(config, side, embeddings[0].kind == "style", facts.root == ASSETS / "emoji")
+        for embedding in embeddings:
+            check_widths(embedding.name, embedding.widths, facts)
 
 
 def _loaded(source: str, config: JudgeConfig, listener: Listener) -> Bundle:

@@ -84,7 +84,7 @@ class Trial:
         """
         self.bundle, self._config, self._listener = bundle, config, listener
         chance = {embedding.name: _random(embedding) for embedding in embeddings}
-        base, words = _rivals(embeddings, side, config)
+        base, words = rivals(embeddings, side, config)
         weights = _weights(config, listener)
         texts = {name: _at_weight(name, weights, side, config.dialect) for name in chance}
         everything = [base, *([words] if words else [])]
@@ -175,10 +175,13 @@ class Trial:
         return "undecided" not in answers.values()
 
 
-def _rivals(embeddings: Sequence[Embedding], side: Side, config: JudgeConfig) -> tuple[str, str]:
+def rivals(embeddings: Sequence[Embedding], side: Side, config: JudgeConfig) -> tuple[str, str]:
     """What stands in the embedding's place in the baseline, and the plain words beside it or "".
 
     The baseline of a positive embedding is the words that it stands for: left out, its prompts would say nothing.
+
+    Raises:
+        InputError: nobody says what a positive embedding stands for.
     """
     if side == "negative":
         return "", WORDS if config.words is None else config.words
