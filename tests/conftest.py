@@ -7,6 +7,7 @@ import pytest
 
 from lab.models.bundle import Bundle
 from lab.models.load import load
+from lab.sample import generate
 from tests.browser import browser  # noqa: F401 (a fixture)
 from tests.hub_server import cut_off, hub  # noqa: F401 (fixtures)
 from tests.tiny import make_model
@@ -51,3 +52,17 @@ def emoji() -> Bundle:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory, sd1_folder):
     return make_clip(tmp_path_factory.mktemp("judges") / "clip", sd1_folder / "tokenizer")
+
+
+@pytest.fixture
+def denoised(monkeypatch):
+    """The jobs of the images that are really made."""
+    made = []
+    run_jobs = generate.run_jobs
+
+    def counting(bundle, jobs, *args, **kwargs):
+        made.extend(jobs)
+        return run_jobs(bundle, jobs, *args, **kwargs)
+
+    monkeypatch.setattr(generate, "run_jobs", counting)
+    return made

@@ -14,7 +14,6 @@ import lab
 from lab.comparing.axes import AXES, option_axis
 from lab.comparing.effects import VariantEffect, effect_sentences
 from lab.embeddings.embedding import Embedding
-from lab.sample import generate
 from lab.score.formulas import diversity
 from lab.score.metrics import METRICS, Metric
 from tests.comparing.conftest import PROMPTS
@@ -24,20 +23,6 @@ from tests.listening import Heard
 def read(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def denoised(monkeypatch):
-    """The number of images that are really made."""
-    made = []
-    run_jobs = generate.run_jobs
-
-    def counting(bundle, jobs, *args, **kwargs):
-        made.extend(jobs)
-        return run_jobs(bundle, jobs, *args, **kwargs)
-
-    monkeypatch.setattr(generate, "run_jobs", counting)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import lab
 from lab.cli.main import main
 from lab.embeddings.embedding import Embedding
 from lab.judging.config import LISTS, choose_prompts
-from lab.sample import generate
 from lab.text import read_lines
 from tests.listening import Heard
 
@@ -43,20 +42,6 @@ def settings(tmp_path, clip_folder):
         "clip": clip_folder,
         "out": tmp_path / "judged",
     }
-
-
-@pytest.fixture
-def denoised(monkeypatch):
-    """The images that are really made."""
-    made = []
-    run_jobs = generate.run_jobs
-
-    def counting(bundle, jobs, *args, **kwargs):
-        made.extend(jobs)
-        return run_jobs(bundle, jobs, *args, **kwargs)
-
-    monkeypatch.setattr(generate, "run_jobs", counting)
-    return made
 
 
 def test_the_card_is_the_file_and_stands_alone(sd1, file, settings, tmp_path, capsys):
