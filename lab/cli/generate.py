@@ -7,7 +7,8 @@ from lab.condition.config import TextOptions
 from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
-from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions, read_prompts
+from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions, read_prompts, requests
+from lab.sample.settings import check_requests_by_configs
 from lab.terminal import Bars, is_first, own_device
 
 
@@ -25,12 +26,10 @@ def generate(
     check_writable(settings.out or Path("outputs"))
     with Bars() as bars:
         facts = read_facts(settings, bars)
-        from lab.models.load import load_options
-        from lab.sample.config import requests
-        from lab.sample.generate import generate_to_disk
-        from lab.sample.plan import check_requests_by_configs
-
         check_requests_by_configs(facts, requests(settings))
+        from lab.models.load import load_options
+        from lab.sample.generate import generate_to_disk
+
         here = settings.model_copy(update={"device": own_device(settings.device)})
         bundle = load_options(here, bars, facts)
         results = generate_to_disk(bundle, settings, bars)

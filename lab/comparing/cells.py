@@ -15,8 +15,9 @@ from lab.models.load import load_options
 from lab.runs.run import RunFolder, file_digest, text_digest
 from lab.sample.config import Request
 from lab.sample.generate import make_images
-from lab.sample.plan import Job, check_requests, check_requests_by_configs, plan
+from lab.sample.plan import Job, check_requests, plan
 from lab.sample.record import FILES
+from lab.sample.settings import check_requests_by_configs
 
 SLAB = 256
 """Images whose prompts are encoded together; more would only take memory."""

@@ -1,9 +1,8 @@
 """What is to be made: requests in, jobs out, one an image."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,20 +10,22 @@ from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
 from lab.condition.encode import PromptEncoder
-from lab.embeddings.embedding import Embedding
-from lab.embeddings.library import Sources, collect
+from lab.embeddings.library import Sources
 from lab.images import fit, open_image, to_tensor
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
-from lab.models.facts import ModelFacts, check_clip_skip, check_widths
 from lab.models.folder import read_controlnet
 from lab.models.unet import Control
-from lab.prompt.parse import references_in
-from lab.sample.config import Request, SamplingOptions
+from lab.sample.config import Request
 from lab.sample.pixels import encode_image
-from lab.sample.settings import Settings, resolve_settings
-
-Value = TypeVar("Value")
+from lab.sample.settings import (
+    Settings,
+    make_by_key,
+    offered_embeddings,
+    reading_key,
+    resolve_settings,
+    sampling_key,
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
         alike, steps = [requests[place] for place in places], settings[places[0]].prompt_steps
         _encode(bundle, alike[:1], steps, embeddings)
         options = alike[0].options
-        encoder = PromptEncoder(bundle, _library(options, embeddings), options, steps)
+        encoder = PromptEncoder(bundle, offered_embeddings(options, embeddings), options, steps)
         texts = [(request.prompt, False) for request in alike]
         texts += [(request.negative_prompt or "", True) for request in alike]
         for text, negative in dict.fromkeys(texts):
@@ -116,28 +117,6 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
                 for variant in timeline.variants:
                     encoder.chunks(variant)
     return settings
-
-
-def check_requests_by_configs(
-    facts: ModelFacts, requests: Sequence[Request], embeddings: Sources = ()
-) -> None:
-    """Refuses, before a model's weights are read, what `plan` would refuse because of the model's configs.
-
-    Raises:
-        InputError: settings or a clip skip that the model cannot serve, or a text that names no embedding there is, or
-            one of another family.
-    """
-    _by_key(requests, _sampling_key, lambda request: resolve_settings(facts, request.options))
-    groups: dict[Hashable, list[Request]] = defaultdict(list)
-    for request in requests:
-        groups[_reading_key(request)].append(request)
-    for group in groups.values():
-        check_clip_skip(group[0].options.clip_skip, facts)
-        library = _library(group[0].options, embeddings)
-        texts = [text for request in group for text in (request.prompt, request.negative_prompt)]
-        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
-            for reference in references_in(text, library, group[0].options.dialect):
-                check_widths(reference.name, library[reference.name].widths, facts)
 
 
 def _encode(
@@ -159,7 +138,7 @@ def _encode(
         for request in requests
     ]
     distinct = list(dict.fromkeys(asked))
-    pairs = encode_pairs(bundle, distinct, _library(options, embeddings), options, steps)
+    pairs = encode_pairs(bundle, distinct, offered_embeddings(options, embeddings), options, steps)
     encoded = dict(zip(distinct, pairs, strict=True))
     return [encoded[pair] for pair in asked]
 
@@ -199,28 +178,24 @@ def encode_pairs(
     return result
 
 
-def _library(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:
-    if isinstance(embeddings, Mapping):
-        return embeddings
-    return collect(embeddings, options.embedding, options.embeddings)
-
-
 def _settings(bundle: Bundle, requests: Sequence[Request]) -> list[Settings]:
-    return _by_key(requests, _sampling_key, lambda request: resolve_settings(bundle.facts, request.options))
+    return make_by_key(
+        requests, sampling_key, lambda request: resolve_settings(bundle.facts, request.options)
+    )
 
 
 def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:
     """The places of requests whose texts are read and encoded alike, group by group."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, request in enumerate(requests):
-        groups[_reading_key(request), settings[place].prompt_steps].append(place)
+        groups[reading_key(request), settings[place].prompt_steps].append(place)
     return groups.values()
 
 
 def _all_init_latents(
     bundle: Bundle, requests: Sequence[Request], settings: Sequence[Settings]
 ) -> list[Tensor | None]:
-    return _by_key(
+    return make_by_key(
         list(zip(requests, settings, strict=True)),
         lambda pair: (pair[0].options.init_image, pair[1].width, pair[1].height),
         lambda pair: _init_latents(bundle, *pair),
@@ -238,7 +213,7 @@ def _all_controls(
     bundle: Bundle, requests: Sequence[Request], settings: Sequence[Settings]
 ) -> list[Control | None]:
     """Each control image is opened once for each size and ControlNet."""
-    return _by_key(
+    return make_by_key(
         list(zip(requests, settings, strict=True)),
         lambda pair: (
             *(pair[0].options.controlnet, pair[0].options.control_image, pair[1].control_scale),
@@ -255,29 +230,3 @@ def _control(bundle: Bundle, request: Request, settings: Settings) -> Control | 
     model = read_controlnet(folder.resolve(), bundle.dtype, bundle.device)
     image = to_tensor([fit(open_image(path), (settings.width, settings.height))])
     return Control(model, to_device(image, bundle.device), settings.control_scale)
-
-
-def _by_key(
-    things: Sequence[Any], key: Callable[[Any], Hashable], make: Callable[[Any], Value]
-) -> list[Value]:
-    """What is made of each thing, made once for things of equal key."""
-    made: dict[Hashable, Value] = {}
-    values = []
-    for thing in things:
-        of = key(thing)
-        if of not in made:
-            made[of] = make(thing)
-        values.append(made[of])
-    return values
-
-
-def _sampling_key(request: Request) -> Hashable:
-    options = request.options
-    return tuple(getattr(options, name) for name in SamplingOptions.model_fields)
-
-
-def _reading_key(request: Request) -> Hashable:
-    """What decides how a text is read and encoded, beside the number of steps."""
-    options = request.options
-    names = (*TextOptions.model_fields, "embeds", "negative_embeds")
-    return tuple(repr(getattr(options, name)) for name in names)

@@ -1,14 +1,23 @@
-"""Sampling settings as they are used: the options given, completed by the model's own defaults, and checked."""
+"""Sampling settings as they are used: options completed by the model's own defaults; and requests checked by its
+configs. Imports no torch."""
 
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lab.condition.config import TextOptions
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
-from lab.models.facts import ModelFacts, vae_scale
+from lab.models.facts import ModelFacts, check_clip_skip, check_widths, vae_scale
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
-from lab.sample.config import SamplingOptions
+from lab.prompt.parse import references_in
+from lab.sample.config import Request, SamplingOptions
+
+Value = TypeVar("Value")
 
 SIZE_CONDITIONING = ("original_width", "original_height", "crop_left", "crop_top")
 """The options that SDXL alone takes, beside the size of the image itself."""
@@ -75,7 +84,6 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         control_scale=_control_scale(facts, options),
     )
     check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
-    make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps)
     _check_size(facts, settings)
     if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
         low, high = settings.guidance_interval
@@ -84,6 +92,9 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         raise InputError(
             f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise --strength or --steps"
         )
+    make_scheduler(
+        settings.scheduler, settings.karras, facts.scheduler_config, settings.steps
+    )  # takes a while
     return settings
 
 
@@ -162,3 +173,63 @@ def _size_conditioning(
         if value is not None:
             raise InputError(f"{name}: {facts.source} has no size conditioning, only SDXL has; leave it out")
     return given
+
+
+def check_requests_by_configs(
+    facts: ModelFacts, requests: Sequence[Request], embeddings: Sources = ()
+) -> None:
+    """Refuses, before a model's weights are read, what `plan` would refuse because of the model's configs.
+
+    Raises:
+        InputError: settings or a clip skip that the model cannot serve, or a text that names no embedding there is, or
+            one of another family.
+    """
+    groups: dict[Hashable, list[Request]] = defaultdict(list)
+    for request in requests:
+        groups[reading_key(request)].append(request)
+    for group in groups.values():
+        check_clip_skip(group[0].options.clip_skip, facts)
+        library = offered_embeddings(group[0].options, embeddings)
+        texts = [text for request in group for text in (request.prompt, request.negative_prompt)]
+        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
+            for reference in references_in(text, library, group[0].options.dialect):
+                check_widths(reference.name, library[reference.name].widths, facts)
+    make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
+
+
+def offered_embeddings(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:
+    """What prompts may name, by name: a mapping alone if there is one, else sources beside those of the options.
+
+    Raises:
+        InputError: see `collect`.
+    """
+    if isinstance(embeddings, Mapping):
+        return embeddings
+    return collect(embeddings, options.embedding, options.embeddings)
+
+
+def make_by_key(
+    things: Sequence[Any], key: Callable[[Any], Hashable], make: Callable[[Any], Value]
+) -> list[Value]:
+    """What is made of each thing, in order, made once for things of equal key."""
+    made: dict[Hashable, Value] = {}
+    values = []
+    for thing in things:
+        of = key(thing)
+        if of not in made:
+            made[of] = make(thing)
+        values.append(made[of])
+    return values
+
+
+def sampling_key(request: Request) -> Hashable:
+    """What decides how latents are sampled: requests of equal keys have equal settings."""
+    options = request.options
+    return tuple(getattr(options, name) for name in SamplingOptions.model_fields)
+
+
+def reading_key(request: Request) -> Hashable:
+    """What decides how a request's texts are read and encoded, beside the number of steps."""
+    options = request.options
+    names = (*TextOptions.model_fields, "embeds", "negative_embeds")
+    return tuple(repr(getattr(options, name)) for name in names)
