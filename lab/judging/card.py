@@ -11,7 +11,7 @@ from lab.comparing.experiment import Variant
 from lab.comparing.statistics import CONFIDENCE, Array, measure
 from lab.embeddings.embedding import Embedding
 from lab.judging.config import JudgeConfig, Side
-from lab.judging.looks import Look, take_look
+from lab.judging.looks import NOTHING_FROM, Look, take_look
 from lab.judging.trial import CURVE_PROMPTS, Trial, Tried
 from lab.runs.png import record_beside
 from lab.score.metrics import METRICS
@@ -232,7 +232,7 @@ def _verdict(name: str, model: str, verdict: Card) -> str:
     if answer == "undecided":
         return (
             f"<{name}> is undecided on {model} {after}: {label} differs by {signed} from that with "
-            f"{verdict['against']}."
+            f"{verdict['against']}{_not_yet(verdict)}."
         )
     if answer == "makes no difference that matters":
         return (
@@ -241,6 +241,13 @@ def _verdict(name: str, model: str, verdict: Card) -> str:
         )
     verb = f" {answer} on {model}" if answer in ("helps", "harms") else f" acts on {model}"
     return f"<{name}>{verb}: {label} is {way} by {size} than with {verdict['against']}, {after}."
+
+
+def _not_yet(verdict: Card) -> str:
+    """Why an effect is not called too small to matter although the interval says so."""
+    if verdict["low"] is None or max(-verdict["low"], verdict["high"]) >= verdict["smallest"]:
+        return ""
+    return f", less than {verdict['smallest']:g}, which is sure from {NOTHING_FROM} prompts on"
 
 
 def _clear(effect: Card) -> str | None:
