@@ -1,7 +1,10 @@
 """What a run says on the terminal."""
 
 import io
+import logging
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,3 +56,19 @@ def test_what_an_encoding_lacks_is_replaced(monkeypatch, errors, shown):
     print("\u732b", "\u732b".encode().decode("ascii", "surrogateescape"))
     sys.stdout.flush()
     assert written.getvalue().endswith(shown)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_finds_no_room_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        made = subprocess.run(
+            [sys.executable, "-m", "lab", "--version"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert made.returncode == 2
+    assert made.stderr == "lab: what it says cannot be written where it goes: the disk is full\n"
+
+
+def test_matplotlib_is_quiet_of_folders_at_home_that_it_cannot_write(capsys):
+    assert main(["--version"]) == 0
+    logging.getLogger("matplotlib").warning("mkdir -p failed for path ~/.config/matplotlib")
+    assert "mkdir" not in capsys.readouterr().err

@@ -1,7 +1,10 @@
 """The `lab` command. Each subcommand lives in a file of its own, imported when it is called."""
 
 import codecs
+import errno
 import io
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -64,15 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stream.errors == "surrogateescape"
             )  # the C locale, where names stay the bytes that they are
             stream.reconfigure(errors=_BYTES_OR_NUMBERS if bytes_pass else "backslashreplace")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its folders at home need not be there
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except (InputError, CycloptsError) as error:
-        print(f"lab: {_one_line(error)}", file=sys.stderr)
+        print(f"lab: {_one_line(error)}{_noted(error)}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("lab: interrupted; what was finished is on disk", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"lab: interrupted; what was finished is on disk{_noted(error)}", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print("lab: what it says cannot be written where it goes: the disk is full", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it is not tried again
+        return BAD_INPUT
     return 0
+
+
+def _noted(error: BaseException) -> str:
+    """What else went wrong, such as with images that were still being written."""
+    return "".join(f"; {note}" for note in dict.fromkeys(getattr(error, "__notes__", ())))
 
 
 def _one_line(error: Exception) -> str:

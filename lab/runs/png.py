@@ -51,7 +51,7 @@ MOST_WAITING = 16
 
 class ImageWriters:
     """Threads that write images while the next ones are made. When the block ends, however it does, none is being
-    written."""
+    written; what went wrong with one is raised then, or noted on the error that ended the block."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(WRITERS, "lab-writer")
@@ -70,11 +70,12 @@ class ImageWriters:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _: object, failed: BaseException | None, __: object) -> None:
         self._pool.shutdown()
-        if failed is None:
-            for future in self._pending:
-                future.result()
+        for error in filter(None, (future.exception() for future in self._pending)):
+            if failed is None:
+                raise error
+            failed.add_note(str(error))
 
 
 class _Described(BaseModel):

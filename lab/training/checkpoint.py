@@ -117,7 +117,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
 
 def _settings_to_keep(config: TrainConfig) -> dict[str, Any]:
     """What a resumed run may not have otherwise, as JSON takes it; paths are their last components."""
-    return {key: _portable(value) for key, value in config.model_dump(exclude=FREE_TO_CHANGE).items()}
+    return {key: _portable(value, key) for key, value in config.model_dump(exclude=FREE_TO_CHANGE).items()}
 
 
 def _check_settings(path: Path, settings: Any, loop: Loop) -> None:
@@ -158,7 +158,7 @@ HERE_ONLY = {*RunOptions.model_fields, "device"}
 def recipe(config: TrainConfig) -> dict[str, Any]:
     """The settings that learn the same elsewhere, as JSON takes them; paths are their last components."""
     settings = config.model_dump(exclude=HERE_ONLY, exclude_none=True)
-    return {key: _portable(value) for key, value in settings.items()}
+    return {key: _portable(value, key) for key, value in settings.items()}
 
 
 def without_folders(text: str) -> str:
@@ -172,14 +172,18 @@ def without_folders(text: str) -> str:
     return mark + PurePath(text.removeprefix(mark)).name
 
 
-def _portable(value: Any) -> Any:
+SOURCES = {"model", "vae", "lora", "init", "negative_init", "templates"}
+"""Settings whose texts may be paths; all others, such as a revision, are what they are."""
+
+
+def _portable(value: Any, key: str) -> Any:
     if isinstance(value, dict):
-        return {key: _portable(part) for key, part in value.items()}
+        return {name: _portable(part, name) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable(part) for part in value]
+        return [_portable(part, key) for part in value]
     if isinstance(value, PurePath):
         return value.name
-    return without_folders(value) if isinstance(value, str) else value
+    return without_folders(value) if isinstance(value, str) and key in SOURCES else value
 
 
 class EmbeddingWriter:

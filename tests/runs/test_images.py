@@ -3,13 +3,14 @@
 import json
 import re
 from importlib.metadata import version
+from threading import Event
 
 import pytest
 from PIL import Image
 from sd_parsers import ParserManager
 
 import lab
-from lab.runs.png import read_record
+from lab.runs.png import ImageWriters, read_record
 from lab.sample.record import parameters_text, save_result
 
 RECORD = {
@@ -112,3 +113,19 @@ def test_images_of_other_tools_have_no_record(tmp_path):
     picture().save(tmp_path / "x.png")
     with pytest.raises(lab.InputError, match="no record"):
         read_record(tmp_path / "x.png")
+
+
+def test_what_goes_wrong_with_an_image_is_not_lost_where_the_run_fails_otherwise():
+    going = Event()
+
+    def full():
+        going.wait(5)
+        raise lab.InputError("the disk is full")
+
+    with pytest.raises(lab.InputError, match="NaN") as raised, ImageWriters() as writers:
+        writers.write(full)
+        going.set()
+        raise lab.InputError("NaN")
+    assert raised.value.__notes__ == ["the disk is full"]
+    with pytest.raises(lab.InputError, match="full"), ImageWriters() as writers:
+        writers.write(full)

@@ -9,7 +9,7 @@ import torch
 
 import lab
 from lab.models.load import load
-from lab.training.checkpoint import without_folders
+from lab.training.checkpoint import recipe, without_folders
 from lab.training.config import TrainConfig
 
 
@@ -90,6 +90,11 @@ def test_resuming_needs_no_metadata(sd1, changed, tmp_path):
     resumed = lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     assert torch.equal(resumed.vectors["clip"], whole.vectors["clip"])
     assert lab.read_embedding(config.out / "cat-toy.safetensors").provenance.step == 6
+
+
+def test_texts_of_a_recipe_that_are_no_paths_stay_whole(changed):
+    kept = recipe(changed(revision="refs/pr/3", model="/home/me/sd15"))
+    assert (kept["revision"], kept["model"]) == ("refs/pr/3", "sd15")
 
 
 @pytest.mark.parametrize(
