@@ -1,0 +1,100 @@
+"""Measures the memory that commands take on a CPU with models of SD 1.5's and SDXL's size.
+
+    python -m scripts.bench_memory [--family sd1 sdxl] [--models outputs/random-models] [--side 512]
+
+The models have the published architectures and random weights, stored in float16 (SD 1.5 2 GB, SDXL 7 GB on disk);
+they are made once and kept. Each command is a process of its own; printed is the most memory that was resident in it at
+once, which counts pages of weight files that are mapped, beside what the weights take as they are computed with.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig
+
+from lab.models.facts import CONFIGS
+from lab.models.family import FAMILIES
+from lab.models.folder import encoder_class
+from lab.models.single_file import gather_configs
+
+PROMPT = "a red apple on a table"
+
+
+def random_model(family: str, folder: Path) -> Path:
+    """A diffusers folder of the family's published shape with random weights; one that is there is taken."""
+    if (folder / "complete").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    gather_configs(folder, family, None)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float16)
+    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        kind.from_config(kind.load_config(CONFIGS / family / name)).save_pretrained(folder / name)
+    for suffix in FAMILIES[family].suffixes:
+        name = f"text_encoder{suffix}"
+        config = CLIPTextConfig.from_pretrained(CONFIGS / family / name)
+        encoder_class(suffix)(config).half().save_pretrained(folder / name)
+    torch.set_default_dtype(torch.float32)
+    (folder / "complete").touch()
+    return folder
+
+
+def commands(model: Path, side: int, scratch: Path) -> dict[str, list[str]]:
+    """What is run, by name."""
+    images = scratch / "images"
+    images.mkdir()
+    Image.new("RGB", (side, side), (200, 40, 40)).save(images / "red.png")
+    sampled = ["--prompt", PROMPT, "--steps", "2", "--width", str(side), "--height", str(side)]
+    learned = ["--images", str(images), "--name", "thing", "--resolution", str(side), "--steps", "2"]
+    found = {
+        "encode": [PROMPT],
+        "generate": [*sampled, "--out", str(scratch / "generated")],
+        "compare": [*sampled, "--axis", "guidance=5,7", "--seeds", "1,2", "--out", str(scratch / "compared")],
+        "train": [*learned, "--batch-size", "1", "--out", str(scratch / "trained")],
+    }
+    return {name: [name, *arguments, "--model", str(model)] for name, arguments in found.items()}
+
+
+def peak(arguments: list[str]) -> tuple[float, float]:
+    """The most memory (GB) that a command held at once, and its seconds."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "lab", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"lab {' '.join(arguments)}: failed")
+    scale = 1 if sys.platform == "darwin" else 1024
+    return usage.ru_maxrss * scale / 1e9, time.perf_counter() - started
+
+
+def weights(model: Path) -> float:
+    """GB of a model's files: half of what text encoders and VAE take in float32."""
+    sizes = {path: path.stat().st_size for path in model.glob("*/*.safetensors")}
+    return sum(size if path.parent.name == "unet" else 2 * size for path, size in sizes.items()) / 1e9
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", nargs="+", choices=sorted(FAMILIES), default=["sd1", "sdxl"])
+    parser.add_argument("--models", type=Path, default=Path("outputs/random-models"))
+    parser.add_argument("--side", type=int, default=512)
+    asked = parser.parse_args()
+    print(f"{'model':8}{'command':12}{'peak, GB':>10}{'weights, GB':>14}{'seconds':>10}")
+    for family in asked.family:
+        model = random_model(family, asked.models / family)
+        with TemporaryDirectory() as scratch:
+            for name, arguments in commands(model, asked.side, Path(scratch)).items():
+                most, seconds = peak(arguments)
+                print(f"{family:8}{name:12}{most:10.1f}{weights(model):14.1f}{seconds:10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
