@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from lab.comparing.statistics import Array
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.files import atomic
@@ -124,10 +124,9 @@ def _read(files: Sequence[File], config: JudgeConfig) -> tuple[list[Embedding], 
     embeddings = [library[name] for name in library]
     if not embeddings:
         raise InputError("file: there is none; name the embedding to judge")
-    if config.side != "positive" and any(one.kind == "negative" for one in embeddings):
-        halves = [one for one in embeddings if one.kind == "negative"]
-        whole = {one.name.removesuffix("-neg") for one in halves}
-        embeddings = [one for one in embeddings if one.kind == "negative" or one.name not in whole]
+    pairs = {name for name in library if f"{name}{NEGATIVE_SUFFIX}" in library}
+    other = pairs if config.side == "negative" else {f"{name}{NEGATIVE_SUFFIX}" for name in pairs}
+    embeddings = [one for one in embeddings if one.name not in other]
     sides = {side_of(one, config.side) for one in embeddings}
     if len(sides) > 1:
         raise InputError("side: some files are negative and some positive; judge them apart, or give --side")

@@ -79,8 +79,7 @@ class Trial:
         """Lays everything out and refuses what would fail later.
 
         Raises:
-            InputError: what fails, in the words of whoever would have raised it; or no metric that calls anything
-                better.
+            InputError: what fails, in the words of whoever would have raised it.
         """
         self.bundle, self._config, self._listener = bundle, config, listener
         chance = {embedding.name: _random(embedding) for embedding in embeddings}
@@ -110,7 +109,7 @@ class Trial:
         sizes, contents = check_cells(bundle, self.experiment)
         self.contents = contents | {"prompts": text_digest("\n".join(self.experiment.prompts))}
         available, _ = choose_scores(self.experiment, self._tools, sizes)
-        self.metrics = _choose(available, side, bool(config.metrics))
+        self.metrics = _choose(available, side, bool(config.metrics), listener)
         self.looks: dict[str, list[Look]] = {one.embedding.name: [] for one in self.tried}
         self.used = 0
         self._scores = Scores({})
@@ -233,15 +232,15 @@ def _experiment(
     return Experiment(settings, embeddings)
 
 
-def _choose(available: Sequence[str], side: Side, asked: bool) -> list[str]:
+def _choose(available: Sequence[str], side: Side, asked: bool, listener: Listener) -> list[str]:
     """The metrics that can tell, the one that the verdict is about first."""
     usable = [name for name in available if not METRICS[name].paired and METRICS[name].over != "variant"]
-    if not asked:
-        usable = [name for name in usable if METRICS[name].better]
-        first = [name for name in FIRST[side] if name in usable]
-        usable = list(dict.fromkeys([*first, *usable]))
     if not usable:
-        raise InputError(
-            "metrics: nothing here says which image is better; give a CLIPModel folder with --clip"
-        )
-    return usable
+        raise InputError("metrics: none of these says of a prompt's images how they are; take another")
+    if asked:
+        return usable
+    telling = [name for name in usable if METRICS[name].better]
+    if not telling:
+        listener.note("Nothing here says which image is better: give a CLIPModel folder with --clip.")
+    first = [name for name in FIRST[side] if name in telling]
+    return list(dict.fromkeys([*first, *(telling or usable)]))

@@ -20,10 +20,10 @@ PROMPTS = ["a red apple", "a blue dog", "a cat on white", "the painting of a cat
 def file(tmp_path):
     """Writes an embedding and returns its file."""
 
-    def write(name="neg", kind="unknown", seed=0, scale=1.0):
+    def write(name="neg", kind="unknown", seed=0):
         generator = torch.Generator().manual_seed(seed)
         path = tmp_path / f"{name}.safetensors"
-        Embedding(name, {"clip": scale * torch.randn(2, 32, generator=generator)}, kind=kind).save(path)
+        Embedding(name, {"clip": torch.randn(2, 32, generator=generator)}, kind=kind).save(path)
         return path
 
     return write
@@ -68,18 +68,19 @@ def test_the_card_is_the_file_and_stands_alone(sd1, file, settings, tmp_path, ca
 
 
 def test_it_stops_when_it_is_sure_and_goes_on_where_it_was(sd1, file, settings, denoised, monkeypatch):
-    path = file(scale=40.0)
-    sure = settings | {"metrics": ["sharpness"]}
+    monkeypatch.setattr("lab.judging.looks.NOTHING_FROM", 2)
+    path, prompts = file(), [*PROMPTS, "a dog", "red", "blue", "an apple"]
+    sure = settings | {"metrics": ["sharpness"], "smallest": 1e9, "prompt": prompts}
     card = lab.judge(sd1, path, **sure)
-    seen = card["verdict"]["prompts"]
-    assert len(card["models"][0]["looks"]) == -(-seen // 2)
-    assert len(denoised) == 4 * seen, "nothing, words, random vectors and the embedding"
+    assert card["verdict"]["answer"] == "makes no difference that matters"
+    assert card["verdict"]["prompts"] == 6, "of four prompts there is no interval yet"
+    assert len(denoised) == 4 * 6, "nothing, words, random vectors and the embedding"
     made = sorted((settings["out"] / "cells").glob("*.png"))
     made[1].unlink()
     denoised.clear()
     assert lab.judge(sd1, path, **sure) == card and len(denoised) == 1
     with pytest.raises(lab.InputError, match="prompts changed"):
-        lab.judge(sd1, path, **sure | {"prompt": [*PROMPTS, "a dog"]})
+        lab.judge(sd1, path, **sure | {"prompt": PROMPTS})
 
 
 def test_a_concept_is_held_against_its_words(sd1, file, settings):
@@ -120,7 +121,7 @@ def test_several_models_say_how_the_effect_travels(sd1, sd1_folder, file, settin
         ({"prompt": ["a cat"]}, "two or more"),
         ({"prompt": ["a cat", "a  cat"]}, "given twice"),
         ({"weights": "-1"}, "below 0"),
-        ({"clip": None, "quality": None}, "give a CLIPModel folder"),
+        ({"metrics": ["ssim_baseline"]}, "take another"),
         ({"metrics": ["clip_reference"]}, "--references"),
         ({"smallest": 0}, "smallest"),
     ],
@@ -158,3 +159,21 @@ def test_lists_are_for_no_one_in_particular():
         "general-concept",
     }
     assert not set(read_lines(LISTS / "general.txt")) & set(read_lines(LISTS / "emoji.txt"))
+
+
+def test_without_anybody_who_knows_better_it_says_what_changes(sd1, file, settings):
+    heard = Heard()
+    card = lab.judge(sd1, file(), listener=heard, **settings | {"clip": None, "prompt": PROMPTS[:2]})
+    assert card["verdict"]["metric"] == "sharpness"
+    assert any("give a CLIPModel folder" in note for note in heard.notes)
+
+
+@pytest.mark.parametrize(("side", "name"), [("negative", "toy-neg"), ("positive", "toy")])
+def test_of_a_pair_the_half_that_is_for_the_prompt(sd1, settings, side, name):
+    generator = torch.Generator().manual_seed(0)
+    halves = [
+        Embedding(half, {"clip": torch.randn(1, 32, generator=generator)}, kind=kind)
+        for half, kind in (("toy", "concept"), ("toy-neg", "negative"))
+    ]
+    card = lab.judge(sd1, halves, **settings | {"side": side, "words": "apple", "prompt": PROMPTS[:2]})
+    assert (card["name"], card["side"]) == (name, side)
