@@ -2,7 +2,7 @@
 
 Threads may use one model at a time, each with changes of its own.
 
-Permanent changes are made once, in `lab.models.load`.
+Permanent changes are made once, at load: `lab.models.device.arrange_modules`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
