@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bundle = lab.load(arguments.model)
     features = BundleFeatures(bundle)
-    space = VectorSpace(features.model, features.source, features.pooling)
+    space = features.space
     texts = library(arguments.prompts + arguments.queries)
     rows = [IndexRow("prompt", text, "", text) for text in texts]
     began = time.perf_counter()

@@ -19,6 +19,7 @@ from lab.models.facts import layers_back
 from lab.models.vocabulary import token_text
 from lab.models.weights import hash_files
 from lab.score.clip import image_features, load_clip
+from lab.search.index import VectorSpace
 
 BLOCK = 256
 """Texts encoded together: what is kept of each is one vector, not its rows."""
@@ -34,14 +35,10 @@ class Features(Protocol):
     """Turns texts, vocabulary tokens and images into vectors (n, d), float32 on the CPU.
 
     Attributes:
-        model: SHA-256 of the weights that make the vectors.
-        source: The model by its name.
-        pooling: What stands for a text.
+        space: What makes the vectors.
     """
 
-    model: str
-    source: str
-    pooling: Pool
+    space: VectorSpace
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """(n, d) for n texts, which may name embeddings.
@@ -73,7 +70,7 @@ class BundleFeatures:
         self._dialect = dialect
         complete = pooling == "eos" and bundle.clip_folder is not None and len(bundle.towers) == 1
         self._clip = load_clip(bundle) if complete else None
-        self.model, self.source, self.pooling = bundle.hash, bundle.source, pooling
+        self.space = VectorSpace(bundle.hash, bundle.source, pooling)
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """(n, d) for n texts; of schedules, `AND` and blends, what is in force first counts."""
@@ -83,7 +80,7 @@ class BundleFeatures:
     @torch.no_grad()
     def tokens(self, tokens: Sequence[str]) -> Tensor:
         """(n, d) for n vocabulary tokens: start, token and end alone, since nothing after it changes a state."""
-        row = 2 if self.pooling == "eos" else 1
+        row = 2 if self.space.pooling == "eos" else 1
         blocks, towers = [], self._bundle.towers
         for start in range(0, len(tokens), TOKEN_BLOCK):
             states = [self._states(tower, tokens[start : start + TOKEN_BLOCK])[:, row] for tower in towers]
@@ -96,11 +93,12 @@ class BundleFeatures:
         Raises:
             InputError: a file that is no image, or the texts' vectors do not compare with images.
         """
-        if self.pooling != "eos":
-            raise InputError(f"pooling '{self.pooling}' cannot be compared with images; use --pooling eos")
+        pooling = self.space.pooling
+        if pooling != "eos":
+            raise InputError(f"pooling '{pooling}' cannot be compared with images; use --pooling eos")
         if self._clip is None:
             raise InputError(
-                f"{self.source}: has no vision half, so images cannot be searched with it; give --clip FOLDER"
+                f"{self.space.source}: has no vision half, so images cannot be searched with it; give --clip FOLDER"
             )
         return image_features(self._clip, paths, most=None).cpu()
 
@@ -138,7 +136,7 @@ class BundleFeatures:
 
     def _pool(self, chunks: Sequence[Tensor]) -> Tensor:
         """(d,): what stands for a text, of the states of its chunks."""
-        return pool_words(torch.cat([states[1:-1] for states in chunks]), chunks[0][-1], self.pooling)
+        return pool_words(torch.cat([states[1:-1] for states in chunks]), chunks[0][-1], self.space.pooling)
 
     @torch.no_grad()
     def _projected(self, states: Tensor) -> Tensor:
@@ -150,11 +148,9 @@ class BundleFeatures:
 class ClipFeatures:
     """Vectors by a CLIPModel in a folder of its own, which knows nothing of learned embeddings."""
 
-    pooling: Pool = "eos"
-
     def __init__(self, folder: Path, device: torch.device):
         self._clip = load_clip(folder, device)
-        self.model, self.source = hash_files(sorted(folder.glob("*.safetensors"))), str(folder)
+        self.space = VectorSpace(hash_files(sorted(folder.glob("*.safetensors"))), str(folder), "eos")
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """(n, d) for n texts as they stand, cut at the context's end.
@@ -165,7 +161,7 @@ class ClipFeatures:
         for name in embeddings:
             if any(f"<{name}>" in text for text in texts):
                 raise InputError(
-                    f"--clip {self.source}: was not made for <{name}>; search with --model instead"
+                    f"--clip {self.space.source}: was not made for <{name}>; search with --model instead"
                 )
         blocks = (list(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK))
         return torch.cat([self._clip.texts(block).cpu() for block in blocks])

@@ -19,7 +19,7 @@ from lab.models.bundle import Bundle
 from lab.models.config import check_for_loaded
 from lab.search.config import SearchConfig
 from lab.search.features import BLOCK, TOKEN_BLOCK, BundleFeatures, ClipFeatures, Features
-from lab.search.index import ROWS, Hit, Index, VectorSpace, unknown_rows
+from lab.search.index import ROWS, Hit, Index, unknown_rows
 from lab.search.sources import IndexRow, IndexRowKind, holds, read_source
 
 BLOCKS: Mapping[IndexRowKind, int] = {"prompt": BLOCK, "embedding": BLOCK, "image": 16, "token": TOKEN_BLOCK}
@@ -59,13 +59,12 @@ def search(
     config = SearchConfig.build(SearchConfig.given_with(config, settings))
     old = _load_index(config)
     features = _features(bundle, config, old)
-    space = VectorSpace(features.model, features.source, features.pooling)
     if old is not None:
-        old.check_same_space(space, _folder(config))
+        old.check_same_space(features.space, _folder(config))
     queries = _queries(config, features)
     rows = [row for over in config.over for row in read_source(over, bundle, listener)]
     found = _without_gone(old, config, rows) if old is not None else None
-    index, added = _build_or_extend(found, config, space, rows, features, listener)
+    index, added = _build_or_extend(found, config, rows, features, listener)
     if config.index is not None and (added or found is not old):
         index.save(config.index)
     if not queries:
@@ -129,7 +128,6 @@ def _without_gone(index: Index, config: SearchConfig, rows: Sequence[IndexRow]) 
 def _build_or_extend(
     index: Index | None,
     config: SearchConfig,
-    space: VectorSpace,
     rows: Sequence[IndexRow],
     features: Features,
     listener: Listener,
@@ -138,7 +136,9 @@ def _build_or_extend(
     if index is None:
         kind = config.kind or "flat-ip"
         distinct = unknown_rows(rows, set())
-        return Index.build(kind, space, distinct, encode_rows(distinct, features, listener)), len(distinct)
+        return Index.build(kind, features.space, distinct, encode_rows(distinct, features, listener)), len(
+            distinct
+        )
     new = unknown_rows(rows, index.known)
     if new:
         index.add(new, encode_rows(new, features, listener))
