@@ -150,8 +150,8 @@ class Config(BaseModel):
             return cls(**settings)
         except ValidationError as error:
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
-        except UnicodeError as error:
-            raise InputError(f"{where}: {_half_character(error)}") from None
+        except UnicodeError:  # pydantic's texts are UTF-8
+            raise InputError(f"{where}: {_HALF_CHARACTER}") from None
 
     @classmethod
     def given_with(cls, config: "Config | None", settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,8 +187,8 @@ class Config(BaseModel):
             key = str(next(iter(error.errors()[0]["loc"]), ""))
             where = f"{path}:{lines[key]}" if key in lines and key not in over else "options"
             raise InputError(f"{where}: {first_problem(cls, error)}") from None
-        except UnicodeError as error:
-            raise InputError(f"{path}: {_half_character(error)}") from None
+        except UnicodeError:
+            raise InputError(f"{path}: {_HALF_CHARACTER}") from None
 
     def given(self) -> dict[str, Any]:
         """The settings that were set by hand, without the defaults."""
@@ -257,10 +257,7 @@ def validated(kind: type[Validated], value: Any, where: object) -> Validated:
         raise InputError(f"{where}: {first_problem(Config, error)}") from None
 
 
-def _half_character(error: UnicodeError) -> str:
-    """What pydantic, whose texts are UTF-8, says of a path with a surrogate."""
-    given = error.object if isinstance(error, UnicodeEncodeError) else ""
-    return f"{shortened(given)!a} holds half a character, which no name of a file here has; write it again"
+_HALF_CHARACTER = "a text holds half a character (a cut emoji, or bytes that are not UTF-8); write it again"
 
 
 def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
@@ -283,6 +280,8 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
             message = "is empty; give a value, or leave it out"
         elif isinstance(given, (int, float)):
             message += "; what is text stands in quotes"
+    elif problem["type"] in ("model_type", "dataclass_type", "model_attributes_type"):
+        message = f"expected an object with keys, not {type(given).__name__}"
     elif problem["type"] == "path_type":
         message = f"expected a path, not {type(given).__name__}"
     quoted = isinstance(given, (str, int, float)) and str(given) not in message

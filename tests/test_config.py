@@ -5,7 +5,7 @@ import pytest
 from pydantic import Field
 
 import lab
-from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of
+from lab.config import Config, ExistingFile, ExistingFolder, ExistingPath, one_of, validated
 from lab.errors import InputError, did_you_mean
 from lab.sample.config import GenerateConfig
 from lab.search.search import search
@@ -204,6 +204,11 @@ def test_python_values_are_taken_as_meant(tmp_path):
     assert config.prompt == ["a", "b"]
     config = GenerateConfig(seeds=np.arange(2), device=torch.device("cpu"))
     assert config.seeds == "0,1" and config.device == "cpu"
+
+
+def test_what_is_no_object_is_told_without_pydantics_names():
+    with pytest.raises(InputError, match=r"^x\.json: expected an object with keys, not list$"):
+        validated(Example, [], "x.json")
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,6 @@ def config_from_record(record: Mapping[str, Any]) -> GenerateConfig:
     settings = {key: value for key, value in record.items() if key in GenerateConfig.model_fields}
     if "embeds" in settings:
         del settings["prompt"]  # the text that they were encoded from
-    if settings.get("weighting") not in WEIGHTINGS:
+    if str(settings.get("weighting")) not in WEIGHTINGS:
         settings.pop("weighting", None)  # once, records of a plain prompt called its weighting plain
     return GenerateConfig.build(settings | {"seeds": record["seed"]}, where="record")

@@ -173,8 +173,11 @@ class Index:
             data = (folder / Path(told.vectors).name).read_bytes()
         except OSError as error:
             raise InputError(f"{folder}: no index there that can be read: {error.strerror}") from None
-        except InputError as error:
-            raise InputError(f"{error}; damaged: delete the folder and build the index again") from None
+        except ValueError as error:
+            problem = (
+                error if isinstance(error, InputError) else f"{folder / ROWS}: {error}"
+            )  # a name with a NUL
+            raise InputError(f"{problem}; damaged: delete the folder and build the index again") from None
         if hashlib.sha256(data).hexdigest() != told.sha256:
             raise InputError(f"{folder}: its vectors are not those it was saved with; build the index again")
         try:

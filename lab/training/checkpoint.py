@@ -82,7 +82,9 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         if metadata["format"] != FORMAT:
             raise ValueError(metadata["format"])
         state = validated(_Stored, parse_json(metadata["state"], path), path)
-        settings = parse_json(metadata.get("settings", "{}"), path)
+        settings = parse_json(metadata["settings"], path)
+        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+            raise ValueError("whole numbers")
     except InputError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError):

@@ -105,6 +105,11 @@ class TrainingFolder(RunFolder):
             InputError: it cannot be read, or names what is not there any more.
         """
         settings, _ = read_yaml(read_text(self.config), str(self.config))
+        if settings is None or (isinstance(settings, dict) and "name" not in settings):
+            raise InputError(
+                f"{self.path}: no training run, as its config.yaml names no embedding; images and comparisons go on "
+                "where the same command is given again"
+            )
         objective = settings.get("objective") if isinstance(settings, dict) else None
         return config_class(str(objective)).read(self.config, changes)
 

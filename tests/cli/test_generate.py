@@ -114,6 +114,7 @@ def test_images_of_the_plain_dialect_that_were_made_before_are_made_again_too(sd
     record = lab.generate(sd1, prompt="a cat", dialect="plain", steps=2)[0].record
     assert record["weighting"] == "ignore"
     assert config_from_record(record | {"weighting": "plain"}).dialect == "plain"
+    assert config_from_record(record | {"weighting": ["plain"]}).dialect == "plain"
 
 
 def test_after_a_rerun_a_lost_image_is_made_again(cli, sd1_folder, tmp_path):

@@ -101,6 +101,10 @@ def edit_rows(folder, change):
     [
         (lambda folder: (folder / "rows.json").unlink(), "no index there"),
         (lambda folder: (folder / "rows.json").write_text("{"), "damaged"),
+        (
+            lambda folder: edit_rows(folder, lambda told: told.update(vectors="a\0b")),
+            r"rows\.json: embedded null byte; damaged",
+        ),
         (lambda folder: edit_rows(folder, lambda told: told.pop("space")), "damaged"),
         (lambda folder: edit_rows(folder, lambda told: told["rows"].pop()), "3 vectors for 2 rows"),
         (edit_vectors, "not those it was saved with"),

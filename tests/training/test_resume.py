@@ -130,6 +130,10 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one(sd1, changed, tmp_path):
         lab.train(sd1, TrainConfig(resume=config.out, stop="never"))
     with pytest.raises(InputError, match="no training run"):
         lab.train(sd1, TrainConfig(resume=tmp_path))
+    for text in ("", "prompt: [a cat]\ndialect: a1111\n"):  # of images
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match="no training run, as its config"):
+            lab.train(sd1, TrainConfig(resume=tmp_path))
 
 
 def test_a_folder_in_use_is_refused_and_a_dead_lock_is_not(sd1, config):
@@ -204,6 +208,11 @@ def test_a_checkpoint_that_came_back_otherwise_says_what(sd1, changed):
         ),
         (lambda _, tensors, __: tensors.update({"best/cat-toy/clip": torch.ones(3)}), "its best vectors"),
         (lambda _, __, metadata: metadata.update(settings="[" * 9000), "nested too deeply|damaged"),
+        (lambda _, __, metadata: metadata.pop("settings"), "damaged"),
+        (
+            lambda _, tensors, __: tensors.update({k: v.to(torch.int8) for k, v in tensors.items()}),
+            "damaged",
+        ),
     ]
     for change, said in damages:
         folder.state.write_bytes(sound)
