@@ -171,11 +171,16 @@ class PromptEncoder:
             prompt: Conditioning(prompt, level_parts([part(timeline) for timeline in parts]))
             for prompt, parts in timelines.items()
         }
-        part_out = None if negative else self._options.knock_out
-        if part_out is None:
-            return encoded
-        empty, pooled = self._towers.states(Chunk())
-        return {prompt: without_part(whole, part_out, empty, pooled) for prompt, whole in encoded.items()}
+        return encoded if negative else {prompt: self.knocked_out(one) for prompt, one in encoded.items()}
+
+    def knocked_out(self, whole: Conditioning) -> Conditioning:
+        """A prompt without the part that the options knock out; itself where they name none.
+
+        Raises:
+            InputError: it has no such part.
+        """
+        part = self._options.knock_out
+        return whole if part is None else without_part(whole, part, *self._towers.states(Chunk()))
 
     def _level(self, part: Part) -> Part:
         rows = max(len(entry.embeds) for _, entry in part.entries)

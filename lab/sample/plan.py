@@ -154,7 +154,7 @@ def encode_pairs(
 
     Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
     (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
-    already (`read_embeds`) is taken as it is.
+    already (`read_embeds`) is taken as it is, but for what is knocked out of a prompt.
 
     Args:
         embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
@@ -170,7 +170,7 @@ def encode_pairs(
     )
     result = []
     for prompt, avoided in pairs:
-        positive = prompt if isinstance(prompt, Conditioning) else positives[prompt]
+        positive = positives[prompt] if isinstance(prompt, str) else encoder.knocked_out(prompt)
         negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
         if avoided is None and bundle.force_zeros_for_empty_prompt:
             negative = negative.map(Encoding.zeroed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lab
+from lab.condition.embeds_file import write_embeds
 from lab.condition.knock_out import END, PADDING, POOLED, parts_of, rows_of
 from lab.embeddings.embedding import Embedding
 from lab.sample.config import config_from_record
@@ -61,3 +62,15 @@ def test_an_image_says_what_was_knocked_out_and_is_made_again(sd1):
     again = config_from_record(without.record)
     kept = {name: again.given()[name] for name in ("prompt", "seeds", "steps", "knock_out")}
     assert torch.equal(lab.generate(sd1, **kept)[0].latents, without.latents)
+
+
+def test_prompt_embeddings_from_a_file_lose_it_too(sd1, tmp_path):
+    write_embeds(tmp_path / "cat.safetensors", lab.encode(sd1, "a red cat"), {})
+    made = {
+        name: lab.generate(sd1, **given, seeds=3, steps=2, knock_out="cat")[0].latents
+        for name, given in (
+            ("text", {"prompt": "a red cat"}),
+            ("file", {"embeds": tmp_path / "cat.safetensors"}),
+        )
+    }
+    assert torch.equal(made["text"], made["file"])
