@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab.condition.conditioning import Encoding
-from lab.condition.knock_out import find_rows
+from lab.condition.prompt_parts import find_rows
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.models.bundle import Bundle

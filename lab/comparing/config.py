@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lab.comparing.axes import AXES, SLOT, AxisValue, read_axis
 from lab.condition.config import TextOptions
-from lab.condition.knock_out import END
+from lab.condition.prompt_parts import END
 from lab.config import Config, NewPath
 from lab.errors import InputError, did_you_mean
 from lab.models.config import ModelOptions

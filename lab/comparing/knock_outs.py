@@ -20,7 +20,7 @@ from lab.comparing.scores import Scores
 from lab.comparing.statistics import measure
 from lab.condition.config import TextOptions
 from lab.condition.encode import encode
-from lab.condition.knock_out import END, PADDING, POOLED, parts_of
+from lab.condition.prompt_parts import END, PADDING, POOLED, parts_of
 from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.images import read_pixels

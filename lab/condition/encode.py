@@ -23,7 +23,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
-from lab.condition.knock_out import without_part
+from lab.condition.prompt_parts import without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule
 from lab.condition.weighting import WEIGHTINGS

@@ -9,7 +9,7 @@ import torch
 import lab
 from lab.analysis.heatmaps import Target, heat_maps
 from lab.condition.conditioning import Conditioning, Part
-from lab.condition.knock_out import find_rows
+from lab.condition.prompt_parts import find_rows
 from lab.embeddings.embedding import Embedding
 from lab.models.patches import attention_recorded
 from lab.models.unet import call_unet

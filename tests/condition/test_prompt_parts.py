@@ -5,7 +5,7 @@ import torch
 
 import lab
 from lab.condition.embeds_file import write_embeds
-from lab.condition.knock_out import END, PADDING, POOLED, parts_of, rows_of
+from lab.condition.prompt_parts import END, PADDING, POOLED, parts_of, rows_of
 from lab.embeddings.embedding import Embedding
 from lab.sample.config import config_from_record
 
