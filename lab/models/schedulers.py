@@ -109,4 +109,10 @@ def make_scheduler(name: str, karras: bool, config: Mapping[str, Any], steps: in
         scheduler.set_timesteps(steps, device="cpu")
     except ValueError as error:
         raise InputError(f"scheduler '{name}' cannot make {steps} steps: {error}") from None
+    known_to_model = scheduler.config.num_train_timesteps
+    if float(scheduler.timesteps.max()) >= known_to_model:
+        raise InputError(
+            f"scheduler '{name}' cannot make {steps} steps: with the model's steps_offset the first is past the "
+            f"{known_to_model} timesteps that the model knows; use fewer steps, or another --scheduler"
+        )
     return scheduler
