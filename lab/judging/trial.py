@@ -32,6 +32,9 @@ FIRST = {
 }
 """What the verdict is about: the first of these metrics that can be had."""
 
+INDEPENDENT = "judge_quality"
+"""Folder of a model with a classifier of clean and degraded images that no embedding was trained on."""
+
 CURVE_PROMPTS = 16
 """Prompts that every strength is tried on."""
 
@@ -105,7 +108,7 @@ class Trial:
             )
             for embedding in embeddings
         ]
-        self._tools = open_tools(bundle, config, listener)
+        self._tools = open_tools(bundle, _with_own_judge(bundle, config), listener)
         sizes, contents = check_cells(bundle, self.experiment)
         self.contents = contents | {"prompts": text_digest("\n".join(self.experiment.prompts))}
         available, _ = choose_scores(self.experiment, self._tools, sizes)
@@ -172,6 +175,14 @@ class Trial:
         told = "; ".join(f"<{name}> {answer}" for name, answer in answers.items())
         self._listener.note(f"after {self.used} of {len(self.experiment.prompts)} prompts: {told}")
         return "undecided" not in answers.values()
+
+
+def _with_own_judge(bundle: Bundle, config: JudgeConfig) -> JudgeConfig:
+    """The config with the model's classifier that no recipe learns from, if it has one: an embedding that learned to
+    please the other would please it again."""
+    folder = bundle.root / INDEPENDENT
+    there = config.quality is None and (folder / "config.json").is_file()
+    return config.model_copy(update={"quality": folder}) if there else config
 
 
 def rivals(embeddings: Sequence[Embedding], side: Side, config: JudgeConfig) -> tuple[str, str]:

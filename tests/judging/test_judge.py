@@ -177,3 +177,13 @@ def test_of_a_pair_the_half_that_is_for_the_prompt(sd1, settings, side, name):
     ]
     card = lab.judge(sd1, halves, **settings | {"side": side, "words": "apple", "prompt": PROMPTS[:2]})
     assert (card["name"], card["side"]) == (name, side)
+
+
+def test_the_bundled_model_is_judged_by_a_classifier_that_nothing_learned_from(emoji, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lab.judging.trial.open_tools", lambda _, options, *rest: asked.append(options) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        lab.judge(emoji, emoji.root / "negative.safetensors", side="negative")
+    assert asked[0].quality == emoji.root / "judge_quality"
