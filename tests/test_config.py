@@ -273,3 +273,9 @@ def test_what_stands_in_a_configs_place_is_told_as_such(sd1, work):
 def test_which_model_is_nothing_to_ask_where_one_is_loaded(sd1, work):
     with pytest.raises(InputError, match="'device' does not apply to a loaded bundle; give it"):
         work(sd1, device="cpu")
+
+
+@pytest.mark.parametrize("work", [lab.generate, lab.train, lab.compare, search, lab.encode])
+def test_a_models_name_in_a_bundles_place_is_told_as_such(work):
+    with pytest.raises(InputError, match=r"bundle: expected what lab\.load returns, not str"):
+        work("emoji", "a red apple") if work is lab.encode else work("emoji")

@@ -25,6 +25,7 @@ from lab.comparing.scores import choose_scores, image_rows, score_cells, write_t
 from lab.embeddings.library import Sources
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.models.config import check_for_loaded
 from lab.runs.pages import template, write_index
 from lab.runs.run import RunFolder, run_digest
 from lab.sample.record import BY_CONTENT
@@ -89,6 +90,7 @@ def compare(
         InputError: unknown or bad settings; axes that are unknown, clash or vary nothing; a metric without what it
             needs; a folder of another run. Nothing is generated then.
     """
+    check_for_loaded(bundle)
     config = CompareConfig.build(CompareConfig.given_with(config, settings))
     config = with_parts(bundle, config, embeddings)
     experiment = Experiment(config, embeddings)

@@ -30,6 +30,7 @@ from lab.condition.weighting import WEIGHTINGS
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
 from lab.models.bundle import Bundle
+from lab.models.config import check_for_loaded
 from lab.prompt.chunk_rules import join_word
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import parse, references_in, resolve
@@ -83,6 +84,7 @@ def encode(
         InputError: a name that no embedding has, an embedding made for another family, a clip skip or a weight
             out of range, an unknown option.
     """
+    check_for_loaded(bundle)
     given = TextOptions.given_with(config, settings)
     asked = TextOptions.model_fields.keys() | settings.keys()  # a config may have other options besides
     options = TextOptions.build({name: value for name, value in given.items() if name in asked})

@@ -51,12 +51,14 @@ def _check_device(name: str) -> str:
     return name
 
 
-def check_for_loaded(settings: Iterable[str]) -> None:
-    """Refuses, where a loaded model is given, options that say which model to load and how.
+def check_for_loaded(bundle: object, settings: Iterable[str] = ()) -> None:
+    """Refuses what is no loaded model, and beside one options that say which model to load and how.
 
     Raises:
         InputError: names the first of them.
     """
+    if not hasattr(bundle, "towers"):  # without importing what a Bundle needs
+        raise InputError(f"bundle: expected what lab.load returns, not {type(bundle).__name__}")
     for name in settings:
         if name in ModelOptions.model_fields:
             raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")

@@ -151,7 +151,7 @@ def generate(
         InputError: unknown or bad settings, text that names an embedding which is not there, or an `out` that holds
             another run, is in use or cannot be written.
     """
-    check_for_loaded(settings)
+    check_for_loaded(bundle, settings)
     config = GenerateConfig.build(GenerateConfig.given_with(config, settings))
     jobs = plan(bundle, requests(config), embeddings)
     _tell_notes(jobs, listener)

@@ -55,7 +55,7 @@ def search(
         InputError: nothing to search or to look for, a source or query that cannot be read, or an index of another
             model.
     """
-    check_for_loaded(settings)
+    check_for_loaded(bundle, settings)
     config = SearchConfig.build(SearchConfig.given_with(config, settings))
     old = _load_index(config)
     features = _features(bundle, config, old)

@@ -57,7 +57,7 @@ def train(
             saved), vectors that never moved, or too little memory (with options that would need less).
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    check_for_loaded(settings)
+    check_for_loaded(bundle, settings)
     chosen = TrainConfig.given_with(config, settings)
     if "resume" not in chosen:  # what the run's config says of the model is what was loaded
         chosen = bundle.options.model_dump(include={*ModelOptions.model_fields} - {"device"}) | chosen
