@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
+from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
-from scripts.differential import run
+from scripts.differential import Lab, run
 from scripts.peers.prompts import make_prompts
 from scripts.peers.tally import Check, compare, first_difference
 
@@ -70,3 +71,9 @@ def test_the_first_difference_is_found():
 def test_prompts_are_the_same_for_a_seed():
     made = make_prompts(50, 3, ["<{name}>"])
     assert made == make_prompts(50, 3, ["<{name}>"]) and made != make_prompts(50, 4, ["<{name}>"])
+
+
+def test_only_embeddings_excuse_a_difference_from_comfyui(sd1):
+    ours = Lab(sd1, [Embedding("toyone", {"clip": torch.ones(1, 32)})], "comfy")
+    assert ours.as_read("a, (b:1.2)") == "a, (b:1.2)"
+    assert ours.as_read("a,embedding:TOYONE, b embedding: zz") == "a, embedding:toyone , b embedding : zz"
