@@ -211,7 +211,11 @@ def describe_run(bundle: Bundle, config: TrainConfig, embeddings: Sources = ()) 
             yield f"learning rate: {beginning.rate:.3g}"
     seconds = seconds_per_step(bundle, config)
     yield f"memory: about {gigabytes(peak_memory(bundle, config))} at the peak on {bundle.device}"
-    yield f"time: about {seconds:.2g} s a step, so at most {_minutes(seconds * config.steps)} for {config.steps} steps"
+    if seconds:
+        whole = _minutes(seconds * config.steps)
+        yield f"time: about {seconds:.2g} s a step, so at most {whole} for {config.steps} steps"
+    else:
+        yield f"time: little, the U-Net takes no part; at most {config.steps} steps"
 
 
 def _minutes(seconds: float) -> str:

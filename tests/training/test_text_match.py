@@ -7,6 +7,7 @@ import lab
 from lab.errors import InputError
 from lab.training.config import TrainConfig
 from lab.training.objectives.text_match import laid_out
+from lab.training.prepare import describe_run
 
 TEXT = "red apple, blurry photo"
 
@@ -88,3 +89,9 @@ def test_what_cannot_be_learned_is_refused(settings, said, sd1, worded, started)
 def test_contexts_that_are_too_long_are_left_out_and_counted(sd1, worded, started):
     objective, _ = started(sd1, worded(text="red " * 72))
     assert objective.skipped == ["contexts left out, too long beside the text: 1"]
+
+
+def test_a_dry_run_says_what_would_be_learned(sd1, worded):
+    told = list(describe_run(sd1, worded()))
+    assert told[0].endswith(TEXT) and "  a dog, {name}, blue" in told
+    assert told[-1] == "time: little, the U-Net takes no part; at most 40 steps"
