@@ -42,7 +42,7 @@ def test_as_many_vectors_as_tokens_are_the_text(family, request, worded, started
 def test_learning_brings_them_nearer_where_they_were_not_learned(family, request, worded, started, heard):
     bundle = request.getfixturevalue(family)
     before, _ = started(bundle, worded())
-    missing = float(torch.cat([before.losses(group) for group in before.fixed()]).mean())
+    missing = float(torch.cat([before.losses(group) for group in before.fixed()]).mean().detach())
     embedding = lab.train(bundle, worded(), listener=heard)
     assert any("contexts kept apart they do" in note for note in heard.notes)
     after, learned = started(bundle, worded())
