@@ -8,11 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -34,11 +34,17 @@ from lab.training.run_folder import FREE_TO_CHANGE
 FORMAT = "lab-training-2"
 
 
+def _with_loss(evaluation: dict[str, float]) -> dict[str, float]:
+    if "loss" not in evaluation:
+        raise ValueError("an evaluation without its loss")
+    return evaluation
+
+
 class _Stored(BaseModel):
     """What a checkpoint says of where its run stood; the loss is infinite before anything was evaluated."""
 
     step: int = Field(ge=0)
-    evaluations: list[tuple[int, dict[str, float]]]
+    evaluations: list[tuple[int, Annotated[dict[str, float], AfterValidator(_with_loss)]]]
     best_step: int = Field(ge=0)
     best_loss: float
 

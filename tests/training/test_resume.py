@@ -196,6 +196,7 @@ def test_a_checkpoint_that_came_back_otherwise_says_what(sd1, changed):
     sound = folder.state.read_bytes()
     damages = [
         (lambda state, *_: state.pop("evaluations"), "evaluations: field required"),
+        (lambda state, *_: state["evaluations"][0][1].pop("loss"), "an evaluation without its loss"),
         (lambda state, *_: state.update(step=-1), "step: input should be greater"),
         (lambda state, *_: state.update(step="x"), "step: input should be a valid integer"),
         (
