@@ -2,8 +2,8 @@
 
 Writes under outputs/pretrain/: packages/ (npm, pinned), icons.pt, split.json, scenes.npy and scenes.jsonl.
 A line of scenes.jsonl describes the image of the same index in scenes.npy, (n, 3, 128, 128) uint8; its "use"
-says who may look: "train", "extra" (emoji that no caption names, for the autoencoder alone), or what it is held out as
-("object", "style", "pair").
+says who may look: "train", "extra" (emoji beside the 400, for the autoencoder, and for the U-Net to learn styles from),
+or what it is held out as ("object", "style", "pair").
 """
 
 from __future__ import annotations

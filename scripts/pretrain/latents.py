@@ -6,6 +6,7 @@ Writes outputs/pretrain/latents.pt (latents and the captions' token ids), scalin
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,33 @@ def encode_texts(model: CLIPTextModelWithProjection, ids: Tensor, device: str) -
     return states
 
 
+def shown(data: Data, silent: int, extra: int) -> list[int]:
+    """The scenes that the U-Net sees, some of them several times (each with captions of its own).
+
+    Scenes degraded without a word come `silent` times: they are what a negative prompt works against. The emoji that
+    only the autoencoder saw come `extra` times: with them a style is more than 400 drawings learnt by heart. Left
+    out are those that share a word with a held-out object, or whose name a caption cannot use.
+    """
+    held = {word for name in data.split.objects for word in name.split()}
+
+    def times(row: int) -> int:
+        scene = data.scenes[row]
+        count = silent if scene.degradation and not scene.said else 1
+        if data.uses[row] == "train":
+            return count
+        name = scene.objects[0].name
+        return extra if re.fullmatch(r"[a-z0-9 -]+", name) and not held & set(name.split()) else 0
+
+    return [row for row in data.indices("train", "extra") for _ in range(times(row))]
+
+
 def encode(config: dict[str, Any], data: Data, device: str) -> Encoded:
     """The stage; latents of the autoencoder as it stands, states of the text encoder as it stands."""
-    own = data.indices("train")
-    latents = encode_images(latest(), data.images, own, device)
+    own = shown(data, config["silent"], config["extra"])
+    distinct, places = torch.tensor(own).unique(return_inverse=True)
+    latents = encode_images(latest(), data.images, distinct.tolist(), device)[places]
     scaling = 1 / latents.std().item()
-    print(f"{len(own)} scenes; scaling factor {scaling:.4f}", flush=True)
+    print(f"{len(own)} scenes, {len(distinct)} distinct; scaling factor {scaling:.4f}", flush=True)
     write_json(SCALING, {"scaling_factor": scaling})
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     captions = written(data, own, config["captions"], tokenizer).flatten(0, 1)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from scripts.pretrain.caption import caption, quality_words, with_article
 from scripts.pretrain.catalogue import Split, Thing, split
-from scripts.pretrain.data import paint_all, scenes
+from scripts.pretrain.data import Data, paint_all, scenes
 from scripts.pretrain.degrade import DEGRADATIONS
+from scripts.pretrain.latents import shown
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, LARGE, SMALL, Placed, Scene, Shares, draw
 from scripts.pretrain.words import gather, ranked
@@ -92,6 +94,22 @@ def test_held_out_pairs_are_in_no_scene_to_learn_from():
         )
     assert sum(len(one.objects) == 2 and one.objects[0].x < 0.5 for one, _ in found) >= 50
     assert sum(use == "train" for _, use in found) == 8 * (9 + 13) + 50
+
+
+def test_what_is_degraded_in_silence_and_other_emoji_are_shown_more_often():
+    """Never shown are emoji that share a word with a held-out object, or whose name no caption can use."""
+    rows = [
+        (scene(), "train"),
+        (scene(degradation="blurry"), "train"),
+        (scene(degradation="blurry", said=True), "train"),
+        (replace(scene(), objects=(Placed("mage", 0.5, 0.5, 0.9),)), "extra"),
+        (replace(scene(), objects=(Placed("incoming envelope", 0.5, 0.5, 0.9),)), "extra"),
+        (replace(scene(), objects=(Placed("ab button (blood type)", 0.5, 0.5, 0.9),)), "extra"),
+        (scene(), "pair"),
+    ]
+    chosen = Split(("cat",), ("envelope",), ())
+    data = Data(torch.zeros(0), [one for one, _ in rows], [use for _, use in rows], {}, chosen)
+    assert shown(data, silent=3, extra=2) == [0, 1, 1, 1, 2, 3, 3]
 
 
 def test_painting_in_processes_is_painting(tmp_path, monkeypatch):
