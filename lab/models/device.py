@@ -70,9 +70,9 @@ def pick_dtype(name: str, device: torch.device, unet: Mapping[str, Any]) -> torc
 
     `auto` is bfloat16 on CUDA GPUs that have it (it cannot overflow), else float16 on GPUs. On CPUs that multiply
     bfloat16 in hardware (Intel AMX) it is bfloat16 for U-Nets as wide as the published ones, which are 1.5 times as
-    fast with it. Everything else is float32, the bundled model too: a pair of rows gains a tenth there, and what it
-    computes stays equal to other tools' to the last digits. A rule instead of a measurement at every start: a noisy
-    one would now and then change the images of a seed.
+    fast with it. Everything else is float32. So is the bundled model, though batches of it are twice as fast in
+    bfloat16: what it computes stays equal to other tools' to the last digits, and `bfloat16` may be asked for. A rule
+    instead of a measurement at every start: a noisy one would now and then change the images of a seed.
 
     `scripts/bench_dtype.py` measures it, float16 on the CPU included, which took 1.3 times as long as float32. Images
     of the two precisions differed by 53 dB PSNR.
