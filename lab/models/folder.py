@@ -152,8 +152,11 @@ def read_module(
 
 
 @lru_cache(maxsize=2)
-def read_controlnet(folder: Path, dtype: torch.dtype, device: torch.device) -> ControlNetModel:
+def read_controlnet(folder: Path, digest: str, dtype: torch.dtype, device: torch.device) -> ControlNetModel:
     """Loads a ControlNet in diffusers' layout; one that was just used is not read again.
+
+    Args:
+        digest: Of what the folder holds: another one is read anew.
 
     Raises:
         InputError: damaged files, or weights that do not fit its config.

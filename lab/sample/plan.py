@@ -16,6 +16,7 @@ from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.models.folder import read_controlnet
 from lab.models.unet import Control
+from lab.runs.run import file_digest
 from lab.sample.config import Request
 from lab.sample.pixels import encode_image
 from lab.sample.settings import (
@@ -227,6 +228,6 @@ def _control(bundle: Bundle, request: Request, settings: Settings) -> Control | 
     folder, path = request.options.controlnet, request.options.control_image
     if folder is None or path is None or settings.control_scale is None:
         return None
-    model = read_controlnet(folder.resolve(), bundle.dtype, bundle.device)
+    model = read_controlnet(folder.resolve(), file_digest(folder), bundle.dtype, bundle.device)
     image = to_tensor([fit(open_image(path), (settings.width, settings.height))])
     return Control(model, to_device(image, bundle.device), settings.control_scale)

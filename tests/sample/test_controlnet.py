@@ -1,5 +1,8 @@
 """ControlNet: the images of diffusers' pipelines, refusals before weights are read, and records that tell of it."""
 
+import shutil
+from pathlib import Path
+
 import diffusers
 import numpy as np
 import pytest
@@ -101,6 +104,18 @@ def test_it_is_an_axis_and_in_the_record(bundle, controlnet, shapes, tmp_path):
     record = lab.runs.png.read_record(held)
     assert (record["control_scale"], len(record["controlnet_sha256"])) == (1.0, 64)
     assert record["control_image"] == str(shapes)
+
+
+def test_other_weights_in_the_same_folder_are_read_anew(bundle, controlnet, shapes, tmp_path):
+    folder = Path(shutil.copytree(controlnet, tmp_path / "net"))
+    asked = {"prompt": "a red apple", "steps": 2, "controlnet": folder, "control_image": shapes, **SIZE}
+    before = lab.generate(bundle, **asked)[0]
+    net = ControlNetModel.from_pretrained(folder)
+    torch.nn.init.zeros_(net.controlnet_mid_block.weight)
+    net.save_pretrained(folder)
+    after = lab.generate(bundle, **asked)[0]
+    assert before.record["controlnet_sha256"] != after.record["controlnet_sha256"]
+    assert not torch.equal(before.latents, after.latents)
 
 
 @pytest.mark.parametrize(

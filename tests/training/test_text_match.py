@@ -95,3 +95,8 @@ def test_a_dry_run_says_what_would_be_learned(sd1, worded):
     told = list(describe_run(sd1, worded()))
     assert told[0].endswith(TEXT) and "  a dog, {name}, blue" in told
     assert told[-1] == "time: little, the U-Net takes no part; at most 40 steps"
+
+
+def test_one_context_is_not_called_kept_apart(sd1, worded, heard):
+    lab.train(sd1, worded(templates=["{name}"], steps=2), listener=heard)
+    assert any("In the one context that they were learned in they do" in note for note in heard.notes)

@@ -140,8 +140,10 @@ class TextMatch(Objective[int]):
 
     def verdict(self, found: Mapping[str, float]) -> str:
         """How much of the text's effect the vectors have where they were not learned."""
-        share = f"{100 * found['explained']:.0f} % of what the text does"
-        return f"In {len(self._apart)} contexts kept apart they do {share}."
+        where = f"{len(self._apart)} contexts kept apart"
+        if self._apart == self._learned_in:
+            where = "the one context that they were learned in"
+        return f"In {where} they do {100 * found['explained']:.0f} % of what the text does."
 
     def _fitting(self, contexts: Sequence[str]) -> tuple[list[str], list[str]]:
         """The contexts in which text and vectors fit into a chunk, and a line on those that do not."""
