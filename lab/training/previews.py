@@ -95,7 +95,8 @@ def _usual_prompts(config: TrainConfig, placeholders: Sequence[str]) -> list[str
 
 
 def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Draws a run's losses, with a moving mean through those of single steps, and how like the images its previews are.
+    """Draws a run's losses, with a moving mean through those of single steps, and below them how like the images that
+    are learned from its previews are, if that is known.
 
     Args:
         lines: Of progress.jsonl, in order: `step`, `loss`, and where there are some `fixed_loss` and `similarity`.
@@ -105,17 +106,21 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """
     from matplotlib.figure import Figure  # slow to import, and not needed before the first picture
 
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    compared = any("similarity" in line for line in lines)
+    figure = Figure(figsize=(8, 5.5 if compared else 3.7), layout="constrained")
+    heights = (2, 1) if compared else (1,)
+    places = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    top = places[0]
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
     top.plot(steps, losses, color="0.8", linewidth=0.8, label="each step")
     top.plot(steps, _smoothed(losses), color="0.4", label="each step, smoothed")
     _plot(top, lines, "fixed_loss", "fixed examples", "tab:blue")
     top.set_ylabel("loss")
     top.legend(loc="upper right", frameon=False)
-    _plot(bottom, lines, "similarity", "previews to training images", "tab:green")
-    bottom.set_ylabel("CLIP cosine")
-    bottom.set_xlabel("step")
+    if compared:
+        _plot(places[1], lines, "similarity", "previews to training images", "tab:green")
+        places[1].set_ylabel("CLIP cosine")
+    places[-1].set_xlabel("step")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

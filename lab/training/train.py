@@ -152,8 +152,10 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
     kept = state.best or learned.snapshot()
     step = state.best_step if state.best else state.step
     moved = learned.moved(kept)
+    found = dict(state.evaluations).get(step)
+    verdict = f" {run.objective.verdict(found)}".rstrip() if found else ""
     if first and (moved or ending.failed):
-        status = f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}."
+        status = f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}.{verdict}"
         journal.save_embeddings(learned.embeddings(kept), step, status)
     rates = ", ".join(dict.fromkeys(f"{beginning.rate:g}" for beginning in run.learned.beginnings.values()))
     if ending.failed:
@@ -164,9 +166,8 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
     if not moved:
         raise InputError(f"the vectors never moved: learning_rate is {rates}; nothing was learned")
     if first:
-        verdict = run.objective.verdict(dict(state.evaluations).get(step, {}))
         line = f"Stopped at step {state.step}: {ending.reason}. The best vectors, of step {step}, are kept."
-        journal.note(f"{line} {verdict}".rstrip())
+        journal.note(f"{line}{verdict}")
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def test_learning_brings_them_nearer_where_they_were_not_learned(family, request
     missing = float(torch.cat([before.losses(group) for group in before.fixed()]).mean().detach())
     embedding = lab.train(bundle, worded(), listener=heard)
     assert any("contexts kept apart they do" in note for note in heard.notes)
+    page = (worded().out / "index.html").read_text(encoding="utf-8")
+    assert "contexts kept apart they do" in page
     after, learned = started(bundle, worded())
     learned.restore({f"stands-in/{key}": rows for key, rows in embedding.vectors.items()})
     with torch.no_grad():
