@@ -42,6 +42,7 @@ class Dialect:
         pad_is_text: Whether the sign that diffusers pads OpenCLIP's texts with, "!", is a sign like any other in texts,
             where diffusers reads it as padding (token 0), too.
         clip_skip_families: The model families on which its clip skip does anything; None for all.
+        empty_negative_is_none: Whether an empty negative prompt is the same as none, which is zeros for SDXL.
         join: Whether two touching tokens belong to one word.
         split: Where a chunk ends that is full, and whether a word is cut there.
         long_note: What to know about its texts of several chunks, or None.
@@ -60,6 +61,7 @@ class Dialect:
     clean: Callable[[str], tuple[str, list[Span]]] | None = None
     pad_is_text: bool = False
     clip_skip_families: tuple[str, ...] | None = None
+    empty_negative_is_none: bool = False
     join: JoinRule = join_word
     split: SplitRule = back_to_comma
     long_note: str | None = None
@@ -81,6 +83,7 @@ DIALECTS: dict[str, Dialect] = {
         schedule=parse_nodes,
         pad_is_text=True,
         clip_skip_families=("sd1",),
+        empty_negative_is_none=True,
         comment=re.compile(r"#[^\n]*"),
         clean=a1111.clean,
         split=cut_words,

@@ -148,7 +148,7 @@ class PromptOptions(Config):
     """A text file with one prompt a line; empty lines and lines that begin with # are left out."""
 
     negative_prompt: str | None = None
-    """What the images avoid. Not given is not the same as empty for SDXL, as in diffusers."""
+    """What the images avoid. SDXL takes zeros if none is given and, in the a1111 dialect, if it is empty."""
 
     seeds: Seeds = "1"
     """Seeds of the noise, such as 1-4,9; every prompt is drawn with each."""
@@ -174,8 +174,8 @@ class Request:
     Attributes:
         index: The image's place among the results.
         prompt: Text, or what it was encoded to.
-        negative_prompt: Text, what it was encoded to, or None if none was given, which for SDXL is not the same
-            as "".
+        negative_prompt: Text, what it was encoded to, or None if none was given, which for SDXL is the
+            same as "" in the a1111 dialect alone.
         options: Everything else that makes it; its own prompts and seeds do not count, its `embeds` stand for the
             prompt and its `negative_embeds` for the negative prompt.
     """

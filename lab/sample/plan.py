@@ -16,6 +16,7 @@ from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.models.folder import read_controlnet
 from lab.models.unet import Control
+from lab.prompt.dialects import find_dialect
 from lab.runs.run import file_digest
 from lab.sample.config import Request
 from lab.sample.pixels import encode_image
@@ -154,8 +155,9 @@ def encode_pairs(
     """Encodes prompts with their negative prompts, each side as long as its own text.
 
     Each distinct text is encoded once. A negative of None is SDXL's convention: zeros where the model says so
-    (`force_zeros_for_empty_prompt`), else the encoded empty text; "" is always encoded. A side that is encoded
-    already (`read_embeds`) is taken as it is, but for what is knocked out of a prompt.
+    (`force_zeros_for_empty_prompt`), else the encoded empty text. A text that is empty at all steps is the same in the
+    dialects of tools that take it so (`Dialect.empty_negative_is_none`), and is encoded in the others. A side that is
+    encoded already (`read_embeds`) is taken as it is, but for what is knocked out of a prompt.
 
     Args:
         embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
@@ -169,11 +171,15 @@ def encode_pairs(
     negatives = encoder.encode(
         (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
     )
+    empty_is_none = find_dialect(options.dialect).empty_negative_is_none
     result = []
     for prompt, avoided in pairs:
         positive = positives[prompt] if isinstance(prompt, str) else encoder.knocked_out(prompt)
         negative = avoided if isinstance(avoided, Conditioning) else negatives[avoided or ""]
-        if avoided is None and bundle.force_zeros_for_empty_prompt:
+        none = avoided is None or (
+            isinstance(avoided, str) and empty_is_none and not any(entry.text for entry in negative.entries)
+        )
+        if none and bundle.force_zeros_for_empty_prompt:
             negative = negative.map(Encoding.zeroed)
         result.append((positive, negative))
     return result

@@ -74,12 +74,15 @@ def test_sdxl_negative_prompt_not_given_is_zeros_and_empty_is_encoded(sdxl, nega
     expected = reference(
         sdxl, "euler", [5], num_inference_steps=3, guidance_scale=6.0, negative_prompt=negative
     )
-    actual = ours(sdxl, "euler", [5], steps=3, guidance=6.0, negative_prompt=negative)
+    actual = ours(sdxl, "euler", [5], steps=3, guidance=6.0, negative_prompt=negative, dialect="plain")
     assert_same(actual, expected)
 
 
 def test_sdxl_none_and_empty_negative_differ(sdxl):
-    none, empty = (ours(sdxl, "euler", [5], steps=3, negative_prompt=negative) for negative in (None, ""))
+    none, empty = (
+        ours(sdxl, "euler", [5], steps=3, negative_prompt=negative, dialect="plain")
+        for negative in (None, "")
+    )
     assert not torch.allclose(none, empty, atol=1e-3)
 
 

@@ -80,6 +80,18 @@ def test_and_composes_guidance(sd1):
     torch.testing.assert_close(ours(sd1, "a cat AND a dog :0.6"), spelt_out(sd1, predict), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "negative", "zeros"),
+    [("a1111", "", True), ("a1111", "#none", True), ("a1111", "[:blurry:0.5]", False), ("comfy", "", False)],
+)
+def test_an_empty_negative_prompt_on_sdxl(sdxl, dialect, negative, zeros):
+    """A1111 (`sd_models_xl.get_learned_conditioning`) zeros a negative with no text at any step; ComfyUI encodes it."""
+    settings = {"prompt": "a cat", "seeds": SEED, "steps": 2, "guidance": GUIDANCE, "scheduler": "ddim"}
+    (given,) = lab.generate(sdxl, negative_prompt=negative, dialect=dialect, **settings)
+    (none,) = lab.generate(sdxl, dialect=dialect, **settings)
+    assert torch.equal(given.latents, none.latents) == zeros
+
+
 @pytest.mark.parametrize("negative", ["blurry AND ugly", "worst quality, lowres:1.4", "bad, ratio 3:2"])
 def test_and_and_a_last_weight_are_text_in_a_negative_prompt(sd1, negative):
     """A1111 reads negative prompts with `get_learned_conditioning`, which neither splits nor weighs."""
