@@ -28,8 +28,12 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
+_HELD_ON_WINDOWS = {5, 32}
+"""Windows' numbers for a file that is not replaced since a program has it open, or since it is write-protected."""
+
 _ASKING = Lock()
 """The process' mask can only be asked for by setting another: a thread that asked meanwhile would be told that one."""
+
 MAX_TEXT = 64 * 10**6
 """Bytes of a file of text: of more, something else is meant."""
 
@@ -98,6 +102,11 @@ def writing(path: Path, place: str = "place") -> Iterator[None]:
     except OSError as error:
         if error.errno is None or not _is_about(error, path):
             raise
+        if getattr(error, "winerror", None) in _HELD_ON_WINDOWS and is_file(path):
+            raise InputError(
+                f"{path}: cannot replace: it is open in another program, or write-protected; close it there and run "
+                "the same command again"
+            ) from None
         raise _cannot_write(path, error.errno, place) from None
     except ValueError as error:
         if "\0" not in str(path) and not isinstance(error, UnicodeEncodeError):

@@ -41,6 +41,19 @@ def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_is_open_on_windows_is_told(tmp_path):
+    class InUseError(PermissionError):  # as Windows raises it when a program holds the file that is replaced
+        winerror = 32
+
+    (tmp_path / "index.html").write_text("old")
+    with (
+        pytest.raises(InputError, match=r"index.html: .* open in another program"),
+        atomic(tmp_path / "index.html"),
+    ):
+        raise InUseError(errno.EACCES, "in use", str(tmp_path / ".index-1.html"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_another_files_error_is_not_told_as_this_ones(tmp_path):
     with pytest.raises(PermissionError), writing(tmp_path / "progress.jsonl"):
         raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/cat.png")
