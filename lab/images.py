@@ -52,7 +52,7 @@ _MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"))
 _QUIET = Lock()
 
 
-def load_image(path: Path, data: bytes | None = None) -> Image.Image:
+def load_image(path: Path, data: bytes | None = None, most: int | None = None) -> Image.Image:
     """An image file upright, whole and decoded, 8 bits a channel; the text chunks of a PNG are in `info`.
 
     Of several frames the first counts. Grey of more than 8 bits is scaled (`_eight_bits`).
@@ -60,14 +60,17 @@ def load_image(path: Path, data: bytes | None = None) -> Image.Image:
     Args:
         path: Names the file in errors.
         data: The file's bytes, where they were read already.
+        most: The most pixels that are decoded; by default what Pillow opens (179 million).
 
     Raises:
-        InputError: the file is missing, of no format in `FORMATS`, damaged, of more pixels than Pillow opens (179
-            million), or has text chunks of more than 1 MB.
+        InputError: the file is missing, of no format in `FORMATS`, damaged, of more pixels than that, or has text
+            chunks of more than 1 MB.
     """
     unreadable = f"{path}: not an image that can be read"
     try:
         with _quietly(), Image.open(path if data is None else BytesIO(data), formats=_openers()) as image:
+            if most is not None and image.width * image.height > most:
+                raise Image.DecompressionBombError
             image.load()
             upright = ImageOps.exif_transpose(image)
             # Chunks behind the pixels are known only now, and turning an image drops them all.
@@ -80,8 +83,10 @@ def load_image(path: Path, data: bytes | None = None) -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"{unreadable} (as {', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise InputError(f"{unreadable}: too large, over {most} million pixels; scale it down") from None
+        most = most or 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(
+            f"{unreadable}: too large, over {most // 10**6} million pixels; scale it down"
+        ) from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's many readers raise all kinds on damaged files

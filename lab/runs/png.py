@@ -2,10 +2,10 @@
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -34,12 +34,17 @@ def save_image(path: Path, image: Image.Image, record: dict[str, Any], parameter
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         # Of a file name that is not UTF-8, half characters become what JSON writes for them.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with atomic(path) as temporary:
+        write_png(temporary, image, record, parameters)
+
+
+def write_png(file: Path | BinaryIO, image: Image.Image, record: Mapping[str, Any], parameters: str) -> None:
+    """Writes a PNG with its metadata, as `save_image` does, to a file that may be open already."""
     info = PngInfo()
     info.add_text("parameters", parameters.encode(errors="replace").decode())
     info.add_text(CHUNK, json.dumps(record))
-    with atomic(path) as temporary:
-        # Level 1 takes a third of the default's time, for a sixth more bytes.
-        image.save(temporary, format="PNG", pnginfo=info, compress_level=1)
+    # Level 1 takes a third of the default's time, for a sixth more bytes.
+    image.save(file, format="PNG", pnginfo=info, compress_level=1)
 
 
 WRITERS = 4

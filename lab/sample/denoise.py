@@ -45,6 +45,7 @@ class Step:
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
         unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
+        jobs: What the b rows are of.
     """
 
     index: int
@@ -55,9 +56,25 @@ class Step:
     prediction: Tensor
     conditional: Tensor
     unconditional: Tensor | None
+    jobs: Sequence[Job]
 
 
 Observer = Callable[[Step], None]
+
+
+def clean_estimate(bundle: Bundle, step: Step) -> Tensor:
+    """(b, c, h, w) float32: what the latents would become if each further prediction said what this one does.
+
+    With a = alphas_cumprod[t], x the noisy latents and e or v the prediction, x0 = (x - sqrt(1 - a) e) / sqrt(a)
+    (2006.11239, equation 15), or x0 = sqrt(a) x - sqrt(1 - a) v (2202.00512, appendix D).
+    """
+    settings = step.jobs[0].settings
+    scheduler = make_scheduler(settings.scheduler, settings.karras, bundle.scheduler_config, settings.steps)
+    alpha = scheduler.alphas_cumprod[int(step.timestep.round())].to(step.noisy)
+    noise = (1 - alpha).sqrt()
+    if bundle.prediction_type == "v_prediction":
+        return alpha.sqrt() * step.noisy - noise * step.prediction
+    return (step.noisy - noise * step.prediction) / alpha.sqrt().clamp(min=1e-3)
 
 
 @torch.inference_mode()
@@ -138,8 +155,8 @@ def _denoise(
             prediction, conditional, unconditional = predictions
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         if observer:
-            seen = Step(index, len(timesteps), step, timestep, noisy, prediction, conditional, unconditional)
-            observer(seen)
+            guided = prediction, conditional, unconditional
+            observer(Step(index, len(timesteps), step, timestep, noisy, *guided, jobs))
     return latents
 
 

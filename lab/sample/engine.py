@@ -48,7 +48,8 @@ def run_jobs(
     Raises:
         InputError: memory runs out with a batch size that was asked for, or even for a single image.
     """
-    size = _automatic_size(bundle, jobs) if batch_size == "auto" else batch_size
+    largest = max((job.settings.width * job.settings.height for job in jobs), default=1)
+    size = automatic_batch(bundle, largest) if batch_size == "auto" else batch_size
     waiting = deque(batches(jobs, size))
     done = 0
     while waiting:
@@ -96,10 +97,10 @@ def _run_batch(bundle: Bundle, batch: Sequence[Job], observer: Observer | None) 
     return [Sample(*made) for made in zip(batch, decode_images(bundle, latents), rows, strict=True)]
 
 
-def _automatic_size(bundle: Bundle, jobs: Sequence[Job]) -> int:
-    largest = max((job.settings.width * job.settings.height for job in jobs), default=1)
+def automatic_batch(bundle: Bundle, pixels: int) -> int:
+    """How many images of so many pixels an automatic batch begins with."""
     budget = AUTOMATIC_BATCH.get(bundle.device.type, AUTOMATIC_BATCH["cpu"])
-    return max(budget * bundle.vae_scale**2 // largest, 1)
+    return max(budget * bundle.vae_scale**2 // pixels, 1)
 
 
 def _smaller(size: int, asked: int | Literal["auto"]) -> int:

@@ -74,8 +74,18 @@ class BundleFeatures:
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """(n, d) for n texts; of schedules, `AND` and blends, what is in force first counts."""
-        blocks = (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
-        return torch.cat([self._projected(self._pooled(block, embeddings)) for block in blocks])
+        return self.counted_texts(texts, embeddings)[0]
+
+    def counted_texts(
+        self, texts: Sequence[str], embeddings: Mapping[str, Embedding]
+    ) -> tuple[Tensor, list[int]]:
+        """(n, d) for n texts, and how many tokens and learned vectors each has beside start and end."""
+        vectors, counts = [], []
+        for start in range(0, len(texts), BLOCK):
+            laid_out = self._laid_out(texts[start : start + BLOCK], embeddings)
+            counts += [sum(chunk.length for chunk in chunks) for chunks in laid_out]
+            vectors.append(self._projected(self._pooled(laid_out, embeddings)))
+        return torch.cat(vectors), counts
 
     @torch.no_grad()
     def tokens(self, tokens: Sequence[str]) -> Tensor:
@@ -112,10 +122,13 @@ class BundleFeatures:
         batch = torch.tensor(ids, device=self._bundle.device)
         return run_tower(family, tower, batch, layers_back(family, tower.layers, 0))[0].float().cpu()
 
-    def _pooled(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
+    def _laid_out(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> list[list[Chunk]]:
+        """The chunks of each text."""
         options = TextOptions.build({"dialect": self._dialect, "weighting": "ignore"})
         encoder = PromptEncoder(self._bundle, embeddings, options, steps=1)
-        laid_out = [encoder.chunks(encoder.read(text)[0].variants[0])[0] for text in texts]
+        return [encoder.chunks(encoder.read(text)[0].variants[0])[0] for text in texts]
+
+    def _pooled(self, laid_out: Sequence[Sequence[Chunk]], embeddings: Mapping[str, Embedding]) -> Tensor:
         states = iter(self._encoded([chunk for chunks in laid_out for chunk in chunks], embeddings))
         return torch.stack([self._pool([next(states) for _ in chunks]) for chunks in laid_out])
 

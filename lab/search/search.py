@@ -188,7 +188,11 @@ def _encode_prompts(texts: Sequence[str], features: Features) -> Tensor:
         return features.texts(texts, {})
     except InputError:
         if len(texts) == 1:
-            plain = texts[0].replace("<", " ").replace(">", " ").replace("embedding:", " ")
-            return features.texts([plain], {})
+            return features.texts([names_as_words(texts[0])], {})
     half = len(texts) // 2
     return torch.cat([_encode_prompts(some, features) for some in (texts[:half], texts[half:])])
+
+
+def names_as_words(text: str) -> str:
+    """A text in which names of embeddings are the words that they are."""
+    return text.replace("<", " ").replace(">", " ").replace("embedding:", " ")
