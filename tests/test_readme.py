@@ -5,16 +5,22 @@ import shlex
 
 import pytest
 import torch
+import uvicorn
 from safetensors.torch import save_file
 
 from lab.cli.main import COMMANDS, main
+from lab.serve.app import create_app
+from lab.serve.config import ServeConfig
 from tests.paths import REPOSITORY
+from tests.serve.running import running
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SERVED = "http://127.0.0.1:7860"
 FEW = {
     "generate": ["--steps", "2"],
     "train": ["--steps", "2"],
     "compare": ["--steps", "2", "--seeds", "1-2"],
+    "serve": ["--port", "0"],
     "judge": ["--steps", "1", "--seeds", "1", "--weights", "", "--prompt", "a cat", "--prompt", "a dog"],
 }
 
@@ -47,7 +53,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_every_command_line_runs(workplace, capsys):
+def test_every_command_line_runs(workplace, capsys, monkeypatch):
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: sockets[0].close())
     for _, command, *arguments in examples():
         code = main([command, *arguments, *FEW.get(command, [])])
         assert code == 0, f"lab {command}: {capsys.readouterr().err}"
@@ -63,8 +70,13 @@ def test_the_first_block_is_the_two_commands():
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_examples_run(code, workplace, capsys):
-    exec(compile(code.replace("steps=12", "steps=2"), "README.md", "exec"), {})
+def test_python_examples_run(code, workplace, capsys, emoji):
+    code = re.sub('(steps=|"steps": )12', r"\g<1>2", code)
+    if SERVED in code:
+        with running(create_app(ServeConfig(), emoji)) as address:
+            exec(compile(code.replace(SERVED, address), "README.md", "exec"), {})
+    else:
+        exec(compile(code, "README.md", "exec"), {})
 
 
 def test_every_file_it_names_is_there():

@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "Mix embeddings into one.",
     "search": "Find the nearest prompts, images, embeddings or vocabulary tokens.",
     "rerun": "Make an image again from its own metadata.",
+    "serve": "Serve a model over HTTP, to programs that speak OpenAI's API.",
     "models": "List what is bundled, or say what a folder or file is.",
 }
 

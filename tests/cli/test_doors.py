@@ -20,6 +20,8 @@ ENGINE = (
     "matplotlib",
     "faiss",
     "compel",
+    "fastapi",
+    "uvicorn",
 )
 
 ASK = """
@@ -44,7 +46,7 @@ TABLES_AND_OPTIONS = [
     *("lab.embeddings.layouts", "lab.embeddings.library", "lab.embeddings.merge"),
     *("lab.models.facts", "lab.models.family", "lab.models.schedulers"),
     *("lab.prompt.dialects", "lab.runs.run", "lab.sample.config", "lab.sample.settings"),
-    *("lab.score.config", "lab.score.metrics", "lab.search.config"),
+    *("lab.score.config", "lab.score.metrics", "lab.search.config", "lab.serve.config"),
     *("lab.training.config", "lab.training.objectives.objective", "lab.training.run_folder"),
 ]
 
@@ -99,6 +101,10 @@ WRONG = [
     (["train", "--name", "x", "--images", "tests", "--layout", "diffuser"], "diffuser"),
     (["train", "--name", "x", "--images", "tests", "--layout", "sdxl"], "layout: sdxl is for SDXL"),
     (["train", "--name", "x", "--images", "tests", "--scheduler", "pndm"], "does not rescale its betas"),
+    (["serve", "--host", "0.0.0.0"], "give --api-key"),
+    (["serve", "--embeddings", "absent"], "absent: no such file or folder"),
+    (["serve", "--host", "192.0.2.1", "--api-key", "x"], "cannot listen on 192.0.2.1:7860"),
+    (["serve", "--model", "emojy"], "nearest: emoji"),
     (["encode", "a", "--dialect", "plian"], "nearest: plain"),
     (["encode", "a", "--clip-skip", 4], "clip skip 4: the text encoder has 4 layers"),
     (["encode", "a", "--out", "README.md/x.safetensors"], "cannot write"),

@@ -1,0 +1,54 @@
+"""The server as a plain ASGI app, which any ASGI server or engine runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse
+
+from lab.models.bundle import Bundle
+from lab.models.load import load_options
+from lab.runs.pages import template
+from lab.serve.answers import say_errors
+from lab.serve.config import ServeConfig
+from lab.serve.guards import Guards
+from lab.serve.openai_api import openai_router
+from lab.serve.openai_images import images_router
+from lab.serve.service import Service
+
+
+def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None) -> FastAPI:
+    """Makes the app with its own queue and threads; it shares nothing with another one, so that several can serve side
+    by side, each with an `out` folder of its own.
+
+    Args:
+        bundle: The model; by default it is loaded as the config says.
+
+    Raises:
+        InputError: a model or embeddings that cannot be read.
+    """
+    service = Service(bundle or load_options(config), config)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="The lab",
+        summary="A text-conditioning lab for Stable Diffusion.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere, which an offline machine cannot
+        redoc_url=None,
+    )
+    app.state.service = service
+    say_errors(app)
+    app.add_middleware(Guards, config=config)
+    for router in (openai_router(service), images_router(service)):
+        app.include_router(router)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(template("lab.serve", "docs.html").render(schema=app.openapi()))
+
+    return app

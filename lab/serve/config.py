@@ -1,0 +1,109 @@
+"""The options of the server, each defined once, and which of the lab's own options its clients may set."""
+
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, create_model, model_validator
+
+from lab.config import Config, ExistingPath, NewPath
+from lab.models.config import ModelOptions
+from lab.sample.config import GenerateConfig
+
+
+class ServeOptions(Config):
+    """Where the server listens, for whom, and how much a request may ask of it."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; one that other machines reach needs a key."""
+
+    port: int = Field(7860, ge=0, le=65535)
+    """The port to listen on; 0 for any that is free."""
+
+    api_key: str | None = Field(None, min_length=1)
+    """What clients must send as a bearer token, or as the password of HTTP's basic authentication; also read from the
+    environment's LAB_API_KEY, which other users of the machine cannot see."""
+
+    embeddings: list[ExistingPath] = Field(default_factory=list)
+    """A file or folder of learned embeddings that clients' texts may name, repeatable; there are no others."""
+
+    out: NewPath = Path("outputs", "serve")
+    """Folder for jobs, uploads, and images that are asked for as URLs."""
+
+    allow_host: list[str] = Field(default_factory=list)
+    """A name by which clients call the server, beside this machine's own and addresses, such as that of a proxy;
+    repeatable."""
+
+    allow_origin: list[str] = Field(default_factory=list)
+    """A page that may send requests, as https://name, beside the server's own; repeatable."""
+
+    max_images: int = Field(16, ge=1)
+    """The most images of one request."""
+
+    max_steps: int = Field(150, ge=1)
+    """The most denoising steps of one image."""
+
+    max_pixels: int = Field(2048 * 2048, ge=64)
+    """The most pixels of one image."""
+
+    max_waiting: int = Field(256, ge=1)
+    """The most images that wait; a request beyond them is told to come back later (429)."""
+
+    max_body: int = Field(32, ge=1)
+    """The largest request (MiB)."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine alone reaches the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if self.api_key is None and not self.is_local:
+            raise ValueError(
+                f"host: {self.host or 'every address'} can be reached from other machines; give --api-key as well, "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
+
+class ServeConfig(ServeOptions, ModelOptions):
+    """One server."""
+
+
+_SAMPLING = ("steps", "guidance", "guidance_rescale", "guidance_interval", "scheduler", "karras", "strength")
+_SIZES = ("original_width", "original_height", "crop_left", "crop_top")
+_TEXT = ("dialect", "weighting", "clip_skip", "bare_names", "comma_backtrack", "keep_words", "knock_out")
+
+CLIENTS_SET = ("negative_prompt", *_SAMPLING, *_SIZES, *_TEXT)
+"""The options of `GenerateConfig` that a client may set beside prompt, seeds and size: none of them opens a file."""
+
+
+def fields_of(config: type[Config], names: Iterable[str]) -> dict[str, Any]:
+    """Fields of a config class as `pydantic.create_model` takes them: what is defined once serves another class."""
+    return {name: (config.model_fields[name].annotation, config.model_fields[name]) for name in names}
+
+
+if TYPE_CHECKING:  # a type checker reads no tables
+
+    class _ClientsSet(Config):
+        """The options in `CLIENTS_SET`."""
+else:
+    _ClientsSet = create_model("_ClientsSet", __base__=Config, **fields_of(GenerateConfig, CLIENTS_SET))
+
+
+class LabSettings(_ClientsSet):
+    """The lab's own settings in a request for images."""
+
+    embeddings: list[str] | None = None
+    """Names of served embeddings, of which texts may then name no others."""
+
+    def lab_settings(self) -> dict[str, Any]:
+        """Those that were set, as `GenerateConfig` takes them."""
+        return {name: value for name, value in self.given().items() if name in CLIENTS_SET}
