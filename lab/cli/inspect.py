@@ -207,7 +207,7 @@ def _show_together(console: Console, embeddings: Sequence[Embedding]) -> None:
 
 
 def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
-    from lab.models.vocabulary import nearest_tokens, norm_percentiles, norm_quartiles
+    from lab.models.vocabulary import nearest_tokens, norm_percentiles, norm_quartiles, shown_token
 
     table = Table("vector", "norm")
     norms = [f"{norm:.3f}" for norm in tensor.norm(dim=1).tolist()]
@@ -222,7 +222,7 @@ def _vectors_table(tensor: "Tensor", vocabulary: "Vocabulary | None") -> Table:
     shares = norm_percentiles(tensor, vocabulary.table)
     neighbours = nearest_tokens(tensor, vocabulary, NEAREST)
     for number, (norm, share, near) in enumerate(zip(norms, shares, neighbours, strict=True)):
-        tokens = Text(", ".join(f"{token} {cosine:.2f}" for token, cosine in near))
+        tokens = Text(", ".join(f"{shown_token(token)} {cosine:.2f}" for token, cosine in near))
         table.add_row(str(number), norm, f"{share:.0f} % of tokens", tokens)
     return table
 

@@ -29,6 +29,7 @@ def search(
     with Bars() as bars:
         facts = read_facts(settings, bars, without_vae=True)
         from lab.models.load import load_options
+        from lab.models.vocabulary import shown_token
         from lab.search.search import search as run
 
         bundle = load_options(settings, bars, facts, text_only=True)
@@ -43,5 +44,6 @@ def search(
         table = Table(score, "what", "which", "where", title=Text(f"near {query}"), title_justify="left")
         for row, value in hits:
             where = "" if row.source == row.text else row.source
-            table.add_row(f"{value:.3f}", row.kind, Text(row.text), Text(where))
+            which = shown_token(row.text) if row.kind == "token" else row.text
+            table.add_row(f"{value:.3f}", row.kind, Text(which), Text(where))
         console.print(table)

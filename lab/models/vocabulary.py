@@ -73,6 +73,11 @@ def token_text(token: str) -> str:
     return token.removesuffix(WORD_END)
 
 
+def shown_token(token: str) -> str:
+    """A token as people read it in a list: a word as it is, a piece that others follow with "..." behind it."""
+    return token_text(token) if token.endswith(WORD_END) else f"{token}..."
+
+
 def whole_word(token: str) -> str | None:
     """The text of a token that ends a word, or None for one that is a word's beginning or middle."""
     return token_text(token) if token.endswith(WORD_END) else None
