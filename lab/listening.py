@@ -23,3 +23,7 @@ class Listener:
             report: The `lab.training.loop.TrainingStep`, with `step` (from 1) and `loss`.
             last: The number of steps that there are at most.
         """
+
+    def stopping(self) -> bool:
+        """Whether a training run shall end after its next step, as after Ctrl-C: with a checkpoint to go on from."""
+        return False

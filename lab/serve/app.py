@@ -12,6 +12,8 @@ from lab.runs.pages import template
 from lab.serve.answers import say_errors
 from lab.serve.config import ServeConfig
 from lab.serve.guards import Guards
+from lab.serve.jobs import Jobs
+from lab.serve.jobs_api import jobs_router
 from lab.serve.openai_api import openai_router
 from lab.serve.openai_images import images_router
 from lab.serve.service import Service
@@ -29,9 +31,12 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
     """
     service = Service(bundle or load_options(config), config)
 
+    jobs = Jobs(service)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        jobs.close()
         service.close()
 
     app = FastAPI(
@@ -41,10 +46,10 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
         docs_url=None,  # FastAPI's pages load scripts from elsewhere, which an offline machine cannot
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.service, app.state.jobs = service, jobs
     say_errors(app)
     app.add_middleware(Guards, config=config)
-    for router in (openai_router(service), images_router(service)):
+    for router in (openai_router(service), images_router(service), jobs_router(jobs)):
         app.include_router(router)
 
     @app.get("/docs", include_in_schema=False)

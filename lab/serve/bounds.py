@@ -30,16 +30,21 @@ MOST_PIXELS_SENT = 32 * 10**6
 """Of an image that a client sends."""
 
 
-def check_bounds(options: ServeOptions, settings: Settings, requests: Sequence[Request]) -> None:
+def check_bounds(
+    options: ServeOptions, settings: Settings, requests: Sequence[Request], most: int | None = None
+) -> None:
     """Refuses too many images, too many steps, too large images and too long prompts.
+
+    Args:
+        settings: Of all requests.
+        most: Images; by default what the server takes in a request.
 
     Raises:
         InputError: says which, and the bound.
     """
-    if len(requests) > options.max_images:
-        raise InputError(
-            f"n: {len(requests)} images are over {options.max_images} in a request; ask for fewer"
-        )
+    most = options.max_images if most is None else most
+    if len(requests) > most:
+        raise InputError(f"n: {len(requests)} images are over {most} in a request; ask for fewer")
     if settings.steps > options.max_steps:
         raise InputError(f"steps: {settings.steps} are over {options.max_steps}, this server's most")
     if settings.width * settings.height > options.max_pixels:

@@ -110,6 +110,7 @@ class Service:
 
     Attributes:
         bundle: The model.
+        learned: Files of embeddings that were learned here, which are served as well.
         library: The embeddings that texts may name, by name.
         pictures: The lane of images.
         vectors: The lane of texts' vectors, which need not wait for images.
@@ -118,6 +119,7 @@ class Service:
     def __init__(self, bundle: Bundle, config: ServeConfig):
         self.bundle = bundle
         self.config = config
+        self.learned: Sequence[Path] = ()
         self.library: Mapping[str, Embedding] = {}
         self.refresh_embeddings()
         self.pictures = Lane("images", self._make_pictures, self._together, config.max_waiting)
@@ -136,7 +138,7 @@ class Service:
         Raises:
             InputError: see `collect`.
         """
-        self.library = collect(self.config.embeddings)
+        self.library = collect(self.config.embeddings, self.learned)
 
     def close(self) -> None:
         """Cancels what waits, and waits for what is under way to break off."""

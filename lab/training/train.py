@@ -76,7 +76,7 @@ def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list
     Raises:
         InputError: a folder in use or of another run, a loss that is no number (the last good vectors are saved),
             vectors that never moved, or too little memory (with options that would need less).
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
+        KeyboardInterrupt: after Ctrl-C, or when the listener says so, with a checkpoint saved.
     """
     config, folder = run.config, run.folder
     accelerator = Accelerator(
@@ -95,7 +95,7 @@ def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list
                 run.objective.start(run.learned, heard)
                 if first:
                     journal.begin()
-                ending = loop.run(heard, interrupted)
+                ending = loop.run(heard, lambda: interrupted() or listener.stopping())
                 if first:
                     journal.end(good=not ending.failed)
         except (RuntimeError, MemoryError) as error:

@@ -1,0 +1,304 @@
+"""Long work with an id: it waits, runs and ends, and is found again after a restart, in folders that the CLI writes."""
+
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from starlette.exceptions import HTTPException
+
+from lab.config import Config, validated
+from lab.errors import InputError
+from lab.files import atomic, read_json
+from lab.images import SUFFIXES, load_image
+from lab.listening import Listener
+from lab.serve.bounds import MOST_PIXELS_SENT
+from lab.serve.job_kinds import JOB_KINDS, Place
+from lab.serve.lane import BusyError, Lane, Order, Piece, UnwantedError
+from lab.serve.service import Service
+
+State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
+
+INTERRUPTED = "the server ended while it ran; to resume it is to go on from what is there"
+
+_FILE_NAME = re.compile(r"\w[\w-]{0,80}(\.mask)?\.\w{1,5}")
+
+_log = logging.getLogger("lab.serve")
+
+ENDED: frozenset[State] = frozenset(("done", "failed", "cancelled", "interrupted"))
+
+WAITING = 100
+"""Jobs that may wait."""
+
+
+class JobRecord(Config):
+    """What is kept of a job on disk."""
+
+    id: str
+    kind: str
+    settings: dict[str, Any]
+    state: State
+    created: float
+    ended: float | None = None
+    message: str = ""
+
+
+class Job:
+    """One job.
+
+    Attributes:
+        folder: Its own; the run is in `run`.
+        record: What is kept of it.
+        progress: How far it is: `done`, `total` and of what `things`; of a training also the last `step` and `loss`.
+        notes: What a person should know.
+        order: In the lane, as long as it waits or runs.
+    """
+
+    def __init__(self, folder: Path, record: JobRecord):
+        self.folder = folder
+        self.record = record
+        self.progress: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.order: Order | None = None
+        self._watchers: list[Callable[[], object]] = []
+
+    @property
+    def run(self) -> Path:
+        """The run folder, as the CLI writes it."""
+        return self.folder / "run"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it unless it is resumed."""
+        return self.record.state in ENDED
+
+    def describe(self) -> dict[str, Any]:
+        """All that is known of it, as plain JSON values."""
+        return {**self.record.model_dump(), "progress": self.progress, "notes": self.notes}
+
+    def files(self) -> dict[str, Path]:
+        """What it has made so far, by names relative to its run folder."""
+        found = (path for path in sorted(self.run.rglob("*")) if path.is_file() and not path.is_symlink())
+        return {str(path.relative_to(self.run)): path for path in found if not path.name.startswith(".")}
+
+    def become(self, state: State, message: str = "") -> None:
+        """Enters a state, which is on disk when this returns.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
+        ended = time.time() if state in ENDED else None
+        self.record = self.record.model_copy(update={"state": state, "message": message, "ended": ended})
+        with atomic(self.folder / "job.json") as temporary:
+            temporary.write_text(json.dumps(self.record.model_dump(), indent=2))
+        self.changed()
+
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Calls back, in any thread, whenever something changes; returns what ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def changed(self) -> None:
+        """Tells those who watch."""
+        for watcher in list(self._watchers):
+            watcher()
+
+
+class _Ear(Listener):
+    """Hears a job's run, and ends it when it is not wanted any more."""
+
+    def __init__(self, job: Job, order: Order):
+        self._job = job
+        self._order = order
+        self._in_steps = job.record.kind == "train"  # which end with a checkpoint, when they are asked to
+
+    def note(self, line: str) -> None:
+        self._job.notes.append(line)
+        self._job.changed()
+
+    def progress(self, done: float, total: int, things: str = "images") -> None:
+        if not (self._in_steps or self._order.wanted):
+            raise UnwantedError
+        self._job.progress |= {"done": done, "total": total, "things": things}
+        self._job.changed()
+
+    def step(self, report: Any, last: int) -> None:
+        self._job.progress |= {"step": report.step, "steps": last, "loss": report.loss}
+        self._job.changed()
+
+    def stopping(self) -> bool:
+        return not self._order.wanted
+
+
+class Jobs:
+    """The jobs of a server, in its `out` folder: one runs at a time, beside requests for single images."""
+
+    def __init__(self, service: Service):
+        """Finds those that are there. What waited waits again; what ran when the server ended is interrupted.
+
+        Raises:
+            InputError: a job's record that was damaged or edited.
+        """
+        self._service = service
+        self._folder = service.config.out / "jobs"
+        self._jobs: dict[str, Job] = {}
+        self._turn = Lock()
+        self._lane = Lane("jobs", self._run, lambda _: 1, sys.maxsize)
+        found = [Job(path.parent, _read(path)) for path in self._folder.glob("*/job.json")]
+        for job in sorted(found, key=lambda job: job.record.created):
+            self._jobs[job.record.id] = job
+            if job.record.state == "running":
+                job.become("interrupted", INTERRUPTED)
+            elif job.record.state == "waiting":
+                self._queue(job, "before the restart")
+        self._offer_learned()
+
+    @property
+    def sets(self) -> Path:
+        """The folder of the sets of images that clients sent."""
+        return self._service.config.out / "sets"
+
+    def close(self) -> None:
+        """Ends the job that runs, to be resumed, and keeps those that wait for another start."""
+        self._lane.close()
+
+    def all(self) -> list[Job]:
+        """All jobs, the newest first."""
+        return list(reversed(self._jobs.values()))
+
+    def find(self, name: str) -> Job:
+        """The job of that id.
+
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        if name not in self._jobs:
+            raise HTTPException(404, "there is no job of that id")
+        return self._jobs[name]
+
+    def add(self, client: Hashable, kind: str, asked: Config) -> Job:
+        """Queues a job.
+
+        Raises:
+            InputError: what the run would refuse, as far as can be told at once, or more than the bounds allow.
+            BusyError: too many jobs wait.
+        """
+        self._check_room()
+        name = secrets.token_hex(16)
+        settings = asked.model_dump(mode="json", include=asked.model_fields_set)
+        record = JobRecord(id=name, kind=kind, settings=settings, state="waiting", created=time.time())
+        job = Job(self._folder / name, record)
+        JOB_KINDS[kind].check(self._place(job), asked)
+        self._jobs[name] = job
+        self._queue(job, client)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Ends a job; what it has made stays. One that has ended stays as it is."""
+        with self._turn:
+            if job.order is None or job.ended:
+                return
+            if job.record.state == "waiting":
+                job.order = None
+            else:
+                job.order.cancel()
+            job.become("cancelled", "cancelled; to resume it is to go on from what is there")
+
+    def resume(self, job: Job, client: Hashable) -> None:
+        """Queues a job again that was cancelled, interrupted or failed: it goes on from what it has made.
+
+        Raises:
+            InputError: it is done, or has not ended.
+            BusyError: too many jobs wait.
+        """
+        self._check_room()
+        if job.record.state == "done" or not job.ended or job.order is not None:
+            raise InputError(
+                f"the job is {job.record.state}, and only one that was broken off can be resumed"
+            )
+        self._queue(job, client)
+
+    def keep_images(self, files: Mapping[str, bytes]) -> str:
+        """Keeps a set of images and their captions to learn from, and returns its id.
+
+        Args:
+            files: By name: images, `NAME.txt` with captions, `NAME.mask.png`.
+
+        Raises:
+            InputError: a name that is none of a file, another kind of file, one that cannot be read, or no image.
+        """
+        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
+        for name, data in files.items():
+            if not _FILE_NAME.fullmatch(name):
+                raise InputError(
+                    f"images: '{name[:60]}' is no name for a file here; use letters, digits, '-' and '_'"
+                )
+            if name in images:
+                load_image(Path(name), data, MOST_PIXELS_SENT)
+            elif not name.endswith(".txt"):
+                raise InputError(f"images: {name}: neither an image nor a .txt with captions")
+        if not images:
+            raise InputError(f"images: there is none ({', '.join(SUFFIXES)})")
+        folder = self.sets / secrets.token_hex(16)
+        for name, data in files.items():
+            with atomic(folder / name) as temporary:
+                temporary.write_bytes(data)
+        return folder.name
+
+    def _check_room(self) -> None:
+        if sum(job.record.state == "waiting" for job in self._jobs.values()) >= WAITING:
+            raise BusyError(f"{WAITING} jobs are waiting already; try again later")
+
+    def _queue(self, job: Job, client: Hashable) -> None:
+        with self._turn:
+            job.become("waiting")
+            job.order = self._lane.put(Order(client, job, [job]))
+
+    def _place(self, job: Job) -> Place:
+        service = self._service
+        return Place(service.bundle, service.library, service.config, self.sets, job.run)
+
+    def _run(self, pieces: Sequence[Piece]) -> None:
+        order, job = pieces[0].order, pieces[0].what
+        with self._turn:
+            if job.order is not order:  # it was cancelled just now
+                return
+            job.become("running")
+        state, message = self._outcome(job, order)
+        with self._turn:
+            job.order = None
+            if job.record.state != "cancelled":
+                job.become(state, message)
+
+    def _outcome(self, job: Job, order: Order) -> tuple[State, str]:
+        """Runs a job, and says how that ended."""
+        kind = JOB_KINDS[job.record.kind]
+        try:
+            kind.run(self._place(job), kind.asked.build(job.record.settings), _Ear(job, order))
+            self._offer_learned(job)
+        except (UnwantedError, KeyboardInterrupt):
+            return "interrupted", INTERRUPTED
+        except InputError as error:
+            return "failed", str(error)
+        except Exception as error:
+            _log.exception("job %s failed", job.record.id)
+            return "failed", f"the server failed at it: {type(error).__name__}; see its log"
+        return "done", ""
+
+    def _offer_learned(self, *more: Job) -> None:
+        """Lets texts name what jobs that are done have learned, and these; of a name learned twice, the newer."""
+        done = [job for job in self._jobs.values() if job.record.state == "done"]
+        trained = [job for job in (*done, *more) if job.record.kind == "train"]
+        files = [path for job in trained for path in sorted(job.run.glob("*.safetensors"))]
+        self._service.learned = list({path.stem: path for path in files}.values())
+        self._service.refresh_embeddings()
+
+
+def _read(file: Path) -> JobRecord:
+    return validated(JobRecord, read_json(file), file)

@@ -1,0 +1,238 @@
+"""Jobs over HTTP: what they make, what becomes of them, and what they may not do."""
+
+import json
+from io import BytesIO
+from time import monotonic, sleep
+
+import httpx
+import pytest
+from PIL import Image
+
+import lab
+from lab.runs.png import read_record
+from lab.sample.engine import AUTOMATIC_BATCH
+from lab.serve.config import ServeConfig
+from lab.serve.job_kinds import GenerateJob, TrainJob
+from lab.serve.jobs import Jobs
+from lab.serve.service import Service
+from tests.paths import REPOSITORY
+
+NEGATIVE = REPOSITORY / "lab/assets/emoji/negative.safetensors"
+QUICK = {"prompt": ["a red apple", "a cat"], "seeds": "1-2", "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def http(address):
+    with httpx.Client(base_url=f"{address}/lab/v1", timeout=60) as client:
+        yield client
+
+
+def ended(http, name):
+    """The job as the last event of its stream has it."""
+    with http.stream("GET", f"/jobs/{name}/events") as stream:
+        told = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+    assert len(told) > 1 or told[-1]["state"] == "done"
+    return told[-1]
+
+
+def start(http, kind, **settings):
+    answer = http.post(f"/jobs/{kind}", json=settings)
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"]
+
+
+def test_images_of_a_job_are_those_of_lab_generate(http, tmp_path, emoji):
+    name = start(http, "generate", **QUICK, negative_prompt="<negative>")
+    job = ended(http, name)
+    assert job["state"] == "done" and job["progress"] == {"done": 4, "total": 4, "things": "images"}
+    files = [file["name"] for file in http.get(f"/jobs/{name}/files").json()["files"]]
+    assert {"config.yaml", "index.html", "contact-sheet.png"} <= set(files)
+    image = "00003-seed2-a-cat.png"
+    (tmp_path / "image.png").write_bytes(http.get(f"/jobs/{name}/files/{image}").content)
+    own = lab.generate(emoji, **QUICK, negative_prompt="<negative>", embeddings=NEGATIVE)[3]
+    assert read_record(tmp_path / "image.png") == own.record
+    assert name in [job["id"] for job in http.get("/jobs").json()["jobs"]]
+
+
+def test_a_comparison_gives_its_report(http):
+    axes = {"embedding": [None, "negative"]}
+    name = start(
+        http,
+        "compare",
+        prompts=["a red apple", "a cat"],
+        seeds="1",
+        steps=1,
+        axes=axes,
+        embedding_side="negative",
+        metrics=["clip_text"],
+    )
+    job = ended(http, name)
+    assert job["state"] == "done", job
+    assert "clip_text" in http.get(f"/jobs/{name}/files/effects.csv").text
+    assert http.get(f"/jobs/{name}/files/report.html").headers["content-type"].startswith("text/html")
+
+
+def png(colour):
+    file = BytesIO()
+    Image.new("RGB", (64, 64), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_what_a_training_learned_can_be_named_at_once(http, address):
+    files = [("files", ("one.png", png("red"))), ("files", ("one.txt", b"a thing <my-toy>"))]
+    files.append(("files", ("two.png", png("green"))))
+    images = http.post("/images", files=files).json()["id"]
+    settings = {"resolution": 64, "preview_every": 0, "batch_size": 1, "evaluate_on": 1}
+    job = ended(http, start(http, "train", name="my-toy", images=images, steps=2, **settings))
+    assert job["state"] == "done" and job["progress"]["step"] == 2, job
+    asked = {"prompt": "a <my-toy>", "steps": 1}
+    made = httpx.post(f"{address}/v1/images/generations", json=asked, timeout=60).json()
+    assert [use["name"] for use in made["data"][0]["record"]["applied"]] == ["my-toy"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("generate", {"prompt": "a", "out": "/tmp/x"}, "out"),
+        ("generate", {"prompt": "a", "prompt_file": "/etc/passwd"}, "prompt_file"),
+        ("generate", {"prompt": "a", "model": "hub:a/b"}, "model"),
+        ("generate", {"prompt": "a", "seeds": "1-10001"}, "over 10,000 in a job"),
+        ("generate", {"prompt": "a", "steps": 31}, "this server's most"),
+        ("generate", {"prompt": "<cat-toy>"}, "no embedding of that name"),
+        ("generate", {}, "there is none"),
+        ("compare", {"prompts": ["a"], "axes": {"model": ["emoji", "/etc"]}}, "opens no files"),
+        ("compare", {"prompts": ["a"], "axes": {"embedding": [None, "/etc/passwd"]}}, "is not served"),
+        ("compare", {"prompts": ["a"], "axes": {"embedding": "none,README.md"}}, "is not served"),
+        ("compare", {"prompts": ["a"], "axes": {"steps": [1, 1000]}}, "this server's most"),
+        ("compare", {"prompts": ["a"], "axes": {"guidance": "1-9 [9000]"}}, "over 10,000 in a job"),
+        ("compare", {"prompts": ["a"]}, "there is none"),
+        ("train", {"name": "x", "images": "../../etc"}, "there is no set"),
+        ("train", {"name": "x", "images": "0" * 32}, "there is no set"),
+        (
+            "train",
+            {"name": "x", "objective": "text", "text": "a", "init": "file:/etc/passwd"},
+            "opens no files",
+        ),
+        ("train", {"name": "x", "objective": "text", "text": "a", "resume": "/tmp"}, "resume"),
+        ("train", {"name": "x", "objective": "text", "text": "a", "preview_seeds": "1-99"}, "99 images"),
+        ("train", {"objective": "text", "text": "a"}, "name"),
+        ("train", {"name": "x"}, "images"),
+    ],
+)
+def test_what_a_job_may_not_do_is_said_at_once(http, kind, settings, said):
+    before = http.get("/jobs").json()
+    answer = http.post(f"/jobs/{kind}", json=settings)
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"], answer.text
+    assert http.get("/jobs").json() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("../up.png", png("red"), "no name for a file"),
+        ("a.png", b"no image", "not an image"),
+        ("a.pt", b"", "neither an image"),
+        ("a.txt", b"words alone", "there is none"),
+    ],
+)
+def test_images_that_cannot_be_learned_from_are_refused(http, name, data, said):
+    answer = http.post("/images", files=[("files", (name, data))])
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+def test_unknown_jobs_and_files_are_not_found(http):
+    name = start(http, "generate", prompt="a", steps=1)
+    ended(http, name)
+    for path in (
+        "/jobs/nothing",
+        "/jobs/..%2f..",
+        f"/jobs/{name}/files/../job.json",
+        f"/jobs/{name}/files/.lock",
+    ):
+        assert http.get(path).status_code == 404
+    assert http.post(f"/jobs/{name}/resume").status_code == 400  # it is done
+
+
+def until(what):
+    end = monotonic() + 30
+    while not what():
+        assert monotonic() < end
+        sleep(0.01)
+
+
+@pytest.fixture
+def jobs(emoji, tmp_path, monkeypatch):
+    """A server's jobs, without a server, and as another process would find them."""
+    opened = []
+
+    def begin():
+        opened.append(Jobs(Service(emoji, ServeConfig(out=tmp_path))))
+        return opened[-1]
+
+    monkeypatch.setitem(AUTOMATIC_BATCH, "cpu", 2 * 16 * 16)  # two images
+    yield begin
+    for each in opened:
+        each.close()
+
+
+def ask(jobs, **settings):
+    return jobs.add("somebody", "generate", GenerateJob.build(QUICK | settings))
+
+
+def test_a_cancelled_job_goes_on_from_what_it_has_made(jobs, denoised):
+    opened = jobs()
+    job = ask(opened, seeds="1-5")
+    until(lambda: any(file.endswith(".png") for file in job.files()))
+    opened.cancel(job)
+    assert job.record.state == "cancelled" and job.ended
+    until(lambda: job.order is None)
+    made = sum(file.endswith(".png") for file in job.files())
+    assert 0 < made < 10
+    denoised.clear()
+    opened.resume(job, "somebody else")
+    until(lambda: job.ended)
+    assert job.record.state == "done" and len(denoised) == 10 - made
+
+
+def test_a_cancelled_training_keeps_its_steps(jobs):
+    opened = jobs()
+    settings = {"objective": "text", "name": "few", "text": "blurry", "init": "random", "preview_every": 0}
+    settings |= {"stop": "never", "steps": 20, "batch_size": 1, "evaluate_on": 1}
+    job = opened.add("somebody", "train", TrainJob.build(settings))
+    until(lambda: job.progress.get("step", 0) > 2)
+    opened.cancel(job)
+    until(lambda: job.order is None)
+    stopped = job.progress["step"]
+    assert stopped < 20 and any("--resume" in note for note in job.notes)
+    opened.resume(job, "somebody")
+    until(lambda: job.ended)
+    assert job.record.state == "done" and job.progress["step"] == 20, job.record
+    assert any(f"Going on at step {stopped}" in note for note in job.notes)
+    assert job.files()["few.safetensors"].is_file()
+
+
+def test_a_job_that_waits_is_cancelled_without_a_trace(jobs, denoised):
+    opened = jobs()
+    first, second = ask(opened, seeds="1-8", steps=3), ask(opened)
+    opened.cancel(second)
+    assert second.record.state == "cancelled" and not first.ended
+    opened.cancel(first)
+    until(lambda: first.order is None)
+    assert not second.files()
+
+
+def test_after_a_restart_jobs_say_what_became_of_them_and_go_on(jobs):
+    first = jobs()
+    done = ask(first)
+    until(lambda: done.ended)
+    running = ask(first, seeds="1-10", steps=30)
+    until(lambda: running.progress.get("done"))
+    waiting = ask(first)
+    first.close()  # what is on disk is what a killed process leaves, but for the state that it could not write
+    running.become("running")
+    second = jobs()
+    assert second.find(done.record.id).record.state == "done"
+    assert second.find(done.record.id).files().keys() == done.files().keys()
+    broken_off = second.find(running.record.id)
+    assert broken_off.record.state == "interrupted" and "resume" in broken_off.record.message
+    until(lambda: second.find(waiting.record.id).record.state == "done")
