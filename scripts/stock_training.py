@@ -134,7 +134,7 @@ class Stock(StockLoop):
     def __init__(self, run: PreparedRun):
         torch.manual_seed(run.config.seed)  # the script draws everything from the global generator
         self.run, self.name = run, run.config.name
-        self.tokens = [f"<{self.name}-{number}>" for number in range(run.config.vectors)]
+        self.tokens = [f"<{self.name}-{number}>" for number in range(run.config.counts[0])]
         bundle = run.bundle
         super().__init__(bundle, plain(bundle.unet, bundle.dtype), self.tokens, run.config.batch_size)
         (self.encoder,) = self.encoders

@@ -55,7 +55,12 @@ def train(
         learned = learn(bundle, settings, listener=bars)
     if is_first():
         for embedding in learned if isinstance(learned, list) else [learned]:
-            print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see index.html there")
+            page = (
+                "index.html there"
+                if len(settings.counts) == 1
+                else f"vectors-{embedding.count}/index.html there"
+            )
+            print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see {page}")
 
 
 def _with_options(command: Callable[..., None], classes: Iterable[type[Config]]) -> None:

@@ -2,16 +2,16 @@
 
 import hashlib
 import math
-import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
-from lab.training.objectives.objective import MAX_VECTORS, OBJECTIVES, Init, Lines, Rate, objective_options
+from lab.training.objectives.objective import OBJECTIVES, objective_options
+from lab.training.option_types import MAX_VECTORS, Init, Lines, Name, Rate, Stop, VectorCounts
 
 if TYPE_CHECKING:  # options are read without torch
     import torch
@@ -30,30 +30,6 @@ else:
     ObjectiveOptions = type("ObjectiveOptions", objective_options(), {})
 
 
-def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
-        )
-    if name.endswith(".") or re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
-        raise ValueError(
-            f"Windows can have no file of the name '{name}', and embeddings travel; take another"
-        )
-    return name
-
-
-def _check_stop(value: str) -> str:
-    if value not in ("auto", "never") and not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise ValueError(f"'{value}' is not auto, never or a number of steps")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_check_name)]
-Stop = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
-    AfterValidator(_check_stop),
-]
 ObjectiveName = Annotated[str, one_of(OBJECTIVES, "objective")]
 
 
@@ -134,8 +110,9 @@ class DataOptions(Config):
 class LearningOptions(Config):
     """How it is learned."""
 
-    vectors: int = Field(1, ge=1, le=MAX_VECTORS)
-    """How many vectors the embedding has."""
+    vectors: VectorCounts = 1
+    """How many vectors the embedding has. For a text several numbers, such as 1,2,4,8: what each can do, and the
+    fewest are kept that come near the best (--tolerance)."""
 
     init: Init = "auto"
     """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), or `auto`:
@@ -261,6 +238,11 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
         """What `name` calls, then `more`: the embeddings that every caption names."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
         return [Subject.build(first), *self.more]
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of vectors to try, in ascending order; one for a run."""
+        return [int(count) for count in str(self.vectors).split(",")]
 
     @property
     def at_once(self) -> int:

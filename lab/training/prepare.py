@@ -201,6 +201,9 @@ def describe_run(bundle: Bundle, config: TrainConfig, embeddings: Sources = ()) 
     Raises:
         InputError: what would stop the run.
     """
+    if len(config.counts) > 1:
+        yield f"once with each number of vectors: {config.vectors}; here with {config.counts[-1]}"
+        config = config.model_copy(update={"vectors": config.counts[-1]})
     if config.worst_of is not None:  # nothing can be said of images before they are made
         yield from describe_worst(bundle, config)
     else:

@@ -20,6 +20,7 @@ from lab.models.patches import frozen
 from lab.runs.run import text_digest
 from lab.training.checkpoint import load_checkpoint
 from lab.training.config import TrainConfig, config_class
+from lab.training.counts import learn_counts
 from lab.training.estimate import what_would_fit
 from lab.training.journal import Journal
 from lab.training.loop import Ending, Loop
@@ -50,7 +51,8 @@ def train(
 
     Returns:
         The embedding, or a list if the config names several: the vectors of the best evaluation on the fixed
-        examples, as NAME.safetensors in the run's folder holds them.
+        examples, as NAME.safetensors in the run's folder holds them. With several numbers of `vectors`, those of the
+        fewest that come near enough to the best.
 
     Raises:
         InputError: bad settings or data, a folder in use, a loss that is no number (the last good vectors are
@@ -61,10 +63,12 @@ def train(
     chosen = TrainConfig.given_with(config, settings)
     if "resume" not in chosen:  # what the run's config says of the model is what was loaded
         chosen = bundle.options.model_dump(include={*ModelOptions.model_fields} - {"device"}) | chosen
-    return learn(
-        prepare(bundle, config_class(str(chosen.get("objective"))).build(chosen), embeddings, listener),
-        listener,
-    )
+    config = config_class(str(chosen.get("objective"))).build(chosen)
+
+    def learn_one(one: TrainConfig) -> Embedding | list[Embedding]:
+        return learn(prepare(bundle, one, embeddings, listener), listener)
+
+    return learn_counts(config, learn_one, listener) if len(config.counts) > 1 else learn_one(config)
 
 
 def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list[Embedding]:
@@ -153,7 +157,9 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
     step = state.best_step if state.best else state.step
     moved = learned.moved(kept)
     found = dict(state.evaluations).get(step)
-    verdict = f" {run.objective.verdict(found)}".rstrip() if found else ""
+    verdict = ""
+    if first and found and moved and not ending.failed:
+        verdict = f" {run.objective.verdict(found, learned.embeddings(kept))}".rstrip()
     if first and (moved or ending.failed):
         status = f"Stopped at step {state.step}: {ending.reason}. Kept: step {step}.{verdict}"
         journal.save_embeddings(learned.embeddings(kept), step, status)

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import lab
+from lab.condition.embeds_file import write_embeds
 from lab.errors import InputError
 from lab.training.config import TrainConfig
+from lab.training.counts import fewest
+from lab.training.image_share import share
 from lab.training.objectives.text_match import laid_out
 from lab.training.prepare import describe_run
 
@@ -71,10 +74,68 @@ def test_rows_are_laid_out_for_more_and_for_fewer():
     assert laid_out(states, [2], 0).flatten().tolist() == [0, 1, 7, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_encoded_prompts_are_stood_for_as_their_words_are(family, request, worded, started, tmp_path):
+    """As many vectors as tokens, which begin at the words, are the file's prompt."""
+    bundle, path = request.getfixturevalue(family), tmp_path / "embeds.safetensors"
+    write_embeds(path, lab.encode(bundle, TEXT, dialect="plain"), {})
+    tokens = len(bundle.towers[0].tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    objective, _ = started(bundle, worded(text=None, templates=[], embeds=path, vectors=tokens))
+    assert shares_missing(objective).abs().max() < 1e-5
+
+
+def test_a_bare_tensor_is_met_row_by_row(sd1, worded, started, tmp_path):
+    """One that three vectors made is met by these three, and its effect in images with it."""
+    other = lab.Embedding("long", {"clip": torch.randn(3, sd1.towers[0].width)})
+    other.save(tmp_path / "long.safetensors")
+    torch.save(lab.encode(sd1, "<long>", embeddings=[other]).embeds[None], tmp_path / "bare.pt")
+    settings = {"text": None, "templates": [], "embeds": tmp_path / "bare.pt", "vectors": 3}
+    objective, learned = started(sd1, worded(**settings, init=f"file:{tmp_path / 'long.safetensors'}"))
+    assert shares_missing(objective).abs().max() < 1e-5
+    common = {"measured": 2, "sampling_steps": 2}
+    for more in ({}, {"prompt_file": tmp_path / "prompts.txt"}):
+        (tmp_path / "prompts.txt").write_text("a dog\n")
+        objective, learned = started(
+            sd1, worded(**settings, **common, **more, init=f"file:{tmp_path / 'long.safetensors'}")
+        )
+        told = objective.verdict({"explained": 1.0}, learned.embeddings())
+        assert "In prompt embeddings they do 100 %" in told and "they do 100 % ± 0 in pixels" in told
+        assert ("as a negative prompt" in told) == bool(more)
+
+
+def test_the_share_in_images_counts_what_is_done_besides():
+    a, b = torch.zeros(3, 2), torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    assert share(a, b, b).value == 1 and share(a, b, a).value == 0
+    assert share(a, b, b / 2).value == pytest.approx(0.75)
+    assert share(a, b, b + torch.tensor([0.0, 2.0])).value == pytest.approx(-1)
+    assert share(a[:1], b[:1], b[:1]).margin == float("inf")
+
+
+def test_of_several_numbers_the_fewest_near_the_best_are_kept(sd1, worded, heard):
+    config = worded(vectors=[4, 1, 2], steps=4, tolerance=0.9)
+    assert config.vectors == "1,2,4"
+    assert "with 4" in next(describe_run(sd1, config))
+    embedding = lab.train(sd1, config, listener=heard)
+    assert embedding.count == 1
+    assert lab.read_embedding(config.out / "stands-in.safetensors").count == 1
+    assert [note.split(":")[0] for note in heard.notes if "% of what" in note and "Stopped" not in note] == [
+        "1 vectors",
+        "2 vectors",
+        "4 vectors",
+    ]
+    with pytest.raises(InputError, match="vectors-1: holds a run already"):
+        lab.train(sd1, config)
+    with pytest.raises(InputError, match="several numbers are for --objective text"):
+        lab.train(sd1, config, objective="concept")
+    assert fewest({1: 0.5, 2: 0.895, 4: 0.89, 8: 0.9}, 0.01) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"text": None}, "give --text WORDS"),
+        ({"text": None}, "give one, --text WORDS or --embeds FILE"),
+        ({"vectors": "1,x"}, "nor several such as 1,2,4,8"),
+        ({"vectors": "1,65"}, "not a number from 1 to 64"),
         ({"text": "red " * 80}, "80 tokens, and a chunk has 75"),
         ({"templates": ["no name {words}"]}, r"needs a \{name\}"),
         (
@@ -86,6 +147,14 @@ def test_rows_are_laid_out_for_more_and_for_fewer():
 def test_what_cannot_be_learned_is_refused(settings, said, sd1, worded, started):
     with pytest.raises(InputError, match=said):
         started(sd1, worded(**settings))
+
+
+def test_embeddings_that_are_no_chunk_are_refused(sd1, worded, started, tmp_path):
+    path = tmp_path / "embeds.safetensors"
+    write_embeds(path, lab.encode(sd1, "a cat AND a dog"), {})
+    for settings, said in (({}, "leave them out"), ({"templates": []}, "vectors stand for one chunk")):
+        with pytest.raises(InputError, match=said):
+            started(sd1, worded(text=None, embeds=path, **settings))
 
 
 def test_contexts_that_are_too_long_are_left_out_and_counted(sd1, worded, started):

@@ -4,15 +4,14 @@ Imports no torch, so that options and help know the names at once.
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
 from lab.config import Config, ExistingFile, ExistingFolder
 from lab.embeddings.embedding import Embedding, Kind
@@ -20,6 +19,7 @@ from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.sample.config import GenerateConfig
 from lab.score.config import ToolOptions
+from lab.training.option_types import MAX_VECTORS, Init, Lines, Rate
 
 if TYPE_CHECKING:  # options and names are known without torch
     from torch import Tensor
@@ -27,20 +27,6 @@ if TYPE_CHECKING:  # options and names are known without torch
     from lab.models.bundle import Bundle
     from lab.training.config import Subject, TrainConfig
     from lab.training.learned import Learned
-
-MAX_VECTORS = 64
-"""The most vectors an embedding may have; what is left of the text encoder's context is for words."""
-
-
-def _check_init(value: str) -> str:
-    if value not in ("auto", "random") and not re.match(r"(text|file):.", value):
-        raise ValueError(f"'{value}' is not auto, random, text:WORDS or file:EMBEDDING; write text:{value}")
-    return value
-
-
-Init = Annotated[str, AfterValidator(_check_init)]
-Lines = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-Rate = Annotated[float, Field(ge=0, le=1e37)]  # above it, AdamW's first step is no float32
 
 
 class MakingOptions(Config):
@@ -127,6 +113,17 @@ class TextMatchOptions(Config):
 
     text: str | None = None
     """The words that the vectors are to stand for, such as a long negative prompt; other embeddings may be named."""
+
+    embeds: ExistingFile | None = None
+    """Prompt embeddings in the text's place: of `lab encode --out`, or a bare tensor such as ReNeg's (2412.19637)."""
+
+    tolerance: float = Field(0.02, ge=0, lt=1)
+    """Of several numbers of vectors the fewest are kept whose share of the text's effect is at most this far below the
+    best."""
+
+    measured: int | None = Field(None, ge=0, le=10_000)
+    """Images that tell at the end how much of the effect survives, in the negative prompt with --prompt-file, else as
+    the prompt; by default 16 for --embeds, and none for --text."""
 
 
 class ObjectiveEntry(NamedTuple):
@@ -265,8 +262,8 @@ class Objective(ABC, Generic[E]):
         """Why a run must not go on, from the means over the fixed examples before the first step and now."""
         return None
 
-    def verdict(self, best: Mapping[str, float]) -> str:
-        """What a person should know of the vectors that are kept, from the means over the fixed examples; may be ""."""
+    def verdict(self, best: Mapping[str, float], kept: Sequence[Embedding]) -> str:
+        """What a person should know of the vectors that are kept, which had these means on the fixed examples."""
         return ""
 
 

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lab.condition.conditioning import Encoding
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.score.clip import open_clip
+from lab.text import read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import (
     CaptionChunker,
@@ -21,8 +22,10 @@ from lab.training.data.captions import (
     vector_counts,
     vectors_named,
 )
+from lab.training.image_share import image_share, spread
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
+from lab.training.objectives.text_target import Expected, laid_out, read_target
 
 CONTEXTS = "context"
 """The set of templates that a text is learned in where none are given."""
@@ -33,21 +36,11 @@ MOST_TOKENS = 10_000
 KEPT_APART = 4
 """One context in so many is not learned from: it says how far the vectors came."""
 
+MEASURED = 16
+"""Images that tell how much of a file's prompt embeddings survives, where nothing else is asked for."""
 
-class Expected(NamedTuple):
-    """What the vectors should make of contexts, one row each.
-
-    Attributes:
-        states: (contexts, 77, d) the text's hidden states, laid out as the vectors' rows lie.
-        pooled: (contexts, p), for SDXL alone.
-        effect: (contexts,) what the text changes of the states: the squared distance to those without it.
-        pooled_effect: (contexts,) what it changes of the pooled text.
-    """
-
-    states: Tensor
-    pooled: Tensor | None
-    effect: Tensor
-    pooled_effect: Tensor | None
+UNKNOWN = "object"
+"""Where the vectors begin that stand for prompt embeddings without words."""
 
 
 class TextMatch(Objective[int]):
@@ -58,6 +51,9 @@ class TextMatch(Objective[int]):
     for SDXL its mean with the same share of the pooled text. Rows are laid out as the vectors lie: vector i of n stands
     for the mean of the i-th n-th of the text's rows (with more vectors than tokens, tokens are repeated), what follows
     is moved up to it, and where nothing stands, padding does.
+
+    Prompt embeddings from a file may stand in the text's place. They are a whole prompt, so the vectors alone are the
+    one context; where the file does not say which rows are words, as bare tensors do not, row is held against row.
     """
 
     kind = "unknown"
@@ -68,16 +64,26 @@ class TextMatch(Objective[int]):
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         super().__init__(bundle, config, embeddings)
         text = " ".join((config.text or "").split())
-        if not text:
-            raise InputError("text: there is none for the vectors to stand for; give --text WORDS")
+        if bool(text) == (config.embeds is not None):
+            raise InputError(
+                "text: the vectors stand for words or embeddings; give one, --text WORDS or --embeds FILE"
+            )
         if config.images is not None:
             raise InputError("images: a text is learned without them; leave them out, or --text")
-        self.word = self._text = text
+        if config.embeds is not None and config.templates:
+            raise InputError("templates: prompt embeddings are a whole prompt; leave them out, or --embeds")
+        self._target: Encoding | None = None
+        if config.embeds is not None:
+            self._target = read_target(config.embeds, bundle)
+            text = " ".join(span.text for span in self._target.spans if span.embedding is None)
+        self._text = text
+        self.word = text or UNKNOWN
         self._names = [subject.name for subject in config.subjects()]
         counts = {subject.name: subject.vectors for subject in config.subjects()}
         self._others = vectors_named(bundle, [text], embeddings)
         self._whole = CaptionChunker(bundle, vector_counts(self._others) | counts, room=MOST_TOKENS)
-        self._contexts, self.skipped = self._fitting(read_templates(config.templates or [CONTEXTS]))
+        usual = [CONTEXTS] if config.embeds is None else ["{name}"]
+        self._contexts, self.skipped = self._fitting(read_templates(config.templates or usual))
         self._apart = list(range(len(self._contexts)))[KEPT_APART - 1 :: KEPT_APART] or [0]
         self._learned_in = [n for n in range(len(self._contexts)) if n not in self._apart] or [0]
 
@@ -89,10 +95,15 @@ class TextMatch(Objective[int]):
     def fingerprint(self) -> dict[str, str]:
         """The text, and the contexts by number."""
         contexts = {f"context {number}": text for number, text in enumerate(self._contexts, 1)}
-        return {"text": self._text} | contexts
+        target = {} if self._target is None else {"embeds": repr(self._target.embeds.tolist())}
+        return {"text": self._text} | target | contexts
 
     def describe(self) -> Iterator[str]:
-        """Yields the text's length and the contexts."""
+        """Yields the text's length and the contexts, or the size of the embeddings in its place."""
+        if self._target is not None:
+            rows, width = self._target.embeds.shape
+            yield f"{self.config.embeds}: {rows} rows, {width} wide: {self._text or 'of no known words'}"
+            return
         yield f"{self._whole(self._text).length} tokens: {self._text}"
         yield f"learned in {len(self._learned_in)} contexts:"
         yield from (f"  {self._contexts[number]}" for number in self._learned_in)
@@ -106,7 +117,10 @@ class TextMatch(Objective[int]):
         names = " ".join(map(placeholder, self._names))
         self._prompts = [_filled(context, names) for context in self._contexts]
         with torch.no_grad():
-            self._expected = self._expect(CaptionEncoder(self.bundle, self._others, clip_skip))
+            encode = CaptionEncoder(self.bundle, self._others, clip_skip)
+            self._expected = (
+                self._expect(encode) if self._target is None else self._expect_file(encode, self._target)
+            )
 
     def batch(self, step: int) -> Sequence[int]:
         """Contexts in shuffled rounds."""
@@ -138,12 +152,41 @@ class TextMatch(Objective[int]):
         losses = self.losses(examples)
         return torch.stack([losses, 1 - losses], dim=1)
 
-    def verdict(self, found: Mapping[str, float]) -> str:
-        """How much of the text's effect the vectors have where they were not learned."""
+    def verdict(self, found: Mapping[str, float], kept: Sequence[Embedding]) -> str:
+        """How much of the text's effect the vectors have where they were not learned, and in images."""
         where = f"{len(self._apart)} contexts kept apart"
         if self._apart == self._learned_in:
             where = "the one context that they were learned in"
-        return f"In {where} they do {100 * found['explained']:.0f} % of what the text does."
+        if self._target is not None:
+            where = "prompt embeddings"
+        told = f"In {where} they do {100 * found['explained']:.0f} % of what the text does."
+        count = (
+            MEASURED if self.config.measured is None and self._target is not None else self.config.measured
+        )
+        return f"{told} {self._in_images(kept, count)}" if count else told
+
+    def _in_images(self, kept: Sequence[Embedding], count: int) -> str:
+        """The share of the effect that survives in images: in the negative prompt of those of the prompt file, or else
+        as the prompt itself."""
+        config = self.config
+        negative = config.prompt_file is not None
+        side, file = ("negative_prompt", "negative_embeds") if negative else ("prompt", "embeds")
+        prompts = read_lines(config.prompt_file) if config.prompt_file is not None else [""]
+        common = spread(count, prompts) | {"clip_skip": config.clip_skip, "dialect": "plain"}
+        common |= {name: getattr(config, name) for name in ("guidance", "scheduler")} | {
+            "steps": config.sampling_steps
+        }
+        common["embeddings"] = [*(self.embeddings[name] for name in self._others), *kept]
+        if not negative:
+            del common["prompt"]
+        names = ", ".join(placeholder(embedding.name) for embedding in kept)
+        text = {side: self._text} if config.embeds is None else {file: config.embeds}
+        shares = image_share(
+            self.bundle, open_clip(self.bundle, config.clip), common, {side: ""}, text, {side: names}
+        )
+        found = ", ".join(f"{share} in {what}" for what, share in shares.items())
+        where = "as a negative prompt" if negative else "as the prompt"
+        return f"Of what it does to {count} images {where} they do {found}."
 
     def _fitting(self, contexts: Sequence[str]) -> tuple[list[str], list[str]]:
         """The contexts in which text and vectors fit into a chunk, and a line on those that do not."""
@@ -179,33 +222,24 @@ class TextMatch(Objective[int]):
             lengths = [self._whole(filled[number]).length - rest for filled in fillings]
             text.append(laid_out(states[number].float(), own, lengths[0]))
             nothing.append(laid_out(without[number].float(), own, lengths[1]))
-        effect = (torch.stack(text) - torch.stack(nothing))[:, 1:].square().sum(dim=(1, 2))
-        if pooled is None or without_pooled is None:
-            return Expected(torch.stack(text), None, effect, None)
-        pooled_effect = (pooled.float() - without_pooled.float()).square().sum(dim=1)
-        return Expected(torch.stack(text), pooled.float(), effect, pooled_effect)
+        return Expected.of(torch.stack(text), pooled, torch.stack(nothing), without_pooled)
 
-
-def laid_out(states: Tensor, rows: Sequence[int], tokens: int) -> Tensor:
-    """A prompt's states with other room for one of its texts.
-
-    Args:
-        states: (context, d).
-        rows: Where the text is to lie, consecutive.
-        tokens: How many it has, from the first of these rows on; 0 where it was left out.
-
-    Returns:
-        (context, d): row i of the n rows is the mean of the text's i-th n-th, or padding where there is no text; what
-        follows is moved up to them, and padding is repeated where there is too little.
-    """
-    start, count, last = rows[0], len(rows), len(states) - 1
-    own = states[last:].expand(count, -1)
-    if tokens:
-        cuts = [i * tokens // count for i in range(count + 1)]
-        groups = [range(start + low, start + max(high, low + 1)) for low, high in pairwise(cuts)]
-        own = torch.stack([states[list(group)].mean(dim=0) for group in groups])
-    behind = torch.arange(start + count, last + 1, device=states.device) - count + tokens
-    return torch.cat([states[:start], own, states[behind.clamp(max=last)]])
+    def _expect_file(self, encode: CaptionEncoder, target: Encoding) -> Expected:
+        """What the embeddings in a file do where the empty prompt was, laid out likewise if their words are known."""
+        device = self.bundle.device
+        states, pooled = (
+            target.embeds.to(device),
+            None if target.pooled is None else target.pooled.to(device)[None],
+        )
+        without, without_pooled = encode([""])
+        nothing = without[0].float()
+        if target.spans:
+            own = [
+                row for word, rows in self._whole(self._prompts[0]).rows() if word.embedding for row in rows
+            ]
+            tokens = max(span.end for span in target.spans) - 1
+            states, nothing = laid_out(states, own, tokens), laid_out(nothing, own, 0)
+        return Expected.of(states[None], pooled, nothing[None], without_pooled)
 
 
 def _filled(context: str, filling: str) -> str:

@@ -1,0 +1,73 @@
+"""How many vectors a text takes: a run for each of several numbers, and the fewest that do nearly what the best do."""
+
+from collections.abc import Callable, Mapping
+
+from lab.embeddings.embedding import Embedding
+from lab.errors import InputError
+from lab.files import atomic
+from lab.listening import Listener
+from lab.terminal import is_first
+from lab.training.config import TrainConfig
+from lab.training.objectives.objective import find_objective
+from lab.training.run_folder import TrainingFolder, run_config
+
+Learned = Embedding | list[Embedding]
+
+
+def learn_counts(
+    config: TrainConfig, learn: Callable[[TrainConfig], Learned], listener: Listener = Listener()
+) -> Learned:
+    """Learns with each of the config's numbers of vectors, in a folder of its own, and tells how much each does.
+
+    What is kept is copied into the run's folder beside these.
+
+    Args:
+        learn: Carries out a run with one number of vectors.
+        listener: Hears the share of the text's effect that each number has, and which is kept.
+
+    Returns:
+        What the run learned that has the fewest vectors within `tolerance` of the best.
+
+    Raises:
+        InputError: an objective that measures no share of an effect, or a folder that holds such runs already.
+    """
+    if "explained" not in find_objective(config.objective).watched:
+        raise InputError(
+            f"vectors: several numbers are for --objective text; with {config.objective} give one"
+        )
+    config = run_config(config)
+    assert config.out is not None, "run_config chooses one"
+    runs = {
+        count: config.model_copy(update={"vectors": count, "out": config.out / f"vectors-{count}"})
+        for count in config.counts
+    }
+    folders = {count: TrainingFolder(config.out / f"vectors-{count}") for count in runs}
+    taken = [folder.path for folder in folders.values() if folder.exists]
+    if taken:
+        raise InputError(f"{taken[0]}: holds a run already; choose another --out")
+    learned = {count: learn(run) for count, run in runs.items()}
+    shares = {count: best_share(folder) for count, folder in folders.items()}
+    chosen = fewest(shares, config.tolerance)
+    for count, share in shares.items():
+        listener.note(
+            f"{count} vectors: {100 * share:.1f} % of what the text does{' (kept)' * (count == chosen)}"
+        )
+    kept = learned[chosen]
+    for embedding in kept if isinstance(kept, list) else [kept]:
+        path = embedding.provenance.path
+        if path is not None and is_first():
+            with atomic(config.out / path.name) as temporary:
+                temporary.write_bytes(path.read_bytes())
+    return kept
+
+
+def best_share(folder: TrainingFolder) -> float:
+    """The share of the effect (1 for all of it) at the lowest loss on the fixed examples, where vectors are kept."""
+    lines = [line for line in folder.read_progress() if "fixed_explained" in line]
+    return float(min(lines, key=lambda line: line["fixed_loss"])["fixed_explained"])
+
+
+def fewest(shares: Mapping[int, float], tolerance: float) -> int:
+    """The smallest number of vectors whose share is at most `tolerance` below the largest."""
+    best = max(shares.values())
+    return min(count for count, share in shares.items() if share >= best - tolerance)
