@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lab.cli.flags import ModelFlags, TextFlags
+from lab.cli.flags import ModelFlags, TextFlags, choice_from
 from lab.condition.conditioning import Conditioning, Encoding, Pool, pool_vector
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import check_embeds_file, write_embeds
@@ -17,6 +17,7 @@ from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import check_clip_skip, check_widths, layers_back, read_facts
+from lab.prompt.dialects import DIALECTS
 from lab.prompt.parse import references_in
 from lab.prompt.syntax import Timeline, Variant
 from lab.terminal import Bars, make_console, say
@@ -27,7 +28,16 @@ if TYPE_CHECKING:  # what is wrong is told before the engine is imported
     from lab.condition.chunks import Chunk
     from lab.condition.encode import PromptEncoder
     from lab.condition.tokens import Word
+    from lab.condition.translate import Translator
     from lab.models.bundle import Bundle
+
+TO = "Says the prompts in this dialect instead, with the weights whose embeddings come nearest there."
+
+ToFlag = Annotated[
+    str | None,
+    choice_from({name: one for name, one in DIALECTS.items() if one.emphasis}, "dialect", TO),
+    Parameter(group="Text"),
+]
 
 
 def encode(
@@ -37,8 +47,9 @@ def encode(
     steps: Annotated[int, Parameter(group="Text")] = 20,
     out: Path | None = None,
     pool: Pool = "eos",
+    to: ToFlag = None,
 ) -> None:
-    """Show what prompts become: chunks, tokens, weights, embeddings, schedule, layer.
+    """Show what prompts become: chunks, tokens, weights, embeddings, schedule, layer; or what another tool calls them.
 
     Args:
         prompts: One prompt or several; several are compared.
@@ -52,6 +63,8 @@ def encode(
         raise InputError("lab encode: give at least one prompt")
     if steps < 1:
         raise InputError(f"--steps {steps}: at least 1")
+    if to is not None and out is not None:
+        raise InputError("--out: --to gives text; encode that text for its embeddings")
     if out is not None:
         check_embeds_file(out)
         check_writable(out.parent)
@@ -59,6 +72,7 @@ def encode(
         facts = read_facts(model, bars, without_vae=True)
     check_clip_skip(text.clip_skip, facts)
     from lab.condition.encode import PromptEncoder
+    from lab.condition.translate import Translator
     from lab.embeddings.library import collect
     from lab.models.load import load_options
 
@@ -67,6 +81,9 @@ def encode(
     for reference in named:
         check_widths(reference.name, library[reference.name].widths, facts)
     bundle = load_options(model, facts=facts, text_only=True)
+    if to is not None:
+        _show_translations(Translator(bundle, library, text, to, steps), prompts)
+        return
     encoder = PromptEncoder(bundle, library, text, steps)
     made = encoder.encode(prompts)
     console = make_console()
@@ -82,6 +99,20 @@ def encode(
             say(console, f"written to {path}")
     if len(prompts) > 1:
         _show_similarities(console, vectors, pool)
+
+
+def _show_translations(translator: "Translator", prompts: Sequence[str]) -> None:
+    """Prints each prompt in the other dialect, what cannot be said there, and how near it comes."""
+    console = make_console()
+    for prompt in prompts:
+        console.rule(Text(prompt or "(empty prompt)"), align="left")
+        found = translator.translate(prompt)
+        say(console, found.text)
+        for note in found.notes:
+            say(console, f"note: {note}")
+        missing, carried = (f"{100 * share:.1f} %" for share in (found.residual, found.carried))
+        as_written = "" if missing == carried else f"; with the weights as they were written by {carried}"
+        say(console, f"off by {missing} of what the prompt does to the prompt embeddings{as_written}")
 
 
 def _show_prompt(

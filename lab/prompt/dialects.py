@@ -50,6 +50,8 @@ class Dialect:
         mentions: Where the tool itself looks for an embedding, and by which name; None if it has no `embedding:name`.
             The lab finds more of them, in every dialect, and notes say where the tool would not.
         emphasis: How it writes a weight, with `{text}` and `{weight:g}`; None if it has no weights.
+        mention: How it names an embedding, with `{name}`.
+        special: Matches the signs that it takes for syntax unless a backslash is before them; None if there are none.
     """
 
     label: str
@@ -68,6 +70,8 @@ class Dialect:
     words: tuple[str, ...] = ()
     mentions: Callable[[str], dict[int, str]] | None = None
     emphasis: str | None = None
+    mention: str = "<{name}>"
+    special: re.Pattern[str] | None = None
 
 
 def _read_plain(text: str) -> Reading:
@@ -89,6 +93,8 @@ DIALECTS: dict[str, Dialect] = {
         split=cut_words,
         words=("AND", "BREAK"),
         emphasis="({text}:{weight:g})",
+        mention="{name}",
+        special=re.compile(r"[\\()\[\]]"),
     ),
     "comfy": Dialect(
         "ComfyUI",
@@ -98,6 +104,8 @@ DIALECTS: dict[str, Dialect] = {
         split=cut_groups,
         mentions=comfy.find_mentions,
         emphasis="({text}:{weight:g})",
+        mention="embedding:{name}",
+        special=re.compile(r"[()]"),
     ),
     "compel": Dialect(
         "the compel library",
@@ -108,6 +116,7 @@ DIALECTS: dict[str, Dialect] = {
         long_note="the compel library drops what follows the first chunk, save with truncate_long_prompts=False; "
         "here nothing is dropped",
         emphasis="({text}){weight:g}",
+        special=re.compile(r"[()\"]|[+-](?=[+-]*(?:[\s),.]|$))"),
     ),
     "plain": Dialect("no syntax", read=_read_plain, weighting="ignore"),
 }

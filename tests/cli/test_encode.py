@@ -15,6 +15,12 @@ def test_a_prompt_is_shown_and_written(cli, tmp_path, emoji):
     assert read_embeds(out, emoji, 4).prompt == "a (red:1.3) [apple|cat] AND a dog"
 
 
+def test_a_prompt_is_said_in_another_dialect(cli):
+    code, shown, _ = cli("encode", "a (red:1.3) apple AND a dog", "--to", "comfy")
+    assert code == 0 and "a (red:1." in shown and "note: comfy has no AND" in shown
+    assert "% of what the prompt does to the prompt embeddings" in shown
+
+
 def test_prompts_are_compared_and_numbered(cli, tmp_path):
     code, shown, _ = cli("encode", "a cat", "a dog", "--pool", "mean", "--out", tmp_path / "x.safetensors")
     assert code == 0 and "Cosines" in shown and "Dot products" in shown
@@ -30,6 +36,9 @@ def test_what_cannot_work_is_told_before_the_model_is_read(cli, tmp_path, monkey
         (["--embedding", tmp_path / "absent.pt"], "no such file"),
         (["--embedding", "=x"], "expected FILE or FILE=name"),
         (["--weighting", "comfi"], "nearest: comfy"),
+        (["--to", "comfi"], "nearest: comfy"),
+        (["--to", "plain"], "known: a1111, comfy, compel"),
+        (["--to", "comfy", "--out", tmp_path / "x.safetensors"], "--to gives text"),
     ):
         code, _, err = cli("encode", "a cat", *arguments)
         assert code == 2 and says in err and err.count("\n") == 1
