@@ -21,7 +21,7 @@ ServeFlags = Annotated[ServeOptions, Parameter(name="*", group="Where and for wh
 def serve(
     *, server: ServeFlags = ServeOptions(), model: ModelFlags = ModelOptions(), config: ConfigFlag = None
 ) -> None:
-    """Serve a model over HTTP: OpenAI's API at /v1, the lab's own at /lab, explained at /docs."""
+    """Serve a model over HTTP: OpenAI's API at /v1, A1111's at /sdapi/v1, the lab's own at /lab, explained at /docs."""
     over = given(server, model)
     if key := os.environ.get("LAB_API_KEY"):
         over = {"api_key": key} | over

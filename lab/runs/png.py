@@ -1,6 +1,7 @@
 """Images on disk that carry what made them."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,3 +143,33 @@ def read_record(path: Path) -> dict[str, Any]:
     record = parse_json(chunks[CHUNK], f"{path}: its record")
     validated(_Described, record, f"{path}: its record")
     return record
+
+
+_SETTING = re.compile(r'\s*(\w[\w /-]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_LONGEST_LINE = 10_000
+"""Characters of a line of settings; longer ones are text."""
+
+
+def read_parameters(text: str) -> dict[str, str]:
+    """The parts of A1111's `parameters` chunk, by its own names, such as `Prompt`, `Steps` and `Sampler`; a size is
+    two, `Size-1` and `Size-2`. As in the web UI, the last line has settings if it has three of them."""
+    *lines, last = text.strip().split("\n")
+    found = _SETTING.findall(last) if len(last) <= _LONGEST_LINE else []
+    if len(found) < 3:
+        lines, found = [*lines, last], []
+    prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt:")
+    parts = {"Prompt": prompt.strip(), "Negative prompt": negative.strip()}
+    for name, value in found:
+        size = re.fullmatch(r"(\d+)x(\d+)", value)
+        if size:
+            parts |= {f"{name}-1": size[1], f"{name}-2": size[2]}
+        else:
+            parts[name] = _unquoted(value)
+    return parts
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value
+    except ValueError:
+        return value

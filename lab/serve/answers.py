@@ -111,10 +111,15 @@ def refusal(status: int, message: str, param: str | None = None, headers: Any = 
 
 
 def _invalid(_: Request, error: RequestValidationError) -> Response:
+    return refusal(400, *what_is_invalid(error))
+
+
+def what_is_invalid(error: RequestValidationError) -> tuple[str, str | None]:
+    """What is wrong with the fields of a request, in a line, and the field."""
     problem = error.errors()[0]
     where = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
     if problem["type"] == "json_invalid":
-        return refusal(400, "the body is no JSON that can be read")
+        return "the body is no JSON that can be read", None
     message = problem["msg"].removeprefix("Value error, ")
     param = where[0] if where else None
-    return refusal(400, f"{param}: {message}" if param else message, param)
+    return f"{param}: {message}" if param else message, param

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse
 from lab.models.bundle import Bundle
 from lab.models.load import load_options
 from lab.runs.pages import template
+from lab.serve.a1111_api import a1111_router
 from lab.serve.answers import say_errors
 from lab.serve.config import ServeConfig
 from lab.serve.guards import Guards
@@ -49,7 +50,7 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
     app.state.service, app.state.jobs = service, jobs
     say_errors(app)
     app.add_middleware(Guards, config=config)
-    for router in (openai_router(service), images_router(service), jobs_router(jobs)):
+    for router in (openai_router(service), images_router(service), a1111_router(service), jobs_router(jobs)):
         app.include_router(router)
 
     @app.get("/docs", include_in_schema=False)
