@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Annotated
 
 import pytest
@@ -250,7 +251,7 @@ def test_what_is_not_finite_is_refused_as_such(value):
 def test_of_many_known_names_some_are_listed_and_long_values_are_cut():
     with pytest.raises(InputError) as error:
         GenerateConfig.build({"zzzz": 1})
-    assert "and 2" in str(error.value) and "more" in str(error.value) and len(str(error.value)) < 500
+    assert re.search(r"and \d\d more$", str(error.value)) and len(str(error.value)) < 500
     with pytest.raises(InputError) as error:
         GenerateConfig.build({"seeds": ",".join(map(str, range(100_000))) + ",99999"})
     assert "seed 99999 is given twice" in str(error.value) and len(str(error.value)) < 300

@@ -13,8 +13,8 @@ from lab.models.bundle import Bundle
 from lab.models.schedulers import make_scheduler
 from lab.sample.denoise import Step, denoise
 from lab.sample.engine import batch_key
-from lab.sample.guidance import Predictor
 from lab.sample.plan import Job
+from lab.sample.predict import Predictor
 from lab.sample.settings import Settings
 
 BATCH = 16
@@ -109,9 +109,9 @@ def _measure(bundle: Bundle, pairs: Sequence[JobPair]) -> GuidanceCurve:
 
     def observe(step: Step) -> None:
         own = _term(step.prediction, step.unconditional)
-        prediction, _, unconditional = predict(step.noisy, step.timestep, step.index)
+        other = predict(step.noisy, step.timestep, step.index)
         timesteps.append(step.timestep.float())
-        differences.append(_rms(_term(prediction, unconditional) - own))
+        differences.append(_rms(_term(other.guided, other.unconditional) - own))
         scales.append(_rms(own))
 
     denoise(bundle, baselines, observe)
@@ -143,4 +143,5 @@ def check_pair(baseline: Job, variant: Job) -> None:
 
 def _trajectory(settings: Settings) -> Settings:
     """The settings that decide which noise levels are visited."""
-    return replace(settings, guidance=0.0, guidance_rescale=0.0, guidance_interval=None)
+    unguided = replace(settings, guidance=0.0, guidance_rescale=0.0, guidance_interval=None)
+    return replace(unguided, negative_method="cfg", negative_strength=None, negative_interval=None)

@@ -17,8 +17,8 @@ from lab.condition.conditioning import Encoding
 from lab.condition.prompt_parts import find_rows
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
+from lab.models.attention import AttentionRecorder, attention_recorded
 from lab.models.bundle import Bundle
-from lab.models.patches import AttentionRecorder, attention_recorded
 from lab.sample.denoise import Step, denoise
 from lab.sample.engine import batches
 from lab.sample.pixels import decode_images
@@ -203,7 +203,7 @@ class _Collector:
             return
         height, width = step.prediction.shape[-2:]
         grids = {_grid(pixels, height, width): share for pixels, share in shares.items()}
-        sides: list[Side] = ["positive"] if step.unconditional is None else ["negative", "positive"]
+        sides: list[Side] = ["negative", "positive"] if step.negative else ["positive"]
         members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
         for place, (side, part) in enumerate(members):
             for image, job in enumerate(self._batch):

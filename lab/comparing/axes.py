@@ -243,6 +243,8 @@ AXES: dict[str, Axis] = {
     "weighting": option_axis("weighting"),
     "guidance": option_axis("guidance"),
     "guidance_rescale": option_axis("guidance_rescale"),
+    "negative_method": option_axis("negative_method"),
+    "negative_strength": option_axis("negative_strength"),
     "steps": option_axis("steps"),
     "scheduler": option_axis("scheduler"),
     "clip_skip": option_axis("clip_skip"),

@@ -14,8 +14,8 @@ from lab.analysis.heatmaps import HeatMaps, Target, check_layers_open, check_tar
 from lab.comparing.cells import is_own, plan_cells
 from lab.comparing.experiment import Cell, Experiment, Variant
 from lab.errors import InputError
+from lab.models.attention import cross_attention_layers
 from lab.models.bundle import Bundle
-from lab.models.patches import cross_attention_layers
 from lab.sample.plan import Job
 
 

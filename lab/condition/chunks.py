@@ -109,11 +109,14 @@ def _check_cut(word: Word, room: int) -> None:
 
 
 class ChunkedText(NamedTuple):
-    """A text in chunks: of each term its blend and the chunks of its members, and the chunk that is pooled."""
+    """A text in chunks: of each term its blend and the chunks of its members, the chunk that is pooled, and the chunks
+    of each text that is taken out of it."""
 
     terms: list[tuple[Blend, list[list[Chunk]]]]
     pooled: Chunk
+    negated: list[list[Chunk]]
 
     def chunks(self) -> list[Chunk]:
         """All chunks that have to be encoded."""
-        return [chunk for _, members in self.terms for member in members for chunk in member] + [self.pooled]
+        texts = [*(member for _, members in self.terms for member in members), *self.negated, [self.pooled]]
+        return [chunk for text in texts for chunk in text]

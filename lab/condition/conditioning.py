@@ -72,6 +72,8 @@ class Encoding:
         spans: What the rows stand for; start, end and padding tokens have no span.
         applied: The learned embeddings used.
         notes: What a person should know about how the text was read, one line each.
+        negated: The words of negative weight, which are in none of the above, where they are to be avoided: their rows
+            and those of the end tokens behind them, spans counted in these. None where there are none.
     """
 
     text: str
@@ -80,6 +82,7 @@ class Encoding:
     spans: tuple[TokenSpan, ...] = ()
     applied: tuple[AppliedEmbedding, ...] = ()
     notes: tuple[str, ...] = ()
+    negated: "Encoding | None" = None
 
     def zeroed(self) -> "Encoding":
         """The same text with zeros for its states, as SDXL takes an empty negative prompt."""
@@ -155,7 +158,8 @@ class Conditioning:
     @property
     def applied(self) -> tuple[AppliedEmbedding, ...]:
         """Every use of an embedding in any part at any step, each listed once."""
-        return tuple(dict.fromkeys(use for entry in self.entries for use in entry.applied))
+        entries = [one for entry in self.entries for one in (entry, entry.negated) if one]
+        return tuple(dict.fromkeys(use for entry in entries for use in entry.applied))
 
     def map(self, change: Callable[[Encoding], Encoding]) -> "Conditioning":
         """The same parts and steps with every encoding changed."""

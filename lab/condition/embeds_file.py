@@ -108,7 +108,9 @@ def _bare(name: str, data: Any) -> Conditioning:
     flat = [tensor.float() for tensor in tensors if tensor.ndim == 1]
     if len(flat) > 1:
         raise ValueError("several pooled tensors")
-    return Conditioning(name, (Part(1.0, ((1, Encoding(name, embeds, flat[0] if flat else None)),)),))
+    all_but_start = (TokenSpan(name, 1, len(embeds), (0, len(name))),)
+    encoding = Encoding(name, embeds, flat[0] if flat else None, all_but_start)
+    return Conditioning(name, (Part(1.0, ((1, encoding),)),))
 
 
 def _check(path: Path, conditioning: Conditioning, bundle: "Bundle", steps: int) -> None:

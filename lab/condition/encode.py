@@ -23,7 +23,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
-from lab.condition.prompt_parts import without_part
+from lab.condition.prompt_parts import joined_negated, without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule
 from lab.condition.weighting import WEIGHTINGS
@@ -103,8 +103,16 @@ class PromptEncoder:
     often it comes.
     """
 
-    def __init__(self, bundle: Bundle, embeddings: Sources, options: TextOptions, steps: int):
-        """Takes what to encode for; of `options` neither `embedding` nor `embeddings` is looked at."""
+    def __init__(
+        self, bundle: Bundle, embeddings: Sources, options: TextOptions, steps: int, negates: bool = False
+    ):
+        """Takes what to encode for; of `options` neither `embedding` nor `embeddings` is looked at.
+
+        Args:
+            negates: Takes words of negative weight out of their texts and encodes them apart (`Encoding.negated`),
+                instead of multiplying by these weights as the dialect's tool does.
+        """
+        self._negates = negates
         self._bundle = bundle
         self._embeddings = collect(embeddings)
         self._options = options
@@ -232,12 +240,13 @@ class PromptEncoder:
             return fill_chunks(words, room, self._dialect.split, reach, keep_words)
 
         chunked = []
-        for reading in readings:
+        for whole in readings:
+            reading, negated = whole.without_negated() if self._negates else (whole, ())
             terms = [(term, [fill(segments) for _, segments in term.members]) for term in reading.terms]
             pooled = terms[0][1][0][0]
             if reading.pooled is not None:
                 pooled = first_chunk(self._tokenizer.words(reading.pooled)[0], room)
-            chunked.append(ChunkedText(terms, pooled))
+            chunked.append(ChunkedText(terms, pooled, [fill(each.segments) for each in negated]))
         return chunked
 
     def _encoding(self, source: str, reading: Reading, text: ChunkedText) -> Encoding:
@@ -249,8 +258,9 @@ class PromptEncoder:
                 spans += token_spans(member, self._context, rows)
             rows += len(states)
         joined = torch.cat(embeds)
-        applied = applied_embeddings(spans, self._embeddings)
-        apart = list(norm_notes(applied, self._embeddings, self._bundle.towers))
+        applied, negated = applied_embeddings(spans, self._embeddings), self._negated(source, text.negated)
+        used = applied if negated is None else applied + negated.applied
+        apart = list(norm_notes(used, self._embeddings, self._bundle.towers))
         check_finite(joined, source, apart)
         _, pooled = self._towers.states(text.pooled)
         notes = [*reading.notes, *apart]
@@ -258,7 +268,16 @@ class PromptEncoder:
             if self._dialect.long_note and len(chunks) > 1:
                 notes.append(self._dialect.long_note)
             notes += cut_notes(chunks)
-        return Encoding(source, joined, pooled, tuple(spans), applied, tuple(dict.fromkeys(notes)))
+        return Encoding(source, joined, pooled, tuple(spans), applied, tuple(dict.fromkeys(notes)), negated)
+
+    def _negated(self, source: str, texts: Sequence[Sequence[Chunk]]) -> Encoding | None:
+        """What is to be avoided of a prompt, whose texts are apart; None if there is none."""
+        made = []
+        for chunks in texts:
+            states = self._towers.weighted(chunks, self._options.weighting_used)
+            made.append(Encoding(source, states, spans=tuple(token_spans(chunks, self._context))))
+        joined = joined_negated(made, self._context) if made else None
+        return joined and replace(joined, applied=applied_embeddings(joined.spans, self._embeddings))
 
     def _blend(self, term: Blend, members: Sequence[Sequence[Chunk]]) -> Tensor:
         """(chunks * context, d): a compel blend under its weight, or the one text that there is."""

@@ -81,6 +81,39 @@ def rows_of(encoding: Encoding, part: str, context: int) -> list[int]:
     return found
 
 
+def rows_with_ends(encoding: Encoding, context: int) -> list[int]:
+    """The rows of an encoding's words and of the end token behind the last of each chunk; none of a text without words.
+
+    Args:
+        context: Rows of a chunk.
+    """
+    words = find_rows(encoding, None)
+    ends = [row for row in rows_of(encoding, END, context) if row - 1 in words and row % context]
+    return sorted({*words, *ends})
+
+
+def joined_negated(texts: Sequence[Encoding], context: int) -> Encoding:
+    """Texts that are to be avoided as one: the rows of their words and of the end tokens behind them, with negative
+    weights.
+
+    Args:
+        texts: At least one.
+        context: Rows of a chunk.
+    """
+    import torch
+
+    embeds, spans, count = [], list[TokenSpan](), 0
+    for text in texts:
+        rows = rows_with_ends(text, context)
+        places = {row: count + place for place, row in enumerate(rows)}
+        for span in text.spans:
+            start = places[span.start]
+            spans.append(replace(span, start=start, end=start + span.end - span.start, weight=-span.weight))
+        embeds.append(text.embeds[rows])
+        count += len(rows)
+    return Encoding(texts[0].text, torch.cat(embeds), spans=tuple(spans))
+
+
 def without_part(whole: Conditioning, part: str, empty: "Tensor", pooled: "Tensor | None") -> Conditioning:
     """A prompt with clean padding for a part of it, wherever and whenever its texts have it.
 

@@ -133,6 +133,8 @@ _SHOWN = (
     "steps",
     "guidance",
     "guidance_rescale",
+    "negative_method",
+    "negative_strength",
     "scheduler",
     "width",
     "height",

@@ -2,19 +2,16 @@
 
 Threads may use one model at a time, each with changes of its own.
 
-Permanent changes are made once, at load: `lab.models.device.arrange_modules`.
+Permanent changes are made once, at load: `lab.models.device.arrange_modules`. Those of cross-attention are in
+`lab.models.attention`.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.models.threads import Forward, changing, forwards_replaced
@@ -54,38 +51,6 @@ def learned_rows(encoder: nn.Module, placement: Placement | None) -> Iterator[No
 
     with forwards_replaced([encoder.get_input_embeddings()], replace):  # type: ignore[operator]
         yield
-
-
-@contextmanager
-def text_keys_kept(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Inside the block, cross-attention projects a text again only when it is another tensor than before.
-
-    No denoising step changes keys and values of the texts. Of the bundled model, whose latents are small, computing
-    them is a tenth of all arithmetic; of SD 1.5 at 512 x 512 less than a hundredth. Keeping them takes layers x rows
-    x tokens x channels x 2 numbers in each thread. The layers are put back when the block ends, however it ends.
-    """
-    attentions = [module for module in unet.modules() if _attends_to_text(module)]
-    layers = [layer for attention in attentions for layer in (attention.to_k, attention.to_v)]
-    with forwards_replaced(layers, lambda _layer, compute: _KeptProjection(compute)):
-        yield
-
-
-class _KeptProjection:
-    """A projection that remembers its last input and what it made of it."""
-
-    def __init__(self, compute: Callable[[Tensor], Tensor]):
-        self._compute = compute
-        self._text: Tensor | None = None
-        self._projected = torch.empty(0)
-
-    def __call__(self, text: Tensor) -> Tensor:
-        if text is not self._text:
-            self._text, self._projected = text, self._compute(text)
-        return self._projected
-
-
-def _attends_to_text(module: nn.Module) -> bool:
-    return isinstance(module, Attention) and module.is_cross_attention
 
 
 @contextmanager
@@ -144,103 +109,3 @@ class _Frozen:
 
 _FROZEN: dict[int, _Frozen] = {}
 """By the id of the U-Net; there is an entry while a block is open."""
-
-
-class AttentionRecorder:
-    """Running sums of cross-attention probabilities, one for each resolution of the U-Net.
-
-    Nothing is kept for a layer or a head: a call of the U-Net leaves keys x pixels numbers for each entry of its
-    batch and each resolution, however many layers there are.
-    """
-
-    def __init__(self, heads: Collection[int] = ()):
-        self._heads = heads
-        self._sums: dict[int, Tensor] = {}
-        self._layers = 0
-
-    def pop_maps(self) -> dict[int, Tensor]:
-        """The maps recorded since the last call of this method, averaged over heads and layers.
-
-        Returns:
-            (batch, keys, pixels) float32 by number of pixels. Each resolution holds its layers' share: brought to
-            one size and added up, the maps sum to 1 over the keys at every pixel.
-
-        Raises:
-            InputError: no layer has any of the chosen heads.
-        """
-        if not self._layers:
-            chosen = ", ".join(map(str, sorted(self._heads)))
-            raise InputError(f"heads {chosen}: no cross-attention layer has these; they are counted from 0")
-        maps = {pixels: total / self._layers for pixels, total in self._sums.items()}
-        self._sums, self._layers = {}, 0
-        return maps
-
-    def add_layer(self, layer: Attention, image: Tensor, text: Tensor) -> None:
-        """Adds one layer's probabilities for image states (b, pixels, c) over text states (b, keys, d)."""
-        heads = [head for head in range(layer.heads) if head in self._heads]
-        if self._heads and not heads:
-            return
-        queries = _split_heads(layer.to_q(image), layer.heads)
-        keys = _split_heads(layer.to_k(text), layer.heads)
-        if heads:  # stacked, as an index would have to be brought to the device
-            queries, keys = (torch.stack([each[:, head] for head in heads], 1) for each in (queries, keys))
-        pixels = image.shape[1]
-        if pixels not in self._sums:
-            self._sums[pixels] = queries.new_zeros((len(image), text.shape[1], pixels))
-        for entry, (query, key) in enumerate(zip(queries, keys, strict=True)):  # one by one: heads are many
-            scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5
-            self._sums[pixels][entry] += scores.softmax(dim=-1).mean(dim=0).T
-        self._layers += 1
-
-
-@contextmanager
-def attention_recorded(
-    unet: UNet2DConditionModel, layers: Sequence[str] = (), heads: Collection[int] = ()
-) -> Iterator[AttentionRecorder]:
-    """Inside the block, every call of `unet` also records its cross-attention probabilities.
-
-    Each layer still computes what it did, so that the U-Net's output is bit-identical. Calls of other threads are
-    not recorded; the layers are put back when the block ends, however it ends.
-
-    Args:
-        layers: Parts of names, such as `up_blocks` or `down_blocks.2`; a layer counts if any is in its name. All
-            cross-attention layers if empty.
-        heads: Which heads count, from 0; all if empty.
-
-    Raises:
-        InputError: a part of a name that no cross-attention layer has.
-    """
-    recorder = AttentionRecorder(heads)
-    names = cross_attention_layers(unet, layers)
-    chosen = [unet.get_submodule(name.removesuffix(".processor")) for name in names]
-
-    def replace(layer: nn.Module, attend: Forward) -> Forward:
-        def attend_and_tell(
-            hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
-        ) -> Any:
-            recorder.add_layer(layer, hidden_states, encoder_hidden_states)
-            return attend(hidden_states, encoder_hidden_states, *args, **kwargs)
-
-        return attend_and_tell
-
-    with forwards_replaced(chosen, replace):
-        yield recorder
-
-
-def cross_attention_layers(unet: UNet2DConditionModel, layers: Sequence[str] = ()) -> list[str]:
-    """The names of a U-Net's cross-attention processors: those that have any of these parts in them, or all.
-
-    Raises:
-        InputError: a part of a name that no cross-attention layer has.
-    """
-    names = [name for name in unet.attn_processors if ".attn2." in name]
-    for part in layers:
-        if not any(part in name for name in names):
-            known = ", ".join(name.partition(".transformer_blocks")[0] for name in names)
-            raise InputError(f"layers: no cross-attention layer has '{part}' in its name; there are {known}")
-    return [name for name in names if not layers or any(part in name for part in layers)]
-
-
-def _split_heads(states: Tensor, heads: int) -> Tensor:
-    """(b, n, heads * c) -> (b, heads, n, c), in float32 so that the probabilities sum to 1 in any precision."""
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2).float()

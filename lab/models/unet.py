@@ -4,6 +4,7 @@ Symbols: b rows in the U-Net's batch, c x h x w latents, n rows of prompt embedd
 SDXL's pooled prompt embeddings.
 """
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from lab.models.attention import Avoidance, attention_avoiding
 
 
 class Control(NamedTuple):
@@ -32,6 +35,7 @@ def call_unet(
     time_ids: Tensor | None = None,
     guidance_scale: Tensor | None = None,
     control: Control | None = None,
+    avoidance: Avoidance | None = None,
 ) -> Tensor:
     """Predicts noise (or v) from noisy latents.
 
@@ -44,6 +48,7 @@ def call_unet(
             (2307.01952, section 2.2).
         guidance_scale: (b,) for a U-Net distilled with guidance, see `takes_guidance_scale`.
         control: Reads the same latents and texts first, and its residuals are added to the U-Net's.
+        avoidance: What cross-attention avoids; its rows stand behind those of the texts in `embeds`.
 
     Returns:
         (b, c, h, w) float32. Differentiable with respect to every floating-point argument.
@@ -59,7 +64,7 @@ def call_unet(
         down, middle = control.model(
             noisy,
             timesteps,
-            encoder_hidden_states=embeds,
+            encoder_hidden_states=embeds if avoidance is None else embeds[:, : avoidance.texts],
             controlnet_cond=control.images.to(device, dtype),
             conditioning_scale=control.scale,
             return_dict=False,
@@ -71,7 +76,8 @@ def call_unet(
         width = unet.config.time_cond_proj_dim
         embedded = get_timestep_embedding((guidance_scale - 1) * 1000, width, downscale_freq_shift=1)
         conditions["timestep_cond"] = embedded.to(device, dtype)
-    output = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False, **conditions)
+    with nullcontext() if avoidance is None else attention_avoiding(unet, avoidance):
+        output = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False, **conditions)
     return output[0].float()
 
 

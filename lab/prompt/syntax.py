@@ -10,7 +10,8 @@ Every piece of text knows the characters of the source that it came from.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 Span = tuple[int, int]
@@ -173,6 +174,27 @@ class Reading:
         """The segments of all terms, in the order of the text."""
         return tuple(segment for term in self.terms for _, segments in term.members for segment in segments)
 
+    def without_negated(self) -> "tuple[Reading, tuple[Reading, ...]]":
+        """The reading without what is to be taken away, and each run of that with its weights turned positive.
+
+        As NegPiP's extension does: neighbours of one weight are one text of their own, which is encoded apart.
+        """
+
+        def negative_weight(segment: Segment) -> float:
+            return segment.weight if is_negated(segment.text, segment.weight) else 0.0
+
+        def rest(term: Blend) -> Blend:
+            members = (
+                (share, tuple(each for each in run if not negative_weight(each)))
+                for share, run in term.members
+            )
+            return replace(term, members=tuple(members))
+
+        taken = [tuple(run) for weight, run in groupby(self.segments, key=negative_weight) if weight]
+        left = replace(self, terms=tuple(map(rest, self.terms)))
+        texts = (tuple(replace(each, weight=-each.weight) for each in run) for run in taken)
+        return (left if taken else self), tuple(map(Reading.of, texts))
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -203,6 +225,11 @@ class Timeline:
 
     weight: float
     variants: tuple[Variant, ...]
+
+
+def is_negated(text: str, weight: float) -> bool:
+    """Whether a text under a weight is to be taken away. A1111's `BREAK` inside brackets is not, which has one too."""
+    return weight < 0 and text != "BREAK"
 
 
 def whole_text(text: str) -> tuple[Segment, ...]:

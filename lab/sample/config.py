@@ -15,6 +15,7 @@ from lab.config import Config, ExistingFile, ExistingFolder, NewPath, one_of
 from lab.errors import InputError, given_twice
 from lab.models.config import ModelOptions
 from lab.models.schedulers import SCHEDULERS
+from lab.sample.negatives import NEGATIVE_METHODS
 from lab.text import read_lines
 
 MAX_SEED = 2**64 - 1
@@ -80,7 +81,21 @@ Prompts = Annotated[list[str], BeforeValidator(_as_list)]
 """A list of prompts; a single text is taken too."""
 
 
-class SamplingOptions(Config):
+class NegativeOptions(Config):
+    """How what images are to avoid acts on them."""
+
+    negative_method: Annotated[str, one_of(NEGATIVE_METHODS, "negative method")] = "cfg"
+    """How the negative prompt acts: by guidance (cfg), as Perp-Neg, NAG, NegPiP or VSF; the last three need none."""
+
+    negative_strength: float | None = Field(None, ge=0, le=100)
+    """How much the negative method does, in the method's own measure; cfg has none beside guidance."""
+
+    negative_interval: tuple[float, float] | None = None
+    """The negative prompt acts only at noise levels sigma from LOW to HIGH; elsewhere guidance leads away from none.
+    From the first step on it may bring forth what it names (Ban et al. 2406.02965)."""
+
+
+class SamplingOptions(NegativeOptions):
     """How latents are denoised. What is left out is the model's own default, and the record says what it was."""
 
     steps: int | None = Field(None, ge=1, le=1000)

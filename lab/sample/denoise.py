@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lab.errors import InputError
+from lab.models.attention import text_keys_kept
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
-from lab.models.patches import text_keys_kept
 from lab.models.schedulers import make_scheduler
-from lab.sample.guidance import Predictor
 from lab.sample.plan import Job
+from lab.sample.predict import Prediction, Predictor
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -44,7 +44,8 @@ class Step:
         noisy: (b, c, h, w) float32, the noisy latents as the U-Net takes them.
         prediction: (b, c, h, w) float32 after guidance.
         conditional: (b, c, h, w) for the prompt (its parts averaged by their weights).
-        unconditional: (b, c, h, w) for the negative prompt, or None where nothing was guided.
+        unconditional: (b, c, h, w) for what guidance leads away from, or None where nothing was guided.
+        negative: Whether that is the negative prompt; its rows then come first in the U-Net's batch.
         jobs: What the b rows are of.
     """
 
@@ -56,6 +57,7 @@ class Step:
     prediction: Tensor
     conditional: Tensor
     unconditional: Tensor | None
+    negative: bool
     jobs: Sequence[Job]
 
 
@@ -148,15 +150,14 @@ def _denoise(
         step = (first + index) * settings.steps // len(scheduler.timesteps)
         noisy = scheduler.scale_model_input(latents, timestep)
         with torch.set_grad_enabled(with_gradient and step >= settings.steps - last):
+            predictions: Prediction
             if checkpointing and torch.is_grad_enabled():
                 predictions = checkpoint(predict, noisy, timestep, index, use_reentrant=False)
             else:
                 predictions = predict(noisy, timestep, index)
-            prediction, conditional, unconditional = predictions
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+            latents = scheduler.step(predictions.guided, timestep, latents, return_dict=False, **options)[0]
         if observer:
-            guided = prediction, conditional, unconditional
-            observer(Step(index, len(timesteps), step, timestep, noisy, *guided, jobs))
+            observer(Step(index, len(timesteps), step, timestep, noisy, *predictions, jobs))
     return latents
 
 

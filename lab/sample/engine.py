@@ -81,13 +81,15 @@ def batch_key(job: Job) -> Hashable:
 
     Prompts of unequal length are kept apart: in one call the shorter ones would cost as much as the longest.
     """
-    sides = (job.positive, job.negative) if job.guided else (job.positive,)
+    sides = (job.positive, job.negative) if job.negative_acts else (job.positive,)
     return (
         replace(job.settings, guidance=0.0),
         job.guided,
         job.init_latents is None,
         job.control and job.control.model,
-        tuple((len(side.parts), len(side.embeds)) for side in sides),
+        tuple(
+            (len(side.parts), len(side.embeds), any(each.negated for each in side.entries)) for side in sides
+        ),
     )
 
 

@@ -31,6 +31,11 @@ SHOWN = 48
 NOTES = 10
 """Notes on prompts that a run tells."""
 
+DEAD_NEGATIVE = (
+    "without guidance the negative prompt takes no part; it acts at a --guidance above 1, or by --negative-method nag "
+    "or vsf"
+)
+
 THUMBNAIL = 192
 """Pixels of the longer side of an image that a notebook shows among others."""
 
@@ -181,9 +186,11 @@ def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener 
 
 
 def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:
-    """Tells each distinct note on the jobs' texts once."""
-    sides = (side for job in jobs for side in (job.positive, *([job.negative] if job.guided else [])))
+    """Tells each distinct note on the jobs' texts once, and that a negative prompt takes no part."""
+    sides = (side for job in jobs for side in (job.positive, *([job.negative] if job.negative_acts else [])))
     notes = list(dict.fromkeys(note for side in sides for entry in side.entries for note in entry.notes))
+    if any(job.request.negative_prompt and not job.negative_acts for job in jobs):
+        notes.insert(0, DEAD_NEGATIVE)
     for note in notes[:NOTES]:
         listener.note(f"note: {note}")
     if len(notes) > NOTES:

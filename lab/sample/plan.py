@@ -11,6 +11,7 @@ from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
 from lab.condition.encode import PromptEncoder
 from lab.embeddings.library import Sources
+from lab.errors import InputError
 from lab.images import fit, open_image, to_tensor
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
@@ -19,6 +20,7 @@ from lab.models.unet import Control
 from lab.prompt.dialects import find_dialect
 from lab.runs.run import file_digest
 from lab.sample.config import Request
+from lab.sample.negatives import NEGATIVE_METHODS, check_weights, weights_in
 from lab.sample.pixels import encode_image
 from lab.sample.settings import (
     Settings,
@@ -36,10 +38,11 @@ class Job:
 
     Attributes:
         index: The image's place among the results.
-        negative: What guidance leads away from; unused where nothing is guided.
+        negative: What the image is to avoid; unused where `negative_acts` says so.
         request: What the job was planned from, of which the image's record tells.
         init_latents: (1, c, h, w) float32 for image-to-image, or None.
         control: A ControlNet with its image (1, 3, H, W), or None.
+        empty: No prompt, for methods that go by it, and where the negative prompt's interval leaves that out; or None.
     """
 
     index: int
@@ -50,10 +53,16 @@ class Job:
     request: Request
     init_latents: Tensor | None = None
     control: Control | None = None
+    empty: Conditioning | None = None
+
+    @property
+    def negative_acts(self) -> bool:
+        """Whether the negative side takes part, through guidance or without it."""
+        return self.guided or self.settings.avoiding.attend is not None
 
     @property
     def guided(self) -> bool:
-        """Whether the negative side takes part: as in diffusers above scale 1, and in every composition."""
+        """Whether guidance leads away from the negative side: as in diffusers above scale 1, and in compositions."""
         parts = self.positive.parts
         return self.settings.guidance > 1 or len(parts) > 1 or parts[0].weight != 1
 
@@ -78,10 +87,13 @@ def plan(
     init_latents = _all_init_latents(bundle, requests, settings)
     controls = _all_controls(bundle, requests, settings)
     sides: dict[int, tuple[Conditioning, Conditioning]] = {}
+    empties: dict[int, Conditioning | None] = {}
     for places in _read_alike(requests, settings):
         alike = [requests[place] for place in places]
         pairs = _encode(bundle, alike, settings[places[0]].prompt_steps, embeddings)
         sides |= dict(zip(places, pairs, strict=True))
+        needed = any(settings[place].needs_empty for place in places)
+        empties |= dict.fromkeys(places, _encode_empty(bundle, alike[0].options) if needed else None)
     return [
         Job(
             request.index,
@@ -91,9 +103,16 @@ def plan(
             request,
             init_latents[place],
             controls[place],
+            empties[place],
         )
         for place, request in enumerate(requests)
     ]
+
+
+def _encode_empty(bundle: Bundle, options: TextOptions) -> Conditioning:
+    """What the model takes for no prompt at all: a negative prompt that is not given."""
+    plain = TextOptions(dialect=options.dialect, clip_skip=options.clip_skip)
+    return encode_pairs(bundle, [("", None)], (), plain, 1)[0][1]
 
 
 def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sources = ()) -> list[Settings]:
@@ -115,9 +134,10 @@ def check_requests(bundle: Bundle, requests: Sequence[Request], embeddings: Sour
         texts = [(request.prompt, False) for request in alike]
         texts += [(request.negative_prompt or "", True) for request in alike]
         for text, negative in dict.fromkeys(texts):
-            for timeline in encoder.read(text, negative) if isinstance(text, str) else ():
-                for variant in timeline.variants:
-                    encoder.chunks(variant)
+            timelines = encoder.read(text, negative) if isinstance(text, str) else ()
+            check_weights(weights_in(timelines), settings[places[0]].avoiding)
+            for variant in (variant for timeline in timelines for variant in timeline.variants):
+                encoder.chunks(variant)
     return settings
 
 
@@ -139,8 +159,16 @@ def _encode(
         )
         for request in requests
     ]
-    distinct = list(dict.fromkeys(asked))
-    pairs = encode_pairs(bundle, distinct, offered_embeddings(options, embeddings), options, steps)
+    distinct, method = list(dict.fromkeys(asked)), NEGATIVE_METHODS[options.negative_method]
+    pairs = encode_pairs(
+        bundle, distinct, offered_embeddings(options, embeddings), options, steps, method.negates
+    )
+    for texts, pair in zip(distinct, pairs, strict=True):
+        for text, side in zip(texts, pair, strict=True):
+            if not isinstance(text, Conditioning):
+                check_weights(
+                    ((span.text, span.weight) for entry in side.entries for span in entry.spans), method
+                )
     encoded = dict(zip(distinct, pairs, strict=True))
     return [encoded[pair] for pair in asked]
 
@@ -151,6 +179,7 @@ def encode_pairs(
     embeddings: Sources,
     options: TextOptions,
     steps: int,
+    negates: bool = False,
 ) -> list[tuple[Conditioning, Conditioning]]:
     """Encodes prompts with their negative prompts, each side as long as its own text.
 
@@ -162,11 +191,12 @@ def encode_pairs(
     Args:
         embeddings: All that the texts may name; of `options` neither `embedding` nor `embeddings` is looked at.
         steps: Calls of the U-Net, over which schedules are resolved.
+        negates: As `PromptEncoder` takes it.
 
     Raises:
         InputError: see `PromptEncoder.encode`.
     """
-    encoder = PromptEncoder(bundle, embeddings, options, steps)
+    encoder = PromptEncoder(bundle, embeddings, options, steps, negates)
     positives = encoder.encode(prompt for prompt, _ in pairs if isinstance(prompt, str))
     negatives = encoder.encode(
         (avoided or "" for _, avoided in pairs if not isinstance(avoided, Conditioning)), negative=True
@@ -186,9 +216,14 @@ def encode_pairs(
 
 
 def _settings(bundle: Bundle, requests: Sequence[Request]) -> list[Settings]:
-    return make_by_key(
+    settings = make_by_key(
         requests, sampling_key, lambda request: resolve_settings(bundle.facts, request.options)
     )
+    if bundle.options.compile and any(each.avoiding.attend for each in settings):
+        raise InputError(
+            "negative_method: nag, negpip and vsf work in the U-Net's layers, which --compile closes; leave that out"
+        )
+    return settings
 
 
 def _read_alike(requests: Sequence[Request], settings: Sequence[Settings]) -> Iterable[list[int]]:

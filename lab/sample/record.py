@@ -15,6 +15,7 @@ from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import find_dialect
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
+from lab.sample.negatives import NEGATIVE_METHODS
 from lab.sample.plan import Job
 
 _NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
@@ -123,6 +124,9 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
         settings["Denoising strength"] = record["strength"]
     if record["guidance_rescale"]:
         settings["CFG Rescale"] = record["guidance_rescale"]
+    method = NEGATIVE_METHODS[record.get("negative_method", "cfg")]
+    if method.a1111:
+        settings |= dict([method.a1111])
     hashes = {use["name"]: use["sha256"][:12] for use in record["applied"]}
     if hashes:
         settings["TI hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
@@ -159,7 +163,7 @@ def _version(package: str) -> str:
 
 def _applied(job: Job) -> list[dict[str, Any]]:
     """Every learned embedding in force, by side."""
-    sides = {"positive": job.positive, "negative": job.negative} if job.guided else {"positive": job.positive}
+    sides = {"positive": job.positive} | ({"negative": job.negative} if job.negative_acts else {})
     return [
         {
             "side": side,

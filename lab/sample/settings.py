@@ -14,8 +14,9 @@ from lab.errors import InputError
 from lab.models.facts import ModelFacts, check_clip_skip, check_widths, vae_scale
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
-from lab.prompt.parse import references_in
+from lab.prompt.parse import parse, references_in, resolve
 from lab.sample.config import Request, SamplingOptions
+from lab.sample.negatives import NEGATIVE_METHODS, NegativeMethod, check_weights, weights_in
 
 Value = TypeVar("Value")
 
@@ -28,6 +29,7 @@ class Settings:
     """What one image is sampled with: `SamplingOptions`, completed by the model's defaults; sizes in pixels.
 
     Attributes:
+        negative_strength: The method's own measure; None where it has none.
         original_width, original_height, crop_left, crop_top: None for models without size conditioning.
         strength: None without an init image.
         control_scale: None without a ControlNet.
@@ -37,6 +39,9 @@ class Settings:
     guidance: float
     guidance_rescale: float
     guidance_interval: tuple[float, float] | None
+    negative_method: str
+    negative_strength: float | None
+    negative_interval: tuple[float, float] | None
     scheduler: str
     karras: bool
     width: int
@@ -58,6 +63,23 @@ class Settings:
         """What prompts are scheduled over: calls of the U-Net, as the web UI counts them."""
         return self.steps * SCHEDULERS[self.scheduler].calls
 
+    @property
+    def needs_empty(self) -> bool:
+        """Whether predictions for no prompt at all are asked for."""
+        return self.negative_interval is not None or self.avoiding.guide is not None
+
+    @property
+    def passes(self) -> int:
+        """Rows of the U-Net's batch for a plain prompt where all that it needs takes part."""
+        if self.guidance <= 1:
+            return 1
+        return 2 if self.avoiding.guide is None else 3
+
+    @property
+    def avoiding(self) -> NegativeMethod:
+        """How the negative prompt acts."""
+        return NEGATIVE_METHODS[self.negative_method]
+
     def record(self) -> dict[str, Any]:
         """The settings by name for an image's record, without those that do not apply."""
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -67,8 +89,8 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
     """Completes the options with the defaults of a model, which need not be loaded yet.
 
     Raises:
-        InputError: a size that the model cannot make, a scheduler that cannot work with it, a guidance interval
-            that is empty, or an option that the model or the other options give no meaning.
+        InputError: a size that the model cannot make, a scheduler that cannot work with it, an interval that is
+            empty, or an option that the model or the other options give no meaning.
     """
 
     def chosen(name: str) -> Any:
@@ -79,15 +101,19 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         **{name: chosen(name) for name in ("steps", "guidance", "guidance_rescale", "scheduler")},
         **{name: chosen(name) for name in ("guidance_interval", "width", "height")},
         **_size_conditioning(facts, options, chosen("width"), chosen("height")),
+        negative_method=options.negative_method,
+        negative_strength=_negative_strength(options),
+        negative_interval=options.negative_interval,
         karras=options.karras,
         strength=_strength(options),
         control_scale=_control_scale(facts, options),
     )
     check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
     _check_size(facts, settings)
-    if settings.guidance_interval and not settings.guidance_interval[0] < settings.guidance_interval[1]:
-        low, high = settings.guidance_interval
-        raise InputError(f"guidance_interval: from {low:g} to {high:g} is empty; give LOW before HIGH")
+    for name in ("guidance_interval", "negative_interval"):
+        low, high = getattr(settings, name) or (0, 1)
+        if not low < high:
+            raise InputError(f"{name}: from {low:g} to {high:g} is empty; give LOW before HIGH")
     if settings.steps_run == 0:
         raise InputError(
             f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise --strength or --steps"
@@ -108,6 +134,16 @@ def _check_size(facts: ModelFacts, settings: Settings) -> None:
                 f"{side}: {pixels} is not a multiple of {multiple}, which {facts.source} needs; "
                 f"use {below} or {below + multiple}"
             )
+
+
+def _negative_strength(options: SamplingOptions) -> float | None:
+    usual, asked = NEGATIVE_METHODS[options.negative_method].strength, options.negative_strength
+    if asked is not None and usual is None:
+        raise InputError(
+            f"negative_strength: {options.negative_method} has none beside --guidance; leave it out or choose another "
+            "--negative-method"
+        )
+    return usual if asked is None else asked
 
 
 STRENGTH = 0.8
@@ -181,20 +217,26 @@ def check_requests_by_configs(
     """Refuses, before a model's weights are read, what `plan` would refuse because of the model's configs.
 
     Raises:
-        InputError: settings or a clip skip that the model cannot serve, or a text that names no embedding there is, or
-            one of another family.
+        InputError: settings or a clip skip that the model cannot serve, a text that names no embedding there is or
+            one of another family, or words of negative weight that nothing takes away.
     """
-    groups: dict[Hashable, list[Request]] = defaultdict(list)
-    for request in requests:
-        groups[reading_key(request)].append(request)
-    for group in groups.values():
+    settings = make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
+    groups: dict[tuple[Hashable, int], list[Request]] = defaultdict(list)
+    for request, own in zip(requests, settings, strict=True):
+        groups[reading_key(request), own.prompt_steps].append(request)
+    for (_, steps), group in groups.items():
         check_clip_skip(group[0].options.clip_skip, facts)
         library = offered_embeddings(group[0].options, embeddings)
-        texts = [text for request in group for text in (request.prompt, request.negative_prompt)]
-        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
-            for reference in references_in(text, library, group[0].options.dialect):
+        dialect, method = group[0].options.dialect, NEGATIVE_METHODS[group[0].options.negative_method]
+        sides = [side for each in group for side in ((each.prompt, False), (each.negative_prompt, True))]
+        for text, negative in dict.fromkeys(sides):
+            if not isinstance(text, str):
+                continue
+            references = references_in(text, library, dialect)
+            for reference in references:
                 check_widths(reference.name, library[reference.name].widths, facts)
-    make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
+            if "-" in text:
+                check_weights(weights_in(resolve(parse(text, dialect, references, negative), steps)), method)
 
 
 def offered_embeddings(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:
@@ -231,5 +273,5 @@ def sampling_key(request: Request) -> Hashable:
 def reading_key(request: Request) -> Hashable:
     """What decides how a request's texts are read and encoded, beside the number of steps."""
     options = request.options
-    names = (*TextOptions.model_fields, "embeds", "negative_embeds")
+    names = (*TextOptions.model_fields, "embeds", "negative_embeds", "negative_method")
     return tuple(repr(getattr(options, name)) for name in names)

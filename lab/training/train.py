@@ -95,7 +95,8 @@ def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list
         for line in run.objective.skipped:
             heard.note(line)
         try:
-            with frozen(run.bundle, config.gradient_checkpointing), interruption() as interrupted:
+            again = config.gradient_checkpointing and run.objective.layers_stay
+            with frozen(run.bundle, again), interruption() as interrupted:
                 run.objective.start(run.learned, heard)
                 if first:
                     journal.begin()

@@ -11,7 +11,7 @@ from lab.analysis.heatmaps import Target, heat_maps
 from lab.condition.conditioning import Conditioning, Part
 from lab.condition.prompt_parts import find_rows
 from lab.embeddings.embedding import Embedding
-from lab.models.patches import attention_recorded
+from lab.models.attention import attention_recorded
 from lab.models.unet import call_unet
 from lab.sample.engine import run_jobs
 from tests.jobs import STEPS, encoding, make_job, out_of_sight, plain

@@ -35,6 +35,7 @@ def stranger(tmp_path_factory):
         (["generate", "--prompt", "a", "--scheduler", "ddim", "--karras"], "no Karras sigmas"),
         (["generate", "--prompt", "a", "--original-width", 64], "only SDXL has"),
         (["generate", "--prompt", "a", "--clip-skip", 9], "the text encoder has 3 layers"),
+        (["generate", "--prompt", "a (b:-1)"], "'b' has the weight -1, which alone takes nothing away"),
         (["generate", "--prompt", "a <toy>", "--embedding", "STRANGER"], "toy is 768 wide (SD 1.x)"),
         (["generate", "--prompt", "a <cat>"], "cat"),
         (["compare", "--prompt", "a", "--axis", "clip_skip=0,9"], "the text encoder has 3 layers"),

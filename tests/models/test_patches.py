@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lab.models.patches import attention_recorded, frozen, text_keys_kept
+from lab.models.attention import attention_recorded, text_keys_kept
+from lab.models.patches import frozen
 from lab.models.unet import call_unet
 from lab.sample.engine import run_jobs
 from tests.jobs import make_job

@@ -11,7 +11,8 @@ import torch
 import lab
 from lab.analysis.heatmaps import Target, heat_maps
 from lab.embeddings.embedding import Embedding
-from lab.models.patches import frozen, learned_rows, text_keys_kept
+from lab.models.attention import text_keys_kept
+from lab.models.patches import frozen, learned_rows
 from lab.sample.denoise import denoise
 from tests.condition.samples import embedding_for
 from tests.jobs import STEPS, make_job

@@ -85,6 +85,14 @@ def test_images_are_those_of_diffusers(bundle, controlnet, shapes):
         torch.testing.assert_close(own.latents, other, atol=1e-4, rtol=1e-4)
 
 
+def test_it_reads_the_prompts_alone_where_cross_attention_avoids_more(bundle, controlnet, shapes):
+    settings = {"prompt": "a red apple", "negative_prompt": "blurry", "steps": 2, "guidance": 1.0, **SIZE}
+    settings["negative_method"] = "vsf"
+    free = lab.generate(bundle, **settings)[0]
+    held = lab.generate(bundle, **settings, controlnet=controlnet, control_image=shapes, control_scale=0)[0]
+    torch.testing.assert_close(held.latents, free.latents, atol=1e-4, rtol=1e-4)
+
+
 def test_it_is_an_axis_and_in_the_record(bundle, controlnet, shapes, tmp_path):
     report = compare(
         bundle,

@@ -7,6 +7,7 @@ import torch
 
 from lab.models.schedulers import SCHEDULERS
 from lab.sample.denoise import denoise_with_gradient
+from lab.sample.negatives import NEGATIVE_METHODS
 from tests.jobs import STEPS, encoding, make_job, out_of_sight, plain
 
 
@@ -18,6 +19,14 @@ def test_no_step_looks_at_the_device(scheduler, sd1):
     with torch.no_grad():
         latents = denoise_with_gradient(bundle, [replace(job, settings=settings)] * 2, last=0)
     assert latents.is_meta
+
+
+@pytest.mark.parametrize("method", NEGATIVE_METHODS)
+def test_no_negative_method_looks_at_the_device(method, sd1):
+    job = make_job(sd1, negative_method=method)
+    job = replace(job, empty=plain(encoding(sd1, "")))
+    with torch.no_grad():
+        assert denoise_with_gradient(out_of_sight(sd1), [job] * 2, last=0).is_meta
 
 
 def test_sizes_go_to_the_device_once(sdxl, monkeypatch):

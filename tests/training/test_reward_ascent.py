@@ -110,6 +110,28 @@ def test_fewer_gradient_steps_see_less_and_checkpointing_changes_nothing(sd1, re
     assert not torch.allclose(found[1, False], found[3, False], rtol=0.1)
 
 
+@pytest.mark.parametrize("method", ["nag", "vsf"])
+def test_without_guidance_a_method_that_needs_none_learns_also_where_memory_is_saved(
+    method, sd1, rewarded, make
+):
+    found = []
+    for again in (False, True):
+        settings = {"guidance": 1.0, "negative_method": method, "gradient_checkpointing": again}
+        objective, learned = make(sd1, rewarded(**settings, sampling_steps=2, gradient_steps=1))
+        learned.restore({"bad/clip": torch.linspace(-0.02, 0.02, 64).view(2, 32)})
+        with frozen(sd1, again and objective.layers_stay):
+            objective.losses(objective.batch(0)).mean().backward()
+        found.append(learned.parameters()[0].grad)
+    assert (found[0].norm(dim=1) > 0).all()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(("method", "guidance"), [("cfg", 1.0), ("perp-neg", 0.5), ("negpip", 3.0)])
+def test_a_method_that_leaves_the_vectors_no_part_is_refused(method, guidance, sd1, rewarded, started):
+    with pytest.raises(lab.InputError, match="--guidance"):
+        started(sd1, rewarded(guidance=guidance, negative_method=method))
+
+
 def images_of(bundle, learned, shot, negative):
     """Latents (1, c, h, w) as `lab.generate` makes them."""
     settings = {"prompt": PROMPTS[shot.prompt], "seeds": [shot.seed], "steps": 3, "guidance": 3.0}

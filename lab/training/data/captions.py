@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk, first_chunk
+from lab.condition.conditioning import TokenSpan, token_spans
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import Vectors, encode_chunks, vectors_for
 from lab.config import at_home
@@ -164,6 +165,10 @@ class CaptionEncoder:
         index = to_device(places, self._bundle.device)
         pooled = None if encoded.pooled is None else encoded.pooled[index]
         return encoded.states[index], pooled
+
+    def spans(self, caption: str) -> tuple[TokenSpan, ...]:
+        """What the rows of a caption's prompt embeddings stand for."""
+        return tuple(token_spans([self._chunker(caption)], self._bundle.context_length))
 
 
 class CaptionChunker:

@@ -186,7 +186,11 @@ class Pair(Denoising):
             raise InputError("more: a pair is learned by itself; leave the other embeddings out")
         half, templates = self.partner(config), read_templates(config.negative_templates)
         self.negative_captions = [fill_template(line, "", [half.name]) for line in templates]
-        self._guidance = config.guidance or USUAL_GUIDANCE
+        self._guidance = USUAL_GUIDANCE if config.guidance is None else config.guidance
+        if self._guidance <= 1:
+            raise InputError(
+                f"guidance: {self._guidance:g} leaves the negative half no part; give a --guidance above 1"
+            )
         super().__init__(bundle, config, embeddings)
         negatives = [(caption, "negative_templates") for caption in self.negative_captions]
         check_placeholders(bundle, negatives, {half.name: half.vectors}, self._others)

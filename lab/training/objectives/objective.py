@@ -17,7 +17,7 @@ from lab.config import Config, ExistingFile, ExistingFolder
 from lab.embeddings.embedding import Embedding, Kind
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
-from lab.sample.config import GenerateConfig
+from lab.sample.config import GenerateConfig, NegativeOptions
 from lab.score.config import ToolOptions
 from lab.training.option_types import MAX_VECTORS, Init, Lines, Rate
 
@@ -38,7 +38,7 @@ class MakingOptions(Config):
     sampling_steps: int | None = Field(None, ge=1, le=1000)
     """Denoising steps of an image; by default the model's own."""
 
-    guidance: float | None = Field(None, gt=1, le=100)
+    guidance: float | None = Field(None, ge=0, le=100)
     """Guidance scale that the vectors are learned at; by default the model's own."""
 
     scheduler: str | None = None
@@ -66,7 +66,7 @@ class WorstOptions(Config):
     """By what they are the worst: a metric's name, or `reward` for the weighted sum of --reward."""
 
 
-class RewardOptions(ToolOptions):
+class RewardOptions(ToolOptions, NegativeOptions):
     """Negative embeddings: by a reward."""
 
     reward: Lines = Field(default_factory=lambda: ["degraded"])
@@ -206,6 +206,10 @@ class Objective(ABC, Generic[E]):
 
     skipped: Sequence[str] = ()
     """A line for people for each thing that was left out."""
+
+    layers_stay: bool = True
+    """Whether the U-Net's layers compute on the way back what they computed before, so that they may do so again
+    instead of being kept in memory."""
 
     def __init__(self, bundle: "Bundle", config: "TrainConfig", embeddings: Mapping[str, Embedding]):
         """Reads and checks what is learned from; what takes long waits for `start`.

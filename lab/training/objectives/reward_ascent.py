@@ -20,7 +20,7 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.folder import read_module
-from lab.sample.config import GenerateConfig, Request
+from lab.sample.config import GenerateConfig, NegativeOptions, Request
 from lab.sample.denoise import denoise, denoise_with_gradient
 from lab.sample.pixels import to_pixels
 from lab.sample.plan import Job, plan
@@ -73,7 +73,8 @@ class RewardAscent(Objective[Shot]):
             raise InputError(
                 "prompt_file: a reward needs prompts to make images of; give a file with --prompt-file"
             )
-        sampling_settings(bundle, config)  # before CLIP is loaded
+        settings = sampling_settings(bundle, config)  # before CLIP is loaded
+        self.layers_stay = settings.avoiding.attend is None
         self._prompts = read_lines(config.prompt_file)
         self._tools = _open_tools(bundle, config)
         self._reward = Reward(read_weights(config.reward), self._tools, differentiable=True)
@@ -84,16 +85,21 @@ class RewardAscent(Objective[Shot]):
 
     @classmethod
     def cost(cls, bundle: Bundle, config: TrainConfig) -> Cost:
-        """What an image costs: both sides of guidance at each step, and the same again without the vectors.
+        """What an image costs: the sides of guidance at each step, and the same again without the vectors.
 
         Raises:
             InputError: see `sampling_settings`.
         """
-        steps = sampling_settings(bundle, config).steps
+        settings = sampling_settings(bundle, config)
         compared = 2 if config.keep_prompt or config.keep_image else 1
-        rows_back = 2 * config.gradient_steps
-        kept = 2 if config.gradient_checkpointing else rows_back
-        return Cost(2 * steps * compared, rows_back, kept, decoder_back=config.tiny_decoder is None)
+        rows_back = settings.passes * config.gradient_steps
+        kept = settings.passes if config.gradient_checkpointing else rows_back
+        return Cost(
+            settings.passes * settings.steps * compared,
+            rows_back,
+            kept,
+            decoder_back=config.tiny_decoder is None,
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """The prompts by number, and where the tools come from that the reward measures with."""
@@ -166,7 +172,7 @@ class RewardAscent(Objective[Shot]):
         """The vectors as they are, as a negative prompt: gradients go back to them."""
         text = self._negative_text
         embeds, pooled = self._encode([text])
-        encoding = Encoding(text, embeds[0], None if pooled is None else pooled[0])
+        encoding = Encoding(text, embeds[0], None if pooled is None else pooled[0], self._encode.spans(text))
         return Conditioning(text, (Part(1.0, ((1, encoding),)),))
 
     def _make(self, shots: Sequence[Shot], negative: Conditioning | None) -> Tensor:
@@ -205,19 +211,28 @@ class RewardAscent(Objective[Shot]):
 
 def sampling_config(config: TrainConfig) -> GenerateConfig:
     """How a run samples the images that it learns from: prompts are plain text, as captions are."""
-    return config.sampling(config.resolution, dialect="plain", clip_skip=config.clip_skip)
+    negatives = {name: getattr(config, name) for name in NegativeOptions.model_fields}
+    return config.sampling(config.resolution, dialect="plain", clip_skip=config.clip_skip, **negatives)
 
 
 def sampling_settings(bundle: Bundle, config: TrainConfig) -> Settings:
     """How a run samples the images that it learns from, completed by the model's defaults.
 
     Raises:
-        InputError: settings that the model cannot serve, no guidance, or more steps with gradients than there are.
+        InputError: settings that the model cannot serve, under which the negative prompt does nothing or not what the
+            method is for, or more steps with gradients than there are.
     """
     settings = resolve_settings(bundle.facts, sampling_config(config))
-    if settings.guidance <= 1:
+    method = settings.avoiding
+    if settings.guidance <= 1 and method.attend is None:
         raise InputError(
-            f"guidance: {settings.guidance:g} leaves the negative prompt no part; give a --guidance above 1"
+            f"guidance: {settings.guidance:g} leaves the negative prompt no part; give a --guidance above 1, or "
+            "--negative-method nag, negpip or vsf"
+        )
+    if settings.guidance > 1 and method.negates:
+        raise InputError(
+            f"negative_method: above guidance 1 {settings.negative_method} leaves the negative prompt to guidance; "
+            "give --guidance 1, or another method"
         )
     if config.gradient_steps > settings.steps:
         raise InputError(
