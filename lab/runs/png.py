@@ -145,7 +145,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-_SETTING = re.compile(r'\s*(\w[\w /-]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_SETTING = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _LONGEST_LINE = 10_000
 """Characters of a line of settings; longer ones are text."""
 

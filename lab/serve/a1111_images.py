@@ -128,7 +128,7 @@ class WebUI:
                 "textinfo": None,
             }
         elapsed, order = monotonic() - task.begun, task.orders[task.current]
-        order.look = with_image  # after the next step
+        order.look |= with_image  # after the next step
         image = _png(order.preview) if with_image and order.preview else None
         made = sum(len(order.results) for order in task.orders)
         count = sum(len(order.pieces) for order in task.orders)

@@ -23,6 +23,20 @@ EMPTY = (
 
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 
+OPTIONS = {
+    "sd_model_checkpoint": "",
+    "sd_vae": "Automatic",
+    CLIP_SKIP: 1,
+    "samples_format": "png",
+    "enable_pnginfo": True,
+    "live_previews_enable": True,
+    "randn_source": "CPU",
+    "eta_noise_seed_delta": 0,
+    "emphasis": "Original",
+    "comma_padding_backtrack": 20,
+}
+"""The web UI's options that have a meaning here, as they are; the model's name is put in where there is one."""
+
 EVEN = ("automatic", "uniform", "normal")
 """The web UI's names for noise levels at even steps of time, which is how every scheduler here spaces them; its own
 `Automatic` is Karras' for a few samplers."""
@@ -145,20 +159,9 @@ def title(service: Service) -> str:
 
 
 def options(service: Service, clip_skip: int) -> dict[str, Any]:
-    """The options that there are; only `CLIP_stop_at_last_layers` can be another."""
-    return {
-        "sd_model_checkpoint": title(service),
-        "sd_checkpoint_hash": service.bundle.hash,
-        "sd_vae": "Automatic",
-        CLIP_SKIP: clip_skip,
-        "samples_format": "png",
-        "enable_pnginfo": True,
-        "live_previews_enable": True,
-        "randn_source": "CPU",
-        "eta_noise_seed_delta": 0,
-        "emphasis": "Original",
-        "comma_padding_backtrack": 20,
-    }
+    """The options that there are, of which `CLIP_stop_at_last_layers` alone can be another."""
+    model = {"sd_model_checkpoint": title(service), "sd_checkpoint_hash": service.bundle.hash}
+    return OPTIONS | model | {CLIP_SKIP: clip_skip}
 
 
 def clip_skip_of(service: Service, given: Mapping[str, Any], before: int) -> int:
@@ -168,15 +171,18 @@ def clip_skip_of(service: Service, given: Mapping[str, Any], before: int) -> int
         HTTPException: 404, another model; 501, an option that cannot be set.
         InputError: a clip skip that is none.
     """
-    there = options(service, before)
+    there, clip_skip = options(service, before), before
     for name, value in given.items():
+        if value is None:
+            continue
         if name == "sd_model_checkpoint":
             _check_model(service, value)
         elif name == CLIP_SKIP:
             if not isinstance(value, (int, float)) or value not in range(1, 13):
                 raise InputError(f"{CLIP_SKIP}: {str(value)[:20]} is none; send 1 (the last layer) to 12")
+            clip_skip = int(value)
         elif name == "sd_vae":
-            if value not in (None, "", "Automatic", "None"):
+            if value not in ("", "Automatic", "None"):
                 raise HTTPException(
                     501, f"sd_vae: the model has its own; send Automatic, not {str(value)[:50]}"
                 )
@@ -184,7 +190,7 @@ def clip_skip_of(service: Service, given: Mapping[str, Any], before: int) -> int
             raise HTTPException(501, f"{name[:50]}: no such option here{did_you_mean(name[:50], there)}")
         elif value != there[name]:
             raise HTTPException(501, f"{name}: is {there[name]} and cannot be set")
-    return int(given.get(CLIP_SKIP, before))
+    return clip_skip
 
 
 def _check_model(service: Service, name: Any) -> None:

@@ -18,7 +18,7 @@ from lab.config import Config
 from lab.errors import InputError, did_you_mean
 from lab.images import load_image, on_ground
 from lab.sample.config import MAX_SEED
-from lab.serve.a1111_lists import find_sampler
+from lab.serve.a1111_lists import OPTIONS, find_sampler
 from lab.serve.bounds import MOST_PIXELS_SENT
 from lab.serve.service import Service
 
@@ -52,6 +52,10 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "script_name": ("None",),
 }
 """What asks for nothing, beside null, false, 0 and what is empty."""
+
+_NOISES = {"ddim": (0, 1), "euler-a": (1,), "dpm++2m-sde": (1,)}
+"""What `eta` may be where it means something. DDIM adds no noise, and yet 1 is taken for it: webuiapi sends that with
+everything, for whatever sampler."""
 
 _OF_WHAT_IS_OFF = frozenset(
     """firstphase_width firstphase_height mask_blur mask_blur_x mask_blur_y mask_round inpainting_fill
@@ -100,8 +104,8 @@ class TextToImage(Config):
     """`Automatic` for noise levels at even steps of time, or `Karras`."""
 
     eta: float | None = None
-    """The noise that a sampler adds: none for DDIM, 1 for `Euler a`. Other values are refused, but DDIM passes over
-    the 1 that webuiapi sends with everything."""
+    """The noise that a sampler adds, which cannot be set: 0 for DDIM, 1 for `Euler a` and `DPM++ 2M SDE`. DDIM passes
+    over 1, which webuiapi sends with everything."""
 
     batch_size: int = Field(1, ge=1, le=10_000)
     """Images of an iteration."""
@@ -161,6 +165,8 @@ class TextToImage(Config):
             asks = bool(value) and value not in _NOTHING.get(name, ())
             if name in _NOT_HERE and asks:
                 raise HTTPException(501, f"{name}: {_NOT_HERE[name]}")
+            if name in OPTIONS and asks:
+                raise InputError(f"{name}: is an option; send it among the override_settings")
             if name not in known and asks and not name.startswith("hr_"):
                 raise InputError(f"{name[:50]}: there is no such field{did_you_mean(name[:50], known)}")
         for name, script in self.alwayson_scripts.items():
@@ -189,7 +195,7 @@ class TextToImage(Config):
             HTTPException: 404, there is no such sampler or scheduler; 501, its noise cannot be set.
         """
         scheduler, karras = find_sampler(self.sampler_name or self.sampler_index, self.scheduler)
-        noises = {"ddim": (0, 1), "euler-a": (1,)}.get(scheduler or service.bundle.defaults.scheduler)
+        noises = _NOISES.get(scheduler or service.bundle.defaults.scheduler)
         if noises and self.eta is not None and self.eta not in noises:
             raise HTTPException(
                 501, f"eta: {self.eta:g} cannot be set here; send {noises[0]}, or leave it out"
@@ -269,6 +275,7 @@ def decode_image(text: str, field: str) -> bytes:
     Raises:
         InputError: it is an address, or no base64.
     """
+    text = text.strip()
     if text.startswith(("http://", "https://")):
         raise InputError(f"{field}: is an address, and the server fetches nothing; send the image as base64")
     try:

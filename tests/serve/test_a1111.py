@@ -5,6 +5,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from time import monotonic, sleep
+from unittest.mock import ANY
 
 import httpx
 import numpy as np
@@ -18,6 +19,7 @@ import lab
 from lab.cli.rerun import rerun
 from lab.embeddings.embedding import Embedding
 from lab.runs.png import read_parameters
+from lab.serve.a1111_lists import find_sampler
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
 from tests.serve.running import running
@@ -233,6 +235,22 @@ def test_clip_skip_counts_from_one_everywhere(api, address):
     )
 
 
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "meant"),
+    [
+        (None, None, (None, False)),
+        ("", "Automatic", (None, False)),
+        ("Euler a", "normal", ("euler-a", False)),
+        ("euler", "Karras", ("euler", True)),
+        ("DPM++ 2M SDE Karras", None, ("dpm++2m-sde", True)),
+        ("DPM++ 2M Karras", "automatic", ("dpm++2m", True)),
+        ("dpm++2m", "uniform", ("dpm++2m", False)),
+    ],
+)
+def test_samplers_and_schedulers_have_the_web_uis_names(sampler, scheduler, meant):
+    assert find_sampler(sampler, scheduler) == meant
+
+
 def test_a_png_tells_what_made_it(api):
     made = api.txt2img(prompt=f"{APPLE},\ntwo lines", negative_prompt="a: b", width=64, height=64)
     told = api.png_info(made.image)
@@ -255,6 +273,7 @@ def test_a_png_tells_what_made_it(api):
     [
         ("a\nb", {"Prompt": "a\nb", "Negative prompt": ""}),
         ("Steps: 2", {"Prompt": "Steps: 2", "Negative prompt": ""}),
+        ("Steps: 2, Seed: 1, Size: 8x8," + "a" * 10_000, {"Prompt": ANY, "Negative prompt": ""}),
         (
             'Negative prompt: x\ny\nSteps: 2, Size: 8x9, TI hashes: "a: 1, b: 2", Odd: "x',
             {
@@ -305,6 +324,11 @@ def test_images_under_way_are_watched_and_stopped(api, service, slow, how, left)
         state = told["state"]
         assert state["job_count"] == 3 and state["job_no"] == 0 and 0 < state["sampling_step"] < steps
         assert image(told["current_image"]).size == (64, 64)
+        other = {
+            "X-Forwarded-For": "192.0.2.1"
+        }  # what another machine asked for is not its to see or to stop
+        assert httpx.get(f"{api.baseurl}/progress", headers=other).json()["state"]["job_count"] == 0
+        httpx.post(f"{api.baseurl}/interrupt", headers=other)
         getattr(api, how)()
         made = asked.result(30)
     assert len(made.images) == len(made.info["all_seeds"]) == left
@@ -333,6 +357,9 @@ def test_images_under_way_are_watched_and_stopped(api, service, slow, how, left)
         ({"scheduler": "exponential"}, 404, "Scheduler not found"),
         ({"sampler_index": "DPM++ 2M Karras"}, 422, "Karras sigmas"),
         ({"sampler_name": "PLMS"}, 422, "zero terminal SNR"),
+        ({"sd_vae": "x"}, 422, "sd_vae: is an option; send it among the override_settings"),
+        ({"prompt": "an easy cup"}, 422, "embedding easy is 768 wide"),
+        ({"prompt": "a broken cup"}, 422, "broken.pt"),
         ({"step": 3}, 422, "step: there is no such field; nearest: steps"),
         ({"steps": "many"}, 422, "steps: "),
         ({"steps": 61}, 422, "steps: 61 are over 60"),
@@ -389,6 +416,7 @@ def test_fields_that_ask_for_nothing_are_taken(address):
         "s_noise": 1.0,
         "s_tmax": 0,
         "eta": 1.0,
+        "override_settings": {"CLIP_stop_at_last_layers": None},
         "hr_upscaler": "Latent",
         "alwayson_scripts": {"ADetailer": {"args": [False]}, "ControlNet": {"args": []}},
         "of_another_program": "",
