@@ -30,6 +30,7 @@ def inspect(
     plot: Path | None = None,
     word: list[str] | None = None,
     prompt: list[str] | None = None,
+    explain: bool = False,
 ) -> None:
     """Show what embedding files hold: layout, names, vectors, norms, cosines and nearest tokens.
 
@@ -42,8 +43,12 @@ def inspect(
             the numbers into a .json file beside it.
         word: A word of the model's vocabulary to plot beside the vectors; repeatable.
         prompt: A prompt, which may name the embeddings, to plot beside the other prompts; repeatable.
+        explain: Searches the model's vocabulary for the words that do most nearly what the embedding does in prompts,
+            and says how much of it they do.
     """
     _check_plot(plot, word or [], prompt or [], model)
+    if explain and model is None:
+        raise InputError("--explain looks for words with a model's text encoder; give --model")
     if not files:
         raise InputError("lab inspect: name at least one embedding file")
     check_embeddings(files)
@@ -59,6 +64,8 @@ def inspect(
     for embedding in embeddings:
         _show_embedding(console, embedding, vocabularies)
     _show_together(console, embeddings)
+    if explain and model is not None:
+        _explain(console, embeddings, ModelOptions(model=model, variant=variant))
     if plot:
         _plot(plot, embeddings, vocabularies, word or [], prompt or [], model, variant)
         say(console, f"\n{plot} shows them together; {plot.with_suffix('.json')} has the numbers")
@@ -108,6 +115,24 @@ def _plot(
         bundle = load_options(ModelOptions(model=model, variant=variant), text_only=True)
         spaces.append(prompt_geometry(bundle, prompts, embeddings))
     write_geometries(path, spaces)
+
+
+def _explain(console: Console, embeddings: Sequence[Embedding], model: ModelOptions) -> None:
+    """Prints the words nearest in effect to each embedding, and what they leave."""
+    from lab.models.load import load_options
+    from lab.search.explain import explain, nearest_words
+
+    bundle = load_options(model, text_only=True)
+    for embedding in embeddings:
+        near, table, share = nearest_words(bundle, embedding), Table("words", "of what it does"), 0.0
+        with Bars() as bars:
+            for words, share in explain(bundle, embedding, listener=bars):
+                table.add_row(Text(" ".join(words)), f"{100 * share:.0f} %")
+        say(console, f"\n<{embedding.name}> in words, by their effect in contexts that were not searched in")
+        console.print(table)
+        say(console, f"the words nearest its vectors ({' '.join(near.words)}) do {100 * near.share:.0f} %")
+        left = 100 * (1 - max(share, near.share))
+        say(console, f"what is left: {left:.0f} % of what it does is in none of these words")
 
 
 NEAREST = 10

@@ -87,10 +87,15 @@ SHORTEST_WORD = 3
 """Letters; shorter tokens are mostly parts of words."""
 
 
-def whole_words(tokenizer: CLIPTokenizer) -> list[str]:
-    """The tokens of CLIP's vocabulary that are words by themselves, of three letters or more, in alphabetic order."""
+def whole_words(tokenizer: CLIPTokenizer, shortest: int = SHORTEST_WORD) -> list[str]:
+    """The tokens of CLIP's vocabulary that are words of at least so many letters by themselves, in alphabetic order.
+
+    Letters are a to z: others stand in the vocabulary as bytes, in signs that are no text.
+    """
     words = map(whole_word, tokenizer.get_vocab())
-    return sorted(word for word in words if word and word.isalpha() and len(word) >= SHORTEST_WORD)
+    return sorted(
+        word for word in words if word and word.isascii() and word.isalpha() and len(word) >= shortest
+    )
 
 
 def read_vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:

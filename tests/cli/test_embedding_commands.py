@@ -114,6 +114,21 @@ class TestInspect:
         assert run("inspect", tmp_path) == 0
         assert "<[red]a>" in capsys.readouterr().out
 
+    def test_words_that_do_what_it_does(self, tmp_path, capsys, sd1_folder, monkeypatch):
+        monkeypatch.setattr("lab.search.explain.TRIED", 4)
+        monkeypatch.setattr("lab.search.explain.PATIENCE", 1)
+        file = tmp_path / "one.safetensors"
+        Embedding("one", {"clip": torch.randn(1, 32, generator=torch.Generator().manual_seed(0))}).save(file)
+        assert main(["inspect", str(file), "--model", str(sd1_folder), "--explain"]) == 0
+        shown = capsys.readouterr().out
+        assert (
+            "<one> in words" in shown
+            and "the words nearest its vectors (" in shown
+            and "what is left:" in shown
+        )
+        assert main(["inspect", str(file), "--explain"]) == 2
+        assert "give --model" in capsys.readouterr().err
+
     def test_nothing_to_inspect(self, capsys):
         assert run("inspect") == BAD_INPUT
         assert "name at least one" in capsys.readouterr().err

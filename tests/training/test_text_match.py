@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import lab
+from lab.condition.effect import laid_out
 from lab.condition.embeds_file import write_embeds
 from lab.errors import InputError
 from lab.training.config import TrainConfig
 from lab.training.counts import fewest
 from lab.training.image_share import share
-from lab.training.objectives.text_match import laid_out
 from lab.training.prepare import describe_run
 
 TEXT = "red apple, blurry photo"

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lab.condition.conditioning import Encoding
+from lab.condition.effect import Expected, laid_out
+from lab.condition.embeds_file import read_embeds
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.listening import Listener
@@ -25,7 +28,6 @@ from lab.training.data.captions import (
 from lab.training.image_share import image_share, spread
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
-from lab.training.objectives.text_target import Expected, laid_out, read_target
 
 CONTEXTS = "context"
 """The set of templates that a text is learned in where none are given."""
@@ -74,7 +76,7 @@ class TextMatch(Objective[int]):
             raise InputError("templates: prompt embeddings are a whole prompt; leave them out, or --embeds")
         self._target: Encoding | None = None
         if config.embeds is not None:
-            self._target = read_target(config.embeds, bundle)
+            self._target = _read_target(config.embeds, bundle)
             text = " ".join(span.text for span in self._target.spans if span.embedding is None)
         self._text = text
         self.word = text or UNKNOWN
@@ -138,14 +140,8 @@ class TextMatch(Objective[int]):
 
     def losses(self, examples: Sequence[int]) -> Tensor:
         """(b,) shares of the text's effect that are missing."""
-        expected, places = self._expected, torch.tensor(examples, device=self.bundle.device)
-        states, pooled = self._encode([self._prompts[number] for number in examples])
-        missing = (states.float() - expected.states[places])[:, 1:].square().sum(dim=(1, 2))
-        share = missing / expected.effect[places]
-        if pooled is None or expected.pooled is None or expected.pooled_effect is None:
-            return share
-        missing = (pooled.float() - expected.pooled[places]).square().sum(dim=1)
-        return (share + missing / expected.pooled_effect[places]) / 2
+        places = torch.tensor(examples, device=self.bundle.device)
+        return self._expected.missing(*self._encode([self._prompts[number] for number in examples]), places)
 
     def watch(self, examples: Sequence[int]) -> Tensor:
         """(b, 2): the losses, and the shares of the effect that are there."""
@@ -240,6 +236,21 @@ class TextMatch(Objective[int]):
             tokens = max(span.end for span in target.spans) - 1
             states, nothing = laid_out(states, own, tokens), laid_out(nothing, own, 0)
         return Expected.of(states[None], pooled, nothing[None], without_pooled)
+
+
+def _read_target(path: Path, bundle: Bundle) -> Encoding:
+    """The prompt embeddings in a file.
+
+    Raises:
+        InputError: none that the model takes, several, or of more than a chunk.
+    """
+    found = read_embeds(path, bundle, 1)
+    if len(set(found.entries)) > 1 or len(found.embeds) > bundle.context_length:
+        raise InputError(
+            f"embeds: {path} changes over the steps or is longer than {bundle.context_length} rows; vectors stand for "
+            "one chunk"
+        )
+    return found.first
 
 
 def _filled(context: str, filling: str) -> str:

@@ -1,24 +1,18 @@
-"""What vectors are to meet that stand for a text: its hidden states, laid out as the vectors lie."""
+"""What a text does to prompt embeddings, and what of it another text of another length does in its place."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lab.condition.conditioning import Encoding
-from lab.condition.embeds_file import read_embeds
-from lab.errors import InputError
-from lab.models.bundle import Bundle
-
 
 class Expected(NamedTuple):
-    """What the vectors should make of contexts, one row each.
+    """What a text makes of contexts, one row each, for others to be held against that stand in its place.
 
     Attributes:
-        states: (contexts, 77, d) the text's hidden states, laid out as the vectors' rows lie.
+        states: (contexts, 77, d) the text's hidden states, laid out as the others' rows lie.
         pooled: (contexts, p), for SDXL alone.
         effect: (contexts,) what the text changes of the states: the squared distance to those without it.
         pooled_effect: (contexts,) what it changes of the pooled text.
@@ -37,20 +31,19 @@ class Expected(NamedTuple):
             return cls(text, None, effect, None)
         return cls(text, pooled.float(), effect, (pooled.float() - without.float()).square().sum(dim=1))
 
+    def missing(self, states: Tensor, pooled: Tensor | None, places: Tensor) -> Tensor:
+        """(b,) shares of the effect that are missing: |other - text|^2 / |nothing - text|^2 over the rows behind the
+        start token, and for SDXL the mean of this and the same share of the pooled text.
 
-def read_target(path: Path, bundle: Bundle) -> Encoding:
-    """The prompt embeddings in a file.
-
-    Raises:
-        InputError: none that the model takes, several, or of more than a chunk.
-    """
-    found = read_embeds(path, bundle, 1)
-    if len(set(found.entries)) > 1 or len(found.embeds) > bundle.context_length:
-        raise InputError(
-            f"embeds: {path} changes over the steps or is longer than {bundle.context_length} rows; vectors stand for "
-            "one chunk"
-        )
-    return found.first
+        Args:
+            states: (b, 77, d) of the other text in some of the contexts; `pooled` (b, p) likewise.
+            places: (b,) which of the contexts.
+        """
+        share = (states.float() - self.states[places])[:, 1:].square().sum(dim=(1, 2)) / self.effect[places]
+        if pooled is None or self.pooled is None or self.pooled_effect is None:
+            return share
+        missing = (pooled.float() - self.pooled[places]).square().sum(dim=1)
+        return (share + missing / self.pooled_effect[places]) / 2
 
 
 def laid_out(states: Tensor, rows: Sequence[int], tokens: int) -> Tensor:
