@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -239,7 +240,7 @@ class TextMatch(Objective[int]):
 
 
 def _read_target(path: Path, bundle: Bundle) -> Encoding:
-    """The prompt embeddings in a file.
+    """The prompt embeddings in a file, with spans where it says which rows are words.
 
     Raises:
         InputError: none that the model takes, several, or of more than a chunk.
@@ -250,7 +251,9 @@ def _read_target(path: Path, bundle: Bundle) -> Encoding:
             f"embeds: {path} changes over the steps or is longer than {bundle.context_length} rows; vectors stand for "
             "one chunk"
         )
-    return found.first
+    target = found.first
+    bare = any(span.end == len(target.embeds) for span in target.spans)  # no word stands where end tokens do
+    return replace(target, spans=()) if bare else target
 
 
 def _filled(context: str, filling: str) -> str:
