@@ -230,7 +230,7 @@ def norm_notes(
     applied: Iterable[AppliedEmbedding], embeddings: "Mapping[str, Embedding]", towers: "Iterable[TextTower]"
 ) -> Iterator[str]:
     """Names the embeddings whose vectors have norms far from those of the model's words, one line each."""
-    used = dict.fromkeys(use.name for use in applied)
+    used = dict.fromkeys(use.name for use in applied if not embeddings[use.name].outputs)
     for name, tower in product(used, towers):
         vectors = embeddings[name].vectors.get(tower.key)
         if vectors is not None and (apart := norms_apart(vectors, tower.word_norm)):

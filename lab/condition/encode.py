@@ -23,6 +23,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
+from lab.condition.output_rows import output_notes, with_output_rows
 from lab.condition.prompt_parts import joined_negated, without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule
@@ -214,7 +215,9 @@ class PromptEncoder:
             [torch.stack([self._towers.states(chunk)[0] for chunk in chunks]) for chunks in filled]
         )
         shares = [count // math.gcd(*counts.values()) for count in counts.values()]
-        weighted = iter(weigh_schedule(self._bundle, filled, states, shares, weighting).flatten(1, 2))
+        together = weigh_schedule(self._bundle, filled, states, shares, weighting)
+        pairs = zip(filled, together, strict=True)
+        weighted = (with_output_rows(self._bundle, *pair, self._embeddings).flatten(0, 1) for pair in pairs)
         return part.map(lambda entry: replace(entry, embeds=check_finite(next(weighted), entry.text)))
 
     @torch.no_grad()
@@ -263,7 +266,7 @@ class PromptEncoder:
         apart = list(norm_notes(used, self._embeddings, self._bundle.towers))
         check_finite(joined, source, apart)
         _, pooled = self._towers.states(text.pooled)
-        notes = [*reading.notes, *apart]
+        notes = [*reading.notes, *apart, *output_notes(used, self._embeddings)]
         for chunks in (member for _, members in text.terms for member in members):
             if self._dialect.long_note and len(chunks) > 1:
                 notes.append(self._dialect.long_note)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
+from lab.condition.output_rows import with_output_rows
 from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
+from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.device import to_device
 from lab.models.facts import check_widths, layers_back
@@ -41,7 +43,7 @@ class ChunkEncoder:
             InputError: it was made for text encoders of other widths.
         """
         if name not in self._vectors:
-            self._vectors[name] = vectors_for(self._bundle, self._embeddings[name])
+            self._vectors[name] = vectors_for(self._bundle, self._embeddings[name], outputs=True)
         return self._embeddings[name].count
 
     def encode(self, chunks: Iterable[Chunk]) -> None:
@@ -79,15 +81,20 @@ class ChunkEncoder:
             states = weigh_chunks(
                 self._bundle, chunks, states, empty, self._vectors, weighting, self._clip_skip
             )
-        return states.flatten(0, 1)
+        return with_output_rows(self._bundle, chunks, states, self._embeddings).flatten(0, 1)
 
 
-def vectors_for(bundle: Bundle, embedding: Embedding) -> dict[str, Tensor]:
+def vectors_for(bundle: Bundle, embedding: Embedding, outputs: bool = False) -> dict[str, Tensor]:
     """An embedding's vectors, (n, width) float32 on the CPU, by the key of each of the bundle's text encoders.
 
+    Args:
+        outputs: Whether the caller puts in what it has behind the text encoders.
+
     Raises:
-        InputError: it was made for text encoders of other widths.
+        InputError: it was made for text encoders of other widths, or for behind them.
     """
+    if embedding.outputs and not outputs:
+        raise InputError(f"{embedding.name}: an output embedding, which prompts of images alone may name")
     check_widths(embedding.name, embedding.widths, bundle.facts)
     by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
     return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}

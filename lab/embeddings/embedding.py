@@ -56,18 +56,26 @@ class Embedding:
             `clip_g` 1280, `clip` for any other width, unless the file itself names the encoder.
             All have the same n.
         kind: What it was trained as, if known.
+        outputs: (n, width) likewise, that take the place of its rows behind the encoder, after all weights, as
+            OneTrainer's output embeddings do, whose vectors in front of it are zeros. Empty for nearly all embeddings.
     """
 
     name: str
     vectors: "dict[str, Tensor]"
     kind: Kind = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
+    outputs: "dict[str, Tensor]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.provenance.sha256:
             _check_made(self.name, self.vectors)
-            known = replace(self.provenance, sha256=vectors_sha256(self.vectors))
+            known = replace(self.provenance, sha256=vectors_sha256(self.tensors))
             object.__setattr__(self, "provenance", known)
+
+    @property
+    def tensors(self) -> "dict[str, Tensor]":
+        """All that it is made of: its vectors, and its outputs with `_out` behind the encoder's name."""
+        return self.vectors | {f"{key}_out": rows for key, rows in self.outputs.items()}
 
     @property
     def count(self) -> int:
@@ -169,14 +177,17 @@ def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
     return {encoder_key(tensor.shape[-1]): tensor}
 
 
-def check_vectors(vectors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def check_vectors(vectors: "Mapping[str, Tensor]", zeros: bool = False) -> "dict[str, Tensor]":
     """Returns the vectors as (n, width) float32 on the CPU, their own storage, without gradients.
+
+    Args:
+        zeros: Whether they may all be zero.
 
     Raises:
         InputError: a shape other than (n, width) or (width,), no floating point, no vectors or too many,
             NaN or infinite values, all zero, or another n for one encoder than for another.
     """
-    rows = {key: _check_rows(tensor, key) for key, tensor in vectors.items()}
+    rows = {key: _check_rows(tensor, key, zeros) for key, tensor in vectors.items()}
     if len({tensor.shape[0] for tensor in rows.values()}) > 1:
         counts = ", ".join(f"{tensor.shape[0]} for {key}" for key, tensor in rows.items())
         raise InputError(f"the encoders have different numbers of vectors: {counts}")
@@ -204,7 +215,20 @@ def vectors_sha256(vectors: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def _check_rows(tensor: "Tensor", key: str) -> "Tensor":
+def check_outputs(outputs: "Mapping[str, Tensor]", vectors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Returns what goes behind the encoders like `check_vectors`.
+
+    Raises:
+        InputError: likewise, or for another encoder or of another number than the vectors in front of them.
+    """
+    rows = check_vectors(outputs)
+    for key, tensor in rows.items():
+        if key not in vectors or vectors[key].shape != tensor.shape:
+            raise InputError(f"its output embedding for {key} has another shape than its vectors")
+    return rows
+
+
+def _check_rows(tensor: "Tensor", key: str, zeros: bool = False) -> "Tensor":
     import torch
 
     shape = tuple(tensor.shape)
@@ -222,6 +246,6 @@ def _check_rows(tensor: "Tensor", key: str) -> "Tensor":
         raise InputError(
             f"{broken} of {len(rows)} vectors for {key} hold NaN or infinity; its training failed"
         )
-    if not rows.any():
+    if not zeros and not rows.any():
         raise InputError(f"all vectors for {key} are zero: it was never trained")
     return rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import key_by_width
-from lab.embeddings.parts import Draft, by_encoder, shown, tensors_of, text, unused, whole, without_outputs
+from lab.embeddings.parts import Draft, by_encoder, shown, tensors_of, text, unused, whole, with_outputs
 from lab.errors import InputError
 from lab.models.detection import BUNDLED_EMBEDDING
 
@@ -90,22 +90,24 @@ def read_named(contents: FileContents) -> Draft | None:
     """Files that name their encoders, whatever stands beside them; SD3's have T5's vectors as well."""
     tensors = tensors_of(contents.data) or {}
     named = {key: tensors[one] for key, names in _ENCODERS.items() for one in names if one in tensors}
-    outputs = {name: tensor for name, tensor in tensors.items() if name in ("clip_l_out", "clip_g_out")}
-    if not named and not outputs:
+    behind = {name: tensor for name, tensor in tensors.items() if name in ("clip_l_out", "clip_g_out")}
+    if not named and not behind:
         return None
     t5 = [name for name in tensors if name.startswith("t5")]
     if t5 and "clip_g" not in named:
         raise InputError(
             f"an embedding for Flux (clip_l and {t5[0]}); the lab reads those for SD 1.x, SD 2.x and SDXL"
         )
-    inputs, notes = without_outputs({**named, **outputs}, "clip_l", "clip_g")
+    inputs, outputs, notes = with_outputs({**named, **behind}, "clip_l", "clip_g")
     if len(inputs) == 1 and not tensors.keys() & set(_ENCODERS):
         vectors, moved = key_by_width(*inputs.values()), notes[:0]
+        outputs = {key: rows for one in outputs.values() for key, rows in key_by_width(one).items()}
     else:
-        vectors, moved = by_encoder(inputs)
-    known = {one for names in _ENCODERS.values() for one in names} | outputs.keys() | set(t5)
+        (vectors, moved), (outputs, _) = by_encoder(inputs), by_encoder(outputs)
+    known = {one for names in _ENCODERS.values() for one in names} | behind.keys() | set(t5)
     made = (f"{t5[0]}: made for SD3; its T5 vectors are not used",) if t5 else ()
-    return Draft(vectors, notes=(*notes, *moved, *made, *unused(tensors.keys() - known)))
+    said = (*notes, *moved, *made, *unused(tensors.keys() - known))
+    return Draft(vectors, notes=said, outputs=outputs)
 
 
 def read_kohya(contents: FileContents) -> Draft | None:
@@ -121,9 +123,10 @@ def read_onetrainer(contents: FileContents) -> Draft | None:
     tensors = tensors_of(contents.data)
     if tensors is None or not tensors.keys() & {"emp_params", "emp_params_out"}:
         return None
-    inputs, notes = without_outputs(tensors, "emp_params")
+    inputs, outputs, notes = with_outputs(tensors, "emp_params")
     others = unused(tensors.keys() - {"emp_params", "emp_params_out"})
-    return Draft(key_by_width(inputs["emp_params"]), notes=(*notes, *others))
+    behind = key_by_width(outputs["emp_params"]) if outputs else {}
+    return Draft(key_by_width(inputs["emp_params"]), notes=(*notes, *others), outputs=behind)
 
 
 def refuse_xti(contents: FileContents) -> Draft | None:

@@ -34,12 +34,19 @@ class Layout:
         write: From an embedding with checked vectors to the dictionary that its file holds; None for a layout that
             is read only. Raises `InputError` for an embedding that has no place in it.
         suffixes: Of the files that it can be written to.
+        outputs: Whether it has a place for output embeddings (`Embedding.outputs`).
     """
 
     label: str
     read: Callable[[FileContents], Draft | None]
     write: "Callable[[Embedding, dict[str, Tensor]], dict[str, Any]] | None" = None
     suffixes: tuple[str, ...] = PACKED
+    outputs: bool = False
+
+
+def _write_onetrainer(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    own = {"emp_params": _only(vectors, "onetrainer")}
+    return own | ({"emp_params_out": _only(embedding.outputs, "onetrainer")} if embedding.outputs else {})
 
 
 def _write_diffusers(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
@@ -62,18 +69,18 @@ def _write_a1111(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str
     }
 
 
-def _write_sdxl(_embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
+def _write_sdxl(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
     if vectors.keys() != {"clip_l", "clip_g"}:
         raise InputError(f"the sdxl layout is for clip_l and clip_g, not {_list(vectors)}; take diffusers")
-    return dict(vectors)
+    return vectors | {f"{key}_out": rows for key, rows in embedding.outputs.items()}
 
 
 LAYOUTS: dict[str, Layout] = {
     "a1111": Layout("the A1111 web UI and DreamArtist", readers.read_a1111, _write_a1111, (".pt",)),
     "bundle": Layout("OneTrainer's bundles, also inside a LoRA", readers.read_bundle),
-    "sdxl": Layout("SDXL, by kohya, OneTrainer and cog-sdxl", readers.read_named, _write_sdxl),
+    "sdxl": Layout("SDXL, by kohya, OneTrainer and cog-sdxl", readers.read_named, _write_sdxl, outputs=True),
     "kohya": Layout("kohya sd-scripts", readers.read_kohya, _write_kohya),
-    "onetrainer": Layout("OneTrainer", readers.read_onetrainer),
+    "onetrainer": Layout("OneTrainer", readers.read_onetrainer, _write_onetrainer, outputs=True),
     "xti": Layout("kohya's extended textual inversion, which is refused", readers.refuse_xti),
     "list": Layout("old diffusers and ComfyUI exports", readers.read_list),
     "tensor": Layout("one tensor without a name", readers.read_bare),

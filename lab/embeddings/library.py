@@ -225,7 +225,7 @@ def _alike(one: Embedding | Path, other: Embedding | Path) -> bool:
     """Whether two have the same vectors, as a file and its converted copy do; in memory they are told apart."""
     if isinstance(one, Path) or isinstance(other, Path) or None in (_path(one), _path(other)):
         return False
-    return vectors_sha256(one.vectors) == vectors_sha256(other.vectors) and one.widths == other.widths
+    return vectors_sha256(one.tensors) == vectors_sha256(other.tensors) and one.widths == other.widths
 
 
 def _path(source: Embedding | Path) -> Path | None:

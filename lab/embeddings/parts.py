@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lab.embeddings.embedding import key_by_width
-from lab.errors import InputError
 from lab.models.family import FAMILIES
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ class Draft:
     base_model: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    outputs: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 _KNOWN_KEYS = {key for traits in FAMILIES.values() for key in traits.encoder_keys}
@@ -75,32 +75,26 @@ def by_encoder(named: "Mapping[str, Tensor]") -> "tuple[dict[str, Tensor], tuple
     return moved, (f"{' and '.join(wrong)}: as wide as another encoder's, and matched by width",)
 
 
-def without_outputs(
+def with_outputs(
     tensors: "Mapping[str, Tensor]", *names: str
-) -> "tuple[dict[str, Tensor], tuple[str, ...]]":
-    """Parts the vectors from OneTrainer's output embeddings, which go behind the text encoder instead.
+) -> "tuple[dict[str, Tensor], dict[str, Tensor], tuple[str, ...]]":
+    """The vectors in front of a text encoder, and OneTrainer's output embeddings, which go behind it.
 
-    OneTrainer stores zeros, or nothing, in the place of vectors where it trained an output embedding.
+    Where it trained an output embedding, OneTrainer stores zeros or nothing in the place of vectors, and the text
+    encoder sees zeros there.
 
     Args:
         names: Of the vectors (n, width) that may be there; the output embeddings have `_out` behind them.
 
     Returns:
-        The vectors by these names, and a note if output embeddings are left out.
-
-    Raises:
-        InputError: there are output embeddings alone.
+        Both by these names, and a note if there are output embeddings.
     """
+    outputs = {name: tensors[f"{name}_out"] for name in names if f"{name}_out" in tensors}
     inputs = {name: tensors[name] for name in names if name in tensors}
-    outputs = [f"{name}_out" for name in names if f"{name}_out" in tensors]
-    if not outputs:
-        return inputs, ()
-    if not any(tensor.any() for tensor in inputs.values()):
-        raise InputError(
-            f"a OneTrainer output embedding ({', '.join(outputs)}), which belongs behind the text encoder; "
-            "train it again without 'output embedding'"
-        )
-    return inputs, (f"{', '.join(outputs)}: output embeddings, not used",)
+    for name, output in outputs.items():
+        inputs.setdefault(name, output.new_zeros(output.shape))
+    said = ", ".join(f"{name}_out" for name in outputs)
+    return inputs, outputs, (f"{said}: put in behind the text encoder",) if outputs else ()
 
 
 def unused(names: Iterable[Any]) -> tuple[str, ...]:

@@ -9,7 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from lab.embeddings.containers import MAX_FILE_BYTES, FileContents, decode, read_bytes
-from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding, Kind, Provenance, check_vectors
+from lab.embeddings.embedding import (
+    NEGATIVE_SUFFIX,
+    PARTNER,
+    Embedding,
+    Kind,
+    Provenance,
+    check_outputs,
+    check_vectors,
+)
 from lab.embeddings.layouts import PACKED, recognise
 from lab.embeddings.parts import Draft
 from lab.errors import InputError, keep_readable
@@ -173,7 +181,8 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         if second is not None and layout == "diffusers":
             data += (more := read_bytes(second))
             draft = _paired(draft, recognise(decode(more))[1], second)
-        vectors = check_vectors(draft.vectors)
+        vectors = check_vectors(draft.vectors, zeros=bool(draft.outputs))
+        outputs = check_outputs(draft.outputs, vectors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Embedding(
@@ -181,6 +190,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         vectors=vectors,
         kind=_kind(contents, path, layout),
         provenance=_provenance(path, layout, draft, contents, hashlib.sha256(data).hexdigest()),
+        outputs=outputs,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def save(
     Args:
         path: `.safetensors`, or `.pt` or `.bin` for a `torch.save` file; a1111's layout is `.pt` only.
         layout: `diffusers` (the token and its vectors), `kohya` (`emb_params`), `a1111` (`string_to_param`)
-            for one encoder; `sdxl` (`clip_l` and `clip_g`) for two. By default `diffusers` or `sdxl`.
+            for one encoder; `sdxl` (`clip_l` and `clip_g`) for two. By default `diffusers` or `sdxl`, and `onetrainer`
+            (`emp_params`) for an output embedding of one encoder.
         metadata: More text to store. Only safetensors have room for it: there it joins what the embedding
             brings along, its name, trigger, kind, step and base model in ModelSpec's and kohya's keys.
 
@@ -41,9 +43,13 @@ def save(
         InputError: a layout or suffix that cannot hold the embedding, unusable vectors, or a file that cannot
             be written; nothing is left behind.
     """
-    vectors = check_vectors(embedding.vectors)
-    layout = layout or ("sdxl" if len(vectors) > 1 else "diffusers")
+    vectors = check_vectors(embedding.vectors, zeros=bool(embedding.outputs))
+    layout = layout or ("sdxl" if len(vectors) > 1 else "onetrainer" if embedding.outputs else "diffusers")
     check_target(path, layout)
+    if embedding.outputs and not WRITABLE[layout].outputs:
+        raise InputError(
+            f"{path}: the {layout} layout has no place for an output embedding; take onetrainer or sdxl"
+        )
     if metadata and path.suffix.lower() != ".safetensors":
         raise InputError(f"{path}: {path.suffix} has no room for metadata; write a .safetensors file")
     write = WRITABLE[layout].write
@@ -55,7 +61,7 @@ def save(
         data = _pickled(content)
     with atomic(path) as temporary:
         temporary.write_bytes(data)
-        _compare(vectors, read_file(temporary).vectors, path)
+        _compare(replace(embedding, vectors=vectors).tensors, read_file(temporary).tensors, path)
 
 
 def _model_spec(embedding: Embedding) -> dict[str, str]:

@@ -84,12 +84,16 @@ class TestSdxl:
         tensors = {"clip_l": vectors(3, 32), "clip_g": vectors(3, 32, seed=1)}
         assert same(lab.read_embedding(write(tmp_path / "x", save_safetensors(tensors))), tensors)
 
-    def test_output_embeddings_beside_them_are_noted(self, tmp_path):
+    def test_output_embeddings_beside_them_go_behind_the_encoders(self, tmp_path):
         inputs = {"clip_l": vectors(3, 768), "clip_g": vectors(3, 1280)}
         outputs = {"clip_l_out": vectors(3, 768), "clip_g_out": vectors(3, 1280)}
         embedding = lab.read_embedding(write(tmp_path / "x", save_safetensors(inputs | outputs)))
         assert same(embedding, inputs)
-        assert embedding.provenance.notes == ("clip_l_out, clip_g_out: output embeddings, not used",)
+        assert same(
+            Embedding("x", embedding.outputs),
+            {key.removesuffix("_out"): rows for key, rows in outputs.items()},
+        )
+        assert embedding.provenance.notes == ("clip_l_out, clip_g_out: put in behind the text encoder",)
 
     @pytest.mark.parametrize("steps", ["", "-steps-500"])
     def test_two_files_are_one_embedding(self, tmp_path, steps):

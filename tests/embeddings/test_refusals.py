@@ -257,11 +257,11 @@ class TestOtherFiles:
             (torch_file({"string_to_param": 5}), "string_to_param"),
             (save_safetensors({"lora_unet.up": vectors(), "lora_unet.down": vectors()}), "--lora"),
             (save_safetensors({"a.weight": vectors(), "a.bias": vectors()}), "is it a model"),
-            (save_safetensors({"clip_l_out": vectors()}), "output embedding"),
             (
-                save_safetensors({"emp_params": torch.zeros(1, 8), "emp_params_out": vectors()}),
-                "output embedding",
+                save_safetensors({"emp_params": torch.zeros(5, 8), "emp_params_out": vectors()}),
+                "another shape",
             ),
+            (save_safetensors({"emp_params": vectors(), "emp_params_out": vectors() * 0}), "all vectors"),
             (
                 encoded_image(vectors(8, 24).abs().byte().reshape(8, 8, 3).numpy(), "PNG"),
                 "without an embedding",
