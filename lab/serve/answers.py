@@ -37,11 +37,12 @@ async def wait_for(request: Request, order: Order) -> list[Any]:
         ClientGoneError: it did.
         Exception: what went wrong with the order.
     """
+    results = asyncio.wrap_future(order.future)
     async with _cancelled_with(request, order):
-        await asyncio.wait({asyncio.wrap_future(order.future)})
-    if order.future.cancelled():
+        await asyncio.wait({results})
+    if results.cancelled():
         raise ClientGoneError
-    return order.future.result()
+    return results.result()
 
 
 class Events:

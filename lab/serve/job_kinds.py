@@ -1,7 +1,6 @@
 """The kinds of jobs: what a client may set of each, what is checked before it waits, and the call that it comes to."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lab.sample.generate import generate
 from lab.sample.settings import check_requests_by_configs, resolve_settings
 from lab.serve.bounds import check_bounds, check_readings
 from lab.serve.config import CLIENTS_SET, ServeOptions, fields_of
+from lab.serve.image_sets import ImageSets
 from lab.training.config import TrainConfig, config_class
 from lab.training.run_folder import TrainingFolder
 from lab.training.train import train
@@ -117,7 +117,7 @@ class Place:
     bundle: Bundle
     library: Mapping[str, Embedding]
     options: ServeOptions
-    sets: Path
+    sets: ImageSets
     folder: Path
 
 
@@ -227,7 +227,7 @@ def _check_train(place: Place, asked: TrainJob) -> None:
 
 
 def _train_settings(place: Place, asked: TrainJob) -> dict[str, Any]:
-    found = {} if asked.images is None else {"images": find_set(place.sets, asked.images)}
+    found = {} if asked.images is None else {"images": place.sets.find(asked.images)}
     return asked.given() | {"objective": asked.objective} | found
 
 
@@ -237,18 +237,6 @@ def _run_train(place: Place, asked: TrainJob, listener: Listener) -> object:
         return train(place.bundle, resume=place.folder, embeddings=place.library, listener=listener)
     settings = _train_settings(place, asked) | {"out": place.folder}
     return train(place.bundle, embeddings=place.library, listener=listener, **settings)
-
-
-def find_set(sets: Path, name: str) -> Path:
-    """The folder of a set of images that was sent.
-
-    Raises:
-        InputError: there is none of that id.
-    """
-    folder = sets / name if re.fullmatch(r"[0-9a-f]{32}", name) else None
-    if folder is None or not folder.is_dir():
-        raise InputError(f"images: there is no set '{name[:40]}'; send one to /lab/v1/images first")
-    return folder
 
 
 JOB_KINDS = {

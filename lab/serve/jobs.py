@@ -2,11 +2,11 @@
 
 import json
 import logging
-import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from lab.config import Config, validated
 from lab.errors import InputError
 from lab.files import atomic, read_json
-from lab.images import SUFFIXES, load_image
 from lab.listening import Listener
-from lab.serve.bounds import MOST_PIXELS_SENT
+from lab.runs.run import RunFolder
+from lab.serve.image_sets import ImageSets
 from lab.serve.job_kinds import JOB_KINDS, Place
 from lab.serve.lane import BusyError, Lane, Order, Piece, UnwantedError
 from lab.serve.service import Service
@@ -26,8 +26,6 @@ from lab.serve.service import Service
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 
 INTERRUPTED = "the server ended while it ran; to resume it is to go on from what is there"
-
-_FILE_NAME = re.compile(r"\w[\w-]{0,80}(\.mask)?\.\w{1,5}")
 
 _log = logging.getLogger("lab.serve")
 
@@ -137,16 +135,23 @@ class _Ear(Listener):
 
 
 class Jobs:
-    """The jobs of a server, in its `out` folder: one runs at a time, beside requests for single images."""
+    """The jobs of a server, in its `out` folder: one runs at a time, beside requests for single images.
+
+    Attributes:
+        sets: The images that clients sent to learn from.
+    """
 
     def __init__(self, service: Service):
         """Finds those that are there. What waited waits again; what ran when the server ended is interrupted.
 
         Raises:
-            InputError: a job's record that was damaged or edited.
+            InputError: a job's record that was damaged or edited, or another server with the same folder.
         """
         self._service = service
+        self.sets = ImageSets(service.config.out / "sets")
         self._folder = service.config.out / "jobs"
+        self._lock = ExitStack()
+        self._lock.enter_context(RunFolder(self._folder).locked())
         self._jobs: dict[str, Job] = {}
         self._turn = Lock()
         self._lane = Lane("jobs", self._run, lambda _: 1, sys.maxsize)
@@ -159,14 +164,10 @@ class Jobs:
                 self._queue(job, "before the restart")
         self._offer_learned()
 
-    @property
-    def sets(self) -> Path:
-        """The folder of the sets of images that clients sent."""
-        return self._service.config.out / "sets"
-
     def close(self) -> None:
         """Ends the job that runs, to be resumed, and keeps those that wait for another start."""
         self._lane.close()
+        self._lock.close()
 
     def all(self) -> list[Job]:
         """All jobs, the newest first."""
@@ -223,33 +224,6 @@ class Jobs:
                 f"the job is {job.record.state}, and only one that was broken off can be resumed"
             )
         self._queue(job, client)
-
-    def keep_images(self, files: Mapping[str, bytes]) -> str:
-        """Keeps a set of images and their captions to learn from, and returns its id.
-
-        Args:
-            files: By name: images, `NAME.txt` with captions, `NAME.mask.png`.
-
-        Raises:
-            InputError: a name that is none of a file, another kind of file, one that cannot be read, or no image.
-        """
-        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
-        for name, data in files.items():
-            if not _FILE_NAME.fullmatch(name):
-                raise InputError(
-                    f"images: '{name[:60]}' is no name for a file here; use letters, digits, '-' and '_'"
-                )
-            if name in images:
-                load_image(Path(name), data, MOST_PIXELS_SENT)
-            elif not name.endswith(".txt"):
-                raise InputError(f"images: {name}: neither an image nor a .txt with captions")
-        if not images:
-            raise InputError(f"images: there is none ({', '.join(SUFFIXES)})")
-        folder = self.sets / secrets.token_hex(16)
-        for name, data in files.items():
-            with atomic(folder / name) as temporary:
-                temporary.write_bytes(data)
-        return folder.name
 
     def _check_room(self) -> None:
         if sum(job.record.state == "waiting" for job in self._jobs.values()) >= WAITING:

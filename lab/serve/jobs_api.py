@@ -96,7 +96,7 @@ def jobs_router(jobs: Jobs) -> APIRouter:
                     if value.filename in files:
                         raise InputError(f"images: two files are called '{str(value.filename)[:60]}'")
                     files[value.filename or ""] = await value.read()
-        return {"id": await run_in_threadpool(jobs.keep_images, files)}
+        return {"id": await run_in_threadpool(jobs.sets.keep, files)}
 
     return router
 

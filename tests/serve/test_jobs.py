@@ -231,6 +231,8 @@ def test_after_a_restart_jobs_say_what_became_of_them_and_go_on(jobs):
     first.close()  # what is on disk is what a killed process leaves, but for the state that it could not write
     running.become("running")
     second = jobs()
+    with pytest.raises(lab.InputError, match="in use by another process"):
+        jobs()
     assert second.find(done.record.id).record.state == "done"
     assert second.find(done.record.id).files().keys() == done.files().keys()
     broken_off = second.find(running.record.id)
