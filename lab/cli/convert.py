@@ -28,5 +28,8 @@ def convert(
     embedding = read_one(source, name=out.stem)
     embedding.save(out, layout)
     written = read_one(out)
+    left = sorted(embedding.foreign.keys() - written.foreign.keys())
+    if left:
+        print(f"left out, as no model here has their text encoders: {', '.join(left)}")
     vectors = " + ".join(f"{key} {written.count} x {width}" for key, width in written.widths.items())
     print(f"{source} ({embedding.provenance.layout}) -> {out} ({written.provenance.layout}): {vectors}")

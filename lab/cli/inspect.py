@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.cli.flags import check_embeddings
-from lab.embeddings.embedding import CLIP_NORM, Embedding, family, norms_apart
+from lab.embeddings.embedding import CLIP_NORM, Embedding, ForeignEmbeddingError, family, norms_apart
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.judging.config import card_beside
@@ -54,7 +54,7 @@ def inspect(
     check_embeddings(files)
     if model:
         read_facts(ModelOptions(model=model, variant=variant), without_vae=True)
-    embeddings = _read(files)
+    embeddings, strangers = _read(files)
     vocabularies: Mapping[str, Vocabulary] = {}
     if model:
         from lab.models.vocabulary import read_vocabularies
@@ -63,6 +63,11 @@ def inspect(
     console = make_console()
     for embedding in embeddings:
         _show_embedding(console, embedding, vocabularies)
+    for error in strangers:
+        console.rule()
+        say(console, str(error))
+        for key, tensor in error.vectors.items():
+            _show_rows(console, key, tensor)
     _show_together(console, embeddings)
     if explain and model is not None:
         _explain(console, embeddings, ModelOptions(model=model, variant=variant))
@@ -71,12 +76,19 @@ def inspect(
         say(console, f"\n{plot} shows them together; {plot.with_suffix('.json')} has the numbers")
 
 
-def _read(files: Sequence[str]) -> list[Embedding]:
+def _read(files: Sequence[str]) -> tuple[list[Embedding], list[ForeignEmbeddingError]]:
+    """The embeddings, and what is to be said of those that are for other families alone."""
     from lab.embeddings.read import read_all
 
+    found, strangers = list[Embedding](), list[ForeignEmbeddingError]()
     with Bars() as bars:
-        found = [embedding for file in files for embedding in read_all(file, listener=bars)]
-    return list({one.provenance.path: one for one in found}.values())  # both halves of a pair may be named
+        for file in files:
+            try:
+                found += read_all(file, listener=bars)
+            except ForeignEmbeddingError as error:
+                strangers.append(error)
+    # Both halves of a pair may be named.
+    return list({one.provenance.path: one for one in found}.values()), strangers
 
 
 def _check_plot(plot: Path | None, words: Sequence[str], prompts: Sequence[str], model: str | None) -> None:
@@ -157,7 +169,11 @@ def _show_embedding(console: Console, embedding: Embedding, vocabularies: "Mappi
         say(console, f"{label:<14} {value}")
     _show_card(console, embedding)
     for key, tensor in embedding.vectors.items():
-        _show_vectors(console, key, tensor, vocabularies)
+        if tensor.any():
+            _show_vectors(console, key, tensor, vocabularies)
+    behind = {f"{key} behind the text encoder": tensor for key, tensor in embedding.outputs.items()}
+    for label, tensor in (behind | embedding.foreign).items():
+        _show_rows(console, label, tensor)
 
 
 def _show_card(console: Console, embedding: Embedding) -> None:
@@ -217,6 +233,16 @@ def _show_vectors(
     if len(tensor) > 1:
         labels = [str(number) for number in range(len(tensor))]
         _show_cosines(console, f"Cosines between the vectors of {key}", labels, tensor)
+
+
+def _show_rows(console: Console, label: str, tensor: "Tensor") -> None:
+    """Prints the norms and cosines of vectors (n, width) that no vocabulary stands beside."""
+    rows = tensor.detach().float().reshape(-1, tensor.shape[-1])
+    say(console, f"\nVectors of {label}, {rows.shape[1]} wide")
+    console.print(_vectors_table(rows, None))
+    if len(rows) > 1:
+        labels = [str(number) for number in range(len(rows))]
+        _show_cosines(console, f"Cosines between the vectors of {label}", labels, rows)
 
 
 def _show_together(console: Console, embeddings: Sequence[Embedding]) -> None:

@@ -23,7 +23,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
-from lab.condition.output_rows import output_notes, with_output_rows
+from lab.condition.output_rows import use_notes, with_output_rows
 from lab.condition.prompt_parts import joined_negated, without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule
@@ -266,7 +266,7 @@ class PromptEncoder:
         apart = list(norm_notes(used, self._embeddings, self._bundle.towers))
         check_finite(joined, source, apart)
         _, pooled = self._towers.states(text.pooled)
-        notes = [*reading.notes, *apart, *output_notes(used, self._embeddings)]
+        notes = [*reading.notes, *apart, *use_notes(used, self._embeddings)]
         for chunks in (member for _, members in text.terms for member in members):
             if self._dialect.long_note and len(chunks) > 1:
                 notes.append(self._dialect.long_note)

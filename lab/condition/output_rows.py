@@ -41,8 +41,11 @@ def with_output_rows(
     return states
 
 
-def output_notes(applied: Sequence[AppliedEmbedding], embeddings: Mapping[str, Embedding]) -> Iterator[str]:
-    """Says where a weight does nothing, one line for each use of an output embedding."""
+def use_notes(applied: Sequence[AppliedEmbedding], embeddings: Mapping[str, Embedding]) -> Iterator[str]:
+    """Says where a weight does nothing to an embedding, and where a part of it is not used, one line each."""
+    for name in dict.fromkeys(use.name for use in applied):
+        if foreign := embeddings[name].foreign:
+            yield f"<{name}>: made for another family; of it the CLIP half alone is used, not {', '.join(foreign)}"
     for use in applied:
         if use.weight != 1 and embeddings[use.name].outputs:
             yield (

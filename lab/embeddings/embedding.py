@@ -58,6 +58,7 @@ class Embedding:
         kind: What it was trained as, if known.
         outputs: (n, width) likewise, that take the place of its rows behind the encoder, after all weights, as
             OneTrainer's output embeddings do, whose vectors in front of it are zeros. Empty for nearly all embeddings.
+        foreign: (n, width) for text encoders that no model of the lab's families has, by their names in the file.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Embedding:
     kind: Kind = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
     outputs: "dict[str, Tensor]" = field(default_factory=dict)
+    foreign: "dict[str, Tensor]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.provenance.sha256:
@@ -151,6 +153,18 @@ def family(embedding: Embedding) -> str:
     return traits.short_label if traits else "unknown"
 
 
+class ForeignEmbeddingError(InputError):
+    """An embedding for other families alone: there is nothing in it that a prompt could name, but much to look at.
+
+    Attributes:
+        vectors: (n, width) by the names of their text encoders in the file.
+    """
+
+    def __init__(self, message: str, vectors: "Mapping[str, Tensor]"):
+        super().__init__(message)
+        self.vectors = vectors
+
+
 T5_WIDTH = 4096
 """Of T5-XXL, which no model of the lab's families has."""
 
@@ -162,7 +176,7 @@ def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
     """Vectors (n, width), (1, n, width) or (width,) by the name of the encoder that has their width.
 
     Raises:
-        InputError: another shape, or vectors for T5.
+        InputError: another shape, or vectors for T5 (`ForeignEmbeddingError`).
     """
     if tensor.ndim == 3 and len(tensor) == 1:
         tensor = tensor[0]
@@ -171,8 +185,9 @@ def key_by_width(tensor: "Tensor") -> "dict[str, Tensor]":
     if tensor.numel() == 0:
         raise InputError(f"there are no vectors in it (shape {tuple(tensor.shape)})")
     if tensor.shape[-1] == T5_WIDTH:
-        raise InputError(
-            f"vectors {T5_WIDTH} wide are for T5, the text encoder of SD3 and Flux; the lab reads those for CLIP"
+        raise ForeignEmbeddingError(
+            f"vectors {T5_WIDTH} wide are for T5, the text encoder of SD3 and Flux; the lab reads those for CLIP",
+            {"t5": tensor},
         )
     return {encoder_key(tensor.shape[-1]): tensor}
 

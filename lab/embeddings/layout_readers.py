@@ -10,8 +10,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.embeddings.containers import FileContents
-from lab.embeddings.embedding import key_by_width
-from lab.embeddings.parts import Draft, by_encoder, shown, tensors_of, text, unused, whole, with_outputs
+from lab.embeddings.embedding import ForeignEmbeddingError, key_by_width
+from lab.embeddings.parts import (
+    Draft,
+    by_encoder,
+    foreign_in,
+    foreign_note,
+    shown,
+    tensors_of,
+    text,
+    unused,
+    whole,
+    with_outputs,
+)
 from lab.errors import InputError
 from lab.models.detection import BUNDLED_EMBEDDING
 
@@ -31,7 +42,7 @@ _ENCODERS = {
 
 _BUNDLED = re.compile(
     re.escape(BUNDLED_EMBEDDING)
-    + r"(.+)\.(clip_[lg](?:_out)?|t5\w*|em[bp]_params(?:_out)?|string_to_param\.\*)"
+    + r"(.+)\.(clip_[lg](?:_out)?|em[bp]_params(?:_out)?|string_to_param\.\*|[a-z]+\d*\w*)"
 )
 
 
@@ -78,36 +89,34 @@ def read_bundle(contents: FileContents) -> Draft | None:
         inner = FileContents(vectors)
         draft = read_named(inner) or read_kohya(inner) or read_onetrainer(inner)
     if draft is None:
-        raise InputError(
-            f"bundled in it are the vectors of {name}, for encoders that SD and SDXL do not have"
-        )
+        raise InputError(f"bundled in it are the vectors of {name}, in no layout of an embedding")
     others = len(tensors) - sum(map(len, bundles.values()))
     notes = (f"bundled with {others} other tensors: a LoRA, to be given by --lora too",) if others else ()
     return replace(draft, internal_name=name, notes=(*draft.notes, *notes))
 
 
 def read_named(contents: FileContents) -> Draft | None:
-    """Files that name their encoders, whatever stands beside them; SD3's have T5's vectors as well."""
+    """Files that name their encoders, whatever stands beside them: those of SD3 and Flux have T5's vectors as well."""
     tensors = tensors_of(contents.data) or {}
     named = {key: tensors[one] for key, names in _ENCODERS.items() for one in names if one in tensors}
     behind = {name: tensor for name, tensor in tensors.items() if name in ("clip_l_out", "clip_g_out")}
+    foreign = foreign_in(tensors)
+    if not named and not behind and foreign:
+        raise ForeignEmbeddingError(
+            f"{foreign_note(foreign)}: nothing in it is for CLIP, which alone the lab's models read", foreign
+        )
     if not named and not behind:
         return None
-    t5 = [name for name in tensors if name.startswith("t5")]
-    if t5 and "clip_g" not in named:
-        raise InputError(
-            f"an embedding for Flux (clip_l and {t5[0]}); the lab reads those for SD 1.x, SD 2.x and SDXL"
-        )
     inputs, outputs, notes = with_outputs({**named, **behind}, "clip_l", "clip_g")
     if len(inputs) == 1 and not tensors.keys() & set(_ENCODERS):
         vectors, moved = key_by_width(*inputs.values()), notes[:0]
         outputs = {key: rows for one in outputs.values() for key, rows in key_by_width(one).items()}
     else:
         (vectors, moved), (outputs, _) = by_encoder(inputs), by_encoder(outputs)
-    known = {one for names in _ENCODERS.values() for one in names} | behind.keys() | set(t5)
-    made = (f"{t5[0]}: made for SD3; its T5 vectors are not used",) if t5 else ()
+    known = {one for names in _ENCODERS.values() for one in names} | behind.keys() | foreign.keys()
+    made = (f"{foreign_note(foreign)}: the CLIP half alone is used",) if foreign else ()
     said = (*notes, *moved, *made, *unused(tensors.keys() - known))
-    return Draft(vectors, notes=said, outputs=outputs)
+    return Draft(vectors, notes=said, outputs=outputs, foreign=foreign)
 
 
 def read_kohya(contents: FileContents) -> Draft | None:

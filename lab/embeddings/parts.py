@@ -23,11 +23,25 @@ class Draft:
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     outputs: "dict[str, Tensor]" = field(default_factory=dict)
+    foreign: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 _KNOWN_KEYS = {key for traits in FAMILIES.values() for key in traits.encoder_keys}
 
 _OPTIMIZER = re.compile(r"(.*[._])?(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|optimizer.*)$")
+
+_FOREIGN = {
+    "t5": "T5 (SD3, Flux, PixArt, Chroma)",
+    "umt5": "UMT5 (Wan)",
+    "byt5": "ByT5 (glyphs)",
+    "llama": "Llama (HunyuanVideo, HiDream)",
+    "qwen": "Qwen (Qwen-Image, Z-Image, Anima)",
+    "gemma": "Gemma (Sana, Lumina 2)",
+    "mistral": "Mistral (Flux 2)",
+}
+"""Text encoders of other families, by how their names in files begin; ComfyUI's and OneTrainer's."""
+
+_FOREIGN_NAME = re.compile(rf"({'|'.join(_FOREIGN)})(xxl)?\d*(_\d+b|_small)?(_out)?")
 
 SHOWN = 4
 """Names in a message; of the others it says how many there are."""
@@ -95,6 +109,20 @@ def with_outputs(
         inputs.setdefault(name, output.new_zeros(output.shape))
     said = ", ".join(f"{name}_out" for name in outputs)
     return inputs, outputs, (f"{said}: put in behind the text encoder",) if outputs else ()
+
+
+def foreign_in(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The vectors for text encoders of other families, by their names."""
+    return {name: tensor for name, tensor in tensors.items() if _FOREIGN_NAME.fullmatch(name)}
+
+
+def foreign_note(names: Iterable[str]) -> str:
+    """Whom vectors for other families are for, by their names."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        found = _FOREIGN_NAME.fullmatch(name)
+        kinds.setdefault(_FOREIGN[found[1]] if found else "another encoder", []).append(name)
+    return "; ".join(f"{', '.join(own)} for {kind}" for kind, own in kinds.items())
 
 
 def unused(names: Iterable[Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from lab.embeddings.embedding import (
     NEGATIVE_SUFFIX,
     PARTNER,
     Embedding,
+    ForeignEmbeddingError,
     Kind,
     Provenance,
     check_outputs,
@@ -183,6 +184,8 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
             draft = _paired(draft, recognise(decode(more))[1], second)
         vectors = check_vectors(draft.vectors, zeros=bool(draft.outputs))
         outputs = check_outputs(draft.outputs, vectors)
+    except ForeignEmbeddingError as error:
+        raise ForeignEmbeddingError(f"{path}: {error}", error.vectors) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Embedding(
@@ -191,6 +194,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         kind=_kind(contents, path, layout),
         provenance=_provenance(path, layout, draft, contents, hashlib.sha256(data).hexdigest()),
         outputs=outputs,
+        foreign={key: rows.detach().float().cpu() for key, rows in draft.foreign.items()},
     )
 
 

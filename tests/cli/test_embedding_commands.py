@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lab
 from lab.cli.main import BAD_INPUT, main
@@ -54,6 +55,20 @@ class TestInspect:
             "note           the vectors of clip have norms of 2e+38 to 2e+38, where words have about 0.4"
             in out
         )
+
+    def test_vectors_for_other_families_are_shown_and_the_half_for_clip_is_used(self, tmp_path, capsys):
+        alone, both = tmp_path / "alone.safetensors", tmp_path / "both.safetensors"
+        save_file({"t5xxl": vectors(2, 4096), "qwen3_4b": vectors(3, 2560)}, alone)
+        save_file({"clip_l": vectors(2, 768), "t5": vectors(3, 4096), "t5_out": vectors(3, 4096)}, both)
+        assert run("inspect", alone, both) == 0
+        out = capsys.readouterr().out
+        assert "t5xxl for T5 (SD3, Flux, PixArt, Chroma)" in out and "qwen3_4b for Qwen" in out
+        assert "Vectors of qwen3_4b, 2560 wide" in out and "Cosines between the vectors of qwen3_4b" in out
+        assert "the CLIP half alone is used" in out and "Vectors of t5_out, 4096 wide" in out
+        assert run("generate", "--prompt", "<alone>", "--embedding", alone) == BAD_INPUT
+        assert "nothing in it is for CLIP" in capsys.readouterr().err
+        assert run("convert", both, tmp_path / "clip.safetensors") == 0
+        assert "left out, as no model here has their text encoders: t5, t5_out" in capsys.readouterr().out
 
     def test_norms_and_nearest_tokens_of_a_model(self, tmp_path, capsys, sd1_folder):
         (tower,) = load(str(sd1_folder), device="cpu").towers

@@ -84,7 +84,8 @@ def test_a_single_row_has_no_axis_in_a_bare_tensor(tmp_path):
 @pytest.mark.parametrize(
     "tensors, note",
     [
-        ({"clip_l": L, "clip_g": G, "t5": vectors(2, 4096)}, "made for SD3"),
+        ({"clip_l": L, "clip_g": G, "t5": vectors(2, 4096)}, "t5 for T5 (SD3, Flux, PixArt, Chroma)"),
+        ({"clip_l": L, "t5xxl": vectors(2, 4096)}, "the CLIP half alone is used"),
         ({"clip_l": G, "clip_g": L}, "matched by width"),
         ({"bundle_emb.cat.clip_l": L, **LORA}, "a LoRA, to be given by --lora too"),
         ({"emb_params": L, "other": G}, "other: beside the vectors, not used"),
@@ -125,7 +126,8 @@ def test_of_several_in_one_file_one_is_named(tmp_path, data):
         ({768: [{"linear.weight": L}], "layer_structure": [1, 2, 1]}, "a hypernetwork"),
         ({"hash": "abcd", "optimizer_state_dict": OPTIMIZER}, "the state of an optimizer"),
         (OPTIMIZER, "the state of an optimizer"),
-        ({"clip_l": L, "t5": vectors(2, 4096)}, "an embedding for Flux"),
+        ({"qwen25_7b": vectors(2, 3584)}, "for Qwen (Qwen-Image, Z-Image, Anima)"),
+        ({"bundle_emb.cat.t5_out": vectors(2, 4096)}, "nothing in it is for CLIP"),
         (vectors(2, 4096), "for T5"),
         ({"double_blocks.0.img_attn.norm": L, "img_in.weight": L}, "a Flux model"),
         ({"joint_blocks.0.x": L, "y": L}, "an SD3 model"),
