@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # options are read without torch
     import torch
 
     from lab.training.objectives.objective import (
+        ContrastiveOptions,
         MakingOptions,
         PairOptions,
         RewardOptions,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:  # options are read without torch
         WorstOptions,
     )
 
-    class ObjectiveOptions(MakingOptions, WorstOptions, RewardOptions, PairOptions, TextMatchOptions):
+    class ObjectiveOptions(
+        MakingOptions, WorstOptions, RewardOptions, PairOptions, ContrastiveOptions, TextMatchOptions
+    ):
         """What the table's objectives can be told: a type checker reads no tables."""
 else:
     ObjectiveOptions = type("ObjectiveOptions", objective_options(), {})
@@ -55,8 +58,8 @@ class DataOptions(Config):
 
     objective: ObjectiveName = "concept"
     """What is learned: a thing, a style, a thing together with its negative (`pair`), a negative embedding from
-    images of what is to be avoided (`negative`) or by a reward for better images (`reward`), or what words do
-    (`text`)."""
+    images of what is to be avoided (`negative`) or by a reward for better images (`reward`), what CLIP sees in images
+    (`contrastive`), or what words do (`text`)."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)
     """A file or folder of other embeddings that captions and prompts may name, repeatable; they stay as they are."""
@@ -115,8 +118,8 @@ class LearningOptions(Config):
     fewest are kept that come near the best (--tolerance)."""
 
     init: Init = "auto"
-    """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), or `auto`:
-    the words whose CLIP text features lie nearest the images' CLIP image features."""
+    """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), `auto`: the words
+    whose CLIP text features lie nearest the images' CLIP image features, or `contrastive`: these, brought nearer."""
 
     clip: ExistingFolder | None = None
     """Folder of a CLIPModel for `auto` and for the similarity curve; by default the model's own, if it has one."""

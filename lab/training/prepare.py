@@ -19,6 +19,7 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
 from lab.training.estimate import check_memory, peak_memory, seconds_per_step
 from lab.training.learned import Beginning, Learned, initial_vectors, nearest_words
+from lab.training.objectives.contrastive import contrastive_initial
 from lab.training.objectives.objective import Objective, find_objective
 from lab.training.run_folder import TrainingFolder, check_model, run_config
 
@@ -87,7 +88,11 @@ def prepare(
         generator = config.generator("init", subject.name)
         own = objective if kind is type(objective) else kind
         auto = words if words and kind.images_show_it else own.word
-        initial = initial_vectors(bundle, subject.init, subject.vectors, generator, auto)
+        nearer = subject.init == "contrastive"
+        init = "auto" if nearer else subject.init
+        initial = initial_vectors(bundle, init, subject.vectors, generator, auto)
+        if nearer:
+            initial = contrastive_initial(bundle, clip, objective.images, initial, generator)
         beginnings.append(
             Beginning(subject.name, kind.kind, initial, rates[subject.name], partners.get(subject.name))
         )

@@ -126,6 +126,13 @@ class TextMatchOptions(Config):
     the prompt; by default 16 for --embeds, and none for --text."""
 
 
+class ContrastiveOptions(Config):
+    """Embeddings: by CLIP alone, from what images show."""
+
+    against: ExistingFolder | None = None
+    """Images of other things, to be far from; by default the text is to be nearer to its images than other words."""
+
+
 class ObjectiveEntry(NamedTuple):
     """An entry of the table: an objective that is imported when it is asked for.
 
@@ -145,6 +152,7 @@ OBJECTIVES: dict[str, "ObjectiveEntry | type[Objective[Any]]"] = {
     "negative": ObjectiveEntry("lab.training.objectives.denoising:Negative", WorstOptions),
     "reward": ObjectiveEntry("lab.training.objectives.reward_ascent:RewardAscent", RewardOptions),
     "pair": ObjectiveEntry("lab.training.objectives.denoising:Pair", PairOptions),
+    "contrastive": ObjectiveEntry("lab.training.objectives.contrastive:Contrastive", ContrastiveOptions),
     "text": ObjectiveEntry("lab.training.objectives.text_match:TextMatch", TextMatchOptions),
 }
 """By the name of `--objective`; a subclass of `Objective` itself may be added while the program runs."""
