@@ -22,7 +22,7 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.vocabulary import whole_words
 
-SEARCHED_IN = ("{}", "a photo of a dog, {}", "{} on a white background")
+SEARCHED_IN = ("{}", "a photo of a dog, {}")
 """Contexts in which words are tried."""
 
 KEPT_APART = ("{}, a house by the sea", "a cat next to {}", "a painting of mountains, {}", "{} in winter")
@@ -31,7 +31,7 @@ KEPT_APART = ("{}, a house by the sea", "a cat next to {}", "a painting of mount
 TRIED = 32
 """Words that are tried at a time."""
 
-ROUNDS = 8
+ROUNDS = 4
 """Times at most that a better word is looked for in the place of one found, after one was added."""
 
 LEAST_GAIN = 0.005
@@ -134,6 +134,9 @@ class _Effect:
         }
         self._first = self._vectors[embedding.name][bundle.towers[0].key].float()
         self._ids = ids
+        # of each text encoder all token embeddings, and those of the words that may be found
+        tables = [tower.encoder.get_input_embeddings().weight.float() for tower in bundle.towers]
+        self._tables = [(table, table[torch.tensor(ids, device=table.device)]) for table in tables]
         self._count = embedding.count
         tokenizer = bundle.towers[0].tokenizer
         self._contexts = [
@@ -145,7 +148,6 @@ class _Effect:
         )
         self._with = encode_chunks(bundle, self._chunks([own]), self._vectors)
         self._without = encode_chunks(bundle, self._chunks([]))
-        self._tables = [tower.encoder.get_input_embeddings().weight.float() for tower in bundle.towers]
 
     def shares(self, candidates: Sequence[Sequence[int]]) -> Tensor:
         """(candidates,) shares of the effect that sequences of tokens have, all of one length."""
@@ -164,7 +166,7 @@ class _Effect:
         """Tokens to try beside those found: by the gradient where a mean token stands behind them, and nearest to each
         vector."""
         rows = [
-            torch.cat([table[list(found)], words.mean(dim=0, keepdim=True)]) for table, words in self._each()
+            torch.cat([table[list(found)], words.mean(dim=0, keepdim=True)]) for table, words in self._tables
         ]
         steepest = self._gains(rows)[-1].topk(TRIED // 2).indices
         near = self._cosines(self._first).topk(max(TRIED // 4 // self._count, 1), dim=1).indices
@@ -172,7 +174,7 @@ class _Effect:
 
     def exchanged(self, found: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """Those found with another token in one of the places, the most promising by the gradient."""
-        gains = self._gains([table[list(found)] for table, _ in self._each()])
+        gains = self._gains([table[list(found)] for table, _ in self._tables])
         for place in gains.flatten().topk(TRIED).indices.tolist():
             position, column = divmod(place, len(self._ids))
             yield (*found[:position], self._ids[column], *found[position + 1 :])
@@ -183,12 +185,8 @@ class _Effect:
         means = [self._first[low : max(high, low + 1)].mean(dim=0) for low, high in pairwise(cuts)]
         return tuple(self._ids[place] for place in self._cosines(torch.stack(means)).argmax(dim=1).tolist())
 
-    def _each(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each text encoder the token embeddings, and those of the words that may be found."""
-        return ((table, table[list(self._ids)]) for table in self._tables)
-
     def _cosines(self, rows: Tensor) -> Tensor:
-        _, words = next(self._each())
+        _, words = self._tables[0]
         return F.normalize(rows, dim=1) @ F.normalize(words, dim=1).T
 
     def _gains(self, rows: Sequence[Tensor]) -> Tensor:
@@ -204,7 +202,7 @@ class _Effect:
             missing = self._expected(count).missing(encoded.states, encoded.pooled, places).mean()
             gradients = torch.autograd.grad(missing, learned)
         gains = torch.zeros(count, len(self._ids), device=self._bundle.device)
-        for gradient, row, (_, words) in zip(gradients, rows, self._each(), strict=True):
+        for gradient, row, (_, words) in zip(gradients, rows, self._tables, strict=True):
             gains -= gradient @ words.T - (gradient * row).sum(dim=1, keepdim=True)
         return gains
 
