@@ -146,6 +146,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 _SETTING = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_HASHES = re.compile(r",\s*Hashes:\s*(\{[^{}]*\})")
+"""civitai's and ComfyUI's savers' JSON, which stands there bare."""
 _LONGEST_LINE = 10_000
 """Characters of a line of settings; longer ones are text."""
 
@@ -154,9 +156,11 @@ def read_parameters(text: str) -> dict[str, str]:
     """The parts of A1111's `parameters` chunk, by its own names, such as `Prompt`, `Steps` and `Sampler`; a size is
     two, `Size-1` and `Size-2`. As in the web UI, the last line has settings if it has three of them."""
     *lines, last = text.strip().split("\n")
-    found = _SETTING.findall(last) if len(last) <= _LONGEST_LINE else []
-    if len(found) < 3:
-        lines, found = [*lines, last], []
+    hashes = _HASHES.search(last) if len(last) <= _LONGEST_LINE else None
+    rest = last if hashes is None else last[: hashes.start()] + last[hashes.end() :]
+    found = _SETTING.findall(rest) if len(last) <= _LONGEST_LINE else []
+    if len(found) + (hashes is not None) < 3:
+        lines, found, hashes = [*lines, last], [], None
     prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt:")
     parts = {"Prompt": prompt.strip(), "Negative prompt": negative.strip()}
     for name, value in found:
@@ -165,7 +169,22 @@ def read_parameters(text: str) -> dict[str, str]:
             parts |= {f"{name}-1": size[1], f"{name}-2": size[2]}
         else:
             parts[name] = _unquoted(value)
-    return parts
+    return parts | ({"Hashes": hashes[1]} if hashes else {})
+
+
+def embedding_hashes(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The first digits of the sha256 of embeddings' files by name, of what `read_parameters` gives: as A1111 lists them
+    under `TI hashes`, and as civitai's extension and ComfyUI's savers do under `Hashes` (JSON with `embed:NAME`)."""
+    listed = (entry.rpartition(": ") for entry in parameters.get("TI hashes", "").split(", "))
+    found = {name: digest for name, _, digest in listed if name}
+    try:
+        others = dict(json.loads(parameters.get("Hashes", "{}")))
+    except ValueError:
+        return found
+    named = {
+        key.removeprefix("embed:"): str(value) for key, value in others.items() if key.startswith("embed:")
+    }
+    return named | found
 
 
 def _unquoted(value: str) -> str:

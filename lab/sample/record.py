@@ -103,12 +103,13 @@ def parameters_text(record: Mapping[str, Any]) -> str:
     lines = [record["prompt"]]
     if record.get("negative_prompt"):
         lines.append(f"Negative prompt: {record['negative_prompt']}")
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in _a1111_settings(record).items()))
+    lines.append(", ".join(f"{key}: {value}" for key, value in _a1111_settings(record).items()))
     return "\n".join(lines)
 
 
-def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {
+def _a1111_settings(record: Mapping[str, Any]) -> dict[str, str]:
+    """The settings as they are written; `Hashes` is bare JSON, as civitai's extension and ComfyUI's savers write it."""
+    settings: dict[str, Any] = {
         "Steps": record["steps"],
         "Sampler": SCHEDULERS[record["scheduler"]].a1111,
         "Schedule type": "Karras" if record["karras"] else "Automatic",
@@ -131,8 +132,13 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     if hashes:
         settings["TI hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
     settings |= _emphasis(record)
-    settings["Version"] = f"lab {_version('text-conditioning-lab')}"
-    return settings
+    written = {key: _quoted(value) for key, value in settings.items()}
+    if hashes:
+        short = {"model": record["model_hash"][:10]} | {
+            f"embed:{name}": each[:10] for name, each in hashes.items()
+        }
+        written["Hashes"] = json.dumps(short, ensure_ascii=False)
+    return written | {"Version": _quoted(f"lab {_version('text-conditioning-lab')}")}
 
 
 def _emphasis(record: Mapping[str, Any]) -> dict[str, str]:

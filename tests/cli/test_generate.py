@@ -9,10 +9,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import lab
+from lab.runs.png import read_parameters
 from lab.sample.config import GenerateConfig, config_from_record
 from tests.paths import REPOSITORY
 
@@ -99,6 +101,36 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
     again = image.with_stem(f"{image.stem}-again")
     first, second = (np.asarray(Image.open(path), dtype=int) for path in (image, again))
     assert np.abs(first - second).max() <= 1
+
+
+def test_rerun_finds_embeddings_that_moved_by_their_hashes(cli, sd1_folder, tmp_path):
+    file, moved, out = tmp_path / "cat-toy.safetensors", tmp_path / "elsewhere", tmp_path / "run"
+    moved.mkdir()
+    for number, path in enumerate((moved / "other.safetensors", file)):
+        lab.Embedding("x", {"clip": torch.full((2, 32), 0.1 + number)}).save(path)
+    command = (
+        "generate",
+        "--model",
+        sd1_folder,
+        "--prompt",
+        "a <cat-toy>",
+        "--steps",
+        2,
+        "--embedding",
+        file,
+    )
+    assert cli(*command, "--out", out)[0] == 0
+    (image,) = images(out)
+    digest = lab.read_embedding(file).provenance.sha256
+    hashes = read_parameters(Image.open(image).info["parameters"])["Hashes"]
+    assert json.loads(hashes)["embed:cat-toy"] == digest[:10]
+    file.rename(moved / "renamed.safetensors")
+    assert cli("rerun", image)[0] == 2
+    code, said, _ = cli("rerun", image, "--embeddings", moved)
+    assert code == 0 and "the same" in said
+    (moved / "renamed.safetensors").unlink()
+    code, _, said = cli("rerun", image, "--embeddings", moved)
+    assert code == 2 and f"none has the hash {digest[:12]}" in said
 
 
 @pytest.mark.parametrize("dialect", ["a1111", "comfy", "compel", "plain"])

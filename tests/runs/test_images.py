@@ -10,7 +10,7 @@ from PIL import Image
 from sd_parsers import ParserManager
 
 import lab
-from lab.runs.png import ImageWriters, read_record
+from lab.runs.png import ImageWriters, embedding_hashes, read_parameters, read_record
 from lab.sample.record import parameters_text, save_result
 
 RECORD = {
@@ -53,8 +53,24 @@ def test_the_text_is_a1111s():
         "Negative prompt: blurry: very",
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 64x96, "
         'Model hash: 0123456789, Model: "file:a, b.safetensors", Clip skip: 2, TI hashes: "cat-toy: abababababab", '
+        'Hashes: {"model": "0123456789", "embed:cat-toy": "ababababab"}, '
         f"Version: lab {version('text-conditioning-lab')}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ('Steps: 2, Size: 8x9, TI hashes: "a: 12ab, b-c: 3", Version: x', {"a": "12ab", "b-c": "3"}),
+        ('Steps: 2, Size: 8x9, Hashes: {"model": "ab", "embed:a, b": "12", "lora:c": "3"}', {"a, b": "12"}),
+        ('Steps: 2, Size: 8x9, Hashes: {"embed:a": }, Version: x', {}),
+        ("Steps: 2, Size: 8x9, Hashes: {}, Version: x", {}),
+    ],
+)
+def test_hashes_of_embeddings_are_read_as_any_tool_writes_them(settings, found):
+    parameters = read_parameters(f"a cat\n{settings}")
+    assert embedding_hashes(parameters) == found
+    assert parameters["Prompt"] == "a cat" and parameters["Steps"] == "2"
 
 
 @pytest.mark.parametrize(
