@@ -78,15 +78,18 @@ def _unwrap(data: bytes) -> FileContents:
     if data.startswith(b"\x89PNG") or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
         return FileContents(read_image(data))
     if data[8:9] == b"{":  # before pickles: the length in front may begin like one
-        return FileContents(safetensors.torch.load(data), _safetensors_metadata(data))
+        tensors, header = safetensors.torch.load(data), _safetensors_header(data)
+        metadata = dict(header.pop("__metadata__", {}))
+        in_order = {name: tensors[name] for name in header}  # those of load stand in an order left to chance
+        return FileContents(in_order, metadata)
     if data.startswith((b"PK", b"\x80")):
         return FileContents(load_tensors(data))
     raise InputError("not a safetensors, .pt, .bin, PNG or WebP file")
 
 
-def _safetensors_metadata(data: bytes) -> dict[str, str]:
+def _safetensors_header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack("<Q", data[:8])
-    return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+    return dict(json.loads(data[8 : 8 + length]))
 
 
 def _reason(error: Exception) -> str:

@@ -38,7 +38,8 @@ _ENCODERS = {
     "clip_l": ("clip_l", "text_encoders_0", "text_encoder"),
     "clip_g": ("clip_g", "text_encoders_1", "text_encoder_2"),
 }
-"""How files name SDXL's encoders: kohya, OneTrainer and this project; cog-sdxl and diffusers' advanced scripts."""
+"""How files name SDXL's encoders: kohya, OneTrainer, diffusers' advanced scripts and this project; cog-sdxl and those
+scripts at first; and as diffusers' pipelines call them."""
 
 _BUNDLED = re.compile(
     re.escape(BUNDLED_EMBEDDING)
@@ -47,7 +48,7 @@ _BUNDLED = re.compile(
 
 
 def read_a1111(contents: FileContents) -> Draft | None:
-    """A1111 and DreamArtist, new (a dictionary) and old (a `ParameterDict`); also in images."""
+    """A1111 and DreamArtist (a dictionary), the first textual inversion code (a `ParameterDict`); also in images."""
     data = contents.data
     if not isinstance(data, Mapping) or "string_to_param" not in data:
         return None
@@ -150,7 +151,7 @@ def refuse_xti(contents: FileContents) -> Draft | None:
 
 
 def read_list(contents: FileContents) -> Draft | None:
-    """Old diffusers and ComfyUI exports: a list of dictionaries whose vectors follow one another."""
+    """A list of dictionaries whose vectors follow one another, as ComfyUI reads them; it parts encoders by width."""
     if not isinstance(contents.data, (list, tuple)):
         return None
     import torch
@@ -183,14 +184,17 @@ def read_list(contents: FileContents) -> Draft | None:
 
 
 def read_bare(contents: FileContents) -> Draft | None:
-    """A file that is one tensor or parameter, as diffusers' `load_textual_inversion` takes it."""
+    """A file that is one tensor or parameter, as diffusers' `load_textual_inversion` takes it with a token."""
     from torch import Tensor
 
     return Draft(key_by_width(contents.data)) if isinstance(contents.data, Tensor) else None
 
 
 def read_diffusers(contents: FileContents) -> Draft | None:
-    """diffusers' script: the placeholder token and its vectors; `<x>`, `<x>_1`, ... are the vectors of one token."""
+    """diffusers' script: the placeholder token and its vectors.
+
+    `<x>`, `<x>_1`, ... are the vectors of one token, as diffusers' pipelines name them, in whatever order.
+    """
     tensors = tensors_of(contents.data)
     if tensors is None:
         return None
@@ -201,13 +205,14 @@ def read_diffusers(contents: FileContents) -> Draft | None:
     if not tokens:
         return None
     notes = unused(tensors.keys() - tokens.keys())
-    first = next(iter(tokens))
-    if list(tokens) == [first, *(f"{first}_{i}" for i in range(1, len(tokens)))]:
+    first = min(tokens, key=len)
+    in_order = [first, *(f"{first}_{i}" for i in range(1, len(tokens)))]
+    if tokens.keys() == set(in_order):
         import torch
 
         keyed = [key_by_width(tensor) for tensor in tokens.values()]
         if len({key for one in keyed for key in one}) == 1:
-            rows = torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tokens.values()])
+            rows = torch.cat([tokens[name].reshape(-1, tokens[name].shape[-1]) for name in in_order])
             return Draft(key_by_width(rows), internal_name=first, notes=notes)
     token = _choose(tokens, contents.wanted, "the file")
     return Draft(key_by_width(tokens[token]), internal_name=token, notes=notes)

@@ -82,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
     "kohya": Layout("kohya sd-scripts", readers.read_kohya, _write_kohya),
     "onetrainer": Layout("OneTrainer", readers.read_onetrainer, _write_onetrainer, outputs=True),
     "xti": Layout("kohya's extended textual inversion, which is refused", readers.refuse_xti),
-    "list": Layout("old diffusers and ComfyUI exports", readers.read_list),
+    "list": Layout("a list of dictionaries, as ComfyUI reads them", readers.read_list),
     "tensor": Layout("one tensor without a name", readers.read_bare),
     "diffusers": Layout("diffusers", readers.read_diffusers, _write_diffusers),
 }

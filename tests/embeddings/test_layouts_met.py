@@ -77,6 +77,14 @@ def test_one_encoder_whatever_stands_beside_it(tmp_path, data, inside, step):
     assert (embedding.provenance.internal_name, embedding.provenance.step) == (inside, step)
 
 
+def test_the_vectors_of_a_token_are_put_in_order(tmp_path):
+    """Safetensors sorts by name, which has 10 before 2, and is read in an order that changes by chance."""
+    rows = vectors(12, 768)
+    names = ["<cat>", *(f"<cat>_{i}" for i in range(1, 12))]
+    embedding = read(tmp_path, save_safetensors(dict(zip(names, rows.unbind(), strict=True))))
+    assert torch.equal(embedding.vectors["clip_l"], rows)
+
+
 def test_a_single_row_has_no_axis_in_a_bare_tensor(tmp_path):
     assert read(tmp_path, torch_file(L[0])).vectors["clip_l"].shape == (1, 768)
 
