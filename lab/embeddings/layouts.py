@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PACKED = (".safetensors", ".bin", ".pt")
 """What files of embeddings end in; only the first kind has room for metadata."""
 
+READ = (*PACKED, ".pti")
+"""Likewise, of those that are read: cog-sdxl calls its safetensors `embeddings.pti`."""
+
 
 @dataclass(frozen=True)
 class Layout:

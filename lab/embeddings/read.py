@@ -19,14 +19,14 @@ from lab.embeddings.embedding import (
     check_outputs,
     check_vectors,
 )
-from lab.embeddings.layouts import PACKED, recognise
+from lab.embeddings.layouts import READ, recognise
 from lab.embeddings.parts import Draft
 from lab.errors import InputError, keep_readable
 from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
 
-SUFFIXES = (*PACKED, ".png", ".webp")
+SUFFIXES = (*READ, ".png", ".webp")
 """Files that are looked at in a folder. A single file may have any name."""
 
 LEARNED = "learned_embeds"
@@ -119,12 +119,12 @@ def _embedding_in(repository: Repository) -> str:
     )
     stems: dict[str, str] = {}
     for name in names:
-        if PurePosixPath(name).suffix in PACKED:
+        if PurePosixPath(name).suffix in READ:
             stems.setdefault(PurePosixPath(name).stem, name)
     if LEARNED in stems:
         return stems[LEARNED]
     if not stems:
-        raise InputError(f"{repository}: no embedding there; expected a file of {', '.join(PACKED)}")
+        raise InputError(f"{repository}: no embedding there; expected a file of {', '.join(READ)}")
     if len(stems) > 1:
         files = [f"{HUB}{repository.name}/{name}" for name in stems.values()]
         more = f" or another of {len(files)}" if len(files) > 3 else ""

@@ -52,6 +52,14 @@ def test_the_negative_half_of_a_pair_comes_along(hub):
     assert read_one("hub:someone/art/files/art.pt").name == "art"
 
 
+def test_cog_sdxl_s_name_for_safetensors(hub, tmp_path):
+    data = save({"text_encoders_0": vectors(2, 768), "text_encoders_1": vectors(2, 1280)})
+    hub.put("someone/tok", {"embeddings.pti": data})
+    (tmp_path / "embeddings.pti").write_bytes(data)
+    for source in ("hub:someone/tok", tmp_path):
+        assert lab.read_embedding(source).widths == {"clip_l": 768, "clip_g": 1280}
+
+
 def test_the_only_embedding_needs_no_name(hub):
     pickle = torch_file({"emb_params": vectors(1)})
     hub.put("someone/easy", {"Easy.safetensors": save({"emb_params": vectors(3)}), "Easy.pt": pickle})
