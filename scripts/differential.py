@@ -26,7 +26,7 @@ from transformers.utils.logging import set_verbosity_error
 from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Encoding
 from lab.condition.config import TextOptions
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.condition.weighting import WEIGHTINGS
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what is wrong is told before the engine is imported
     from torch import Tensor
 
     from lab.condition.chunks import Chunk
-    from lab.condition.encode import PromptEncoder
+    from lab.condition.prompt_encoder import PromptEncoder
     from lab.condition.tokens import Word
     from lab.condition.translate import Translator
     from lab.models.bundle import Bundle
@@ -71,7 +71,7 @@ def encode(
     with Bars() as bars:
         facts = read_facts(model, bars, without_vae=True)
     check_clip_skip(text.clip_skip, facts)
-    from lab.condition.encode import PromptEncoder
+    from lab.condition.prompt_encoder import PromptEncoder
     from lab.condition.translate import Translator
     from lab.embeddings.library import collect
     from lab.models.load import load_options

@@ -1,7 +1,7 @@
 """What text becomes: prompt embeddings with a full account of what each row stands for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Literal
@@ -74,6 +74,7 @@ class Encoding:
         notes: What a person should know about how the text was read, one line each.
         negated: The words of negative weight, which are in none of the above, where they are to be avoided: their rows
             and those of the end tokens behind them, spans counted in these. None where there are none.
+        layers: Other embeds for each of `XTI_LAYERS`, where an embedding has other vectors for each of them.
     """
 
     text: str
@@ -83,6 +84,7 @@ class Encoding:
     applied: tuple[AppliedEmbedding, ...] = ()
     notes: tuple[str, ...] = ()
     negated: "Encoding | None" = None
+    layers: "Mapping[str, Tensor]" = field(default_factory=dict)
 
     def zeroed(self) -> "Encoding":
         """The same text with zeros for its states, as SDXL takes an empty negative prompt."""

@@ -38,11 +38,13 @@ def write_embeds(
         extra: Further tensors, which `read_embeds` leaves alone.
 
     Raises:
-        InputError: the file cannot be written, or is no .safetensors file by its name.
+        InputError: the file cannot be written, is no .safetensors file by its name, or has no place for `layers`.
     """
     from safetensors.torch import save_file
 
     check_embeds_file(path)
+    if any(entry.layers for entry in conditioning.entries):
+        raise InputError(f"{path}: has no place for a text that each layer of the U-Net reads differently")
     numbers = {entry: number for number, entry in enumerate(dict.fromkeys(conditioning.entries))}
     tensors = dict(extra or {})
     for entry, number in numbers.items():

@@ -43,7 +43,7 @@ class ChunkEncoder:
             InputError: it was made for text encoders of other widths.
         """
         if name not in self._vectors:
-            self._vectors[name] = vectors_for(self._bundle, self._embeddings[name], outputs=True)
+            self._vectors[name] = vectors_for(self._bundle, self._embeddings[name], elsewhere=True)
         return self._embeddings[name].count
 
     def encode(self, chunks: Iterable[Chunk]) -> None:
@@ -84,17 +84,17 @@ class ChunkEncoder:
         return with_output_rows(self._bundle, chunks, states, self._embeddings).flatten(0, 1)
 
 
-def vectors_for(bundle: Bundle, embedding: Embedding, outputs: bool = False) -> dict[str, Tensor]:
+def vectors_for(bundle: Bundle, embedding: Embedding, elsewhere: bool = False) -> dict[str, Tensor]:
     """An embedding's vectors, (n, width) float32 on the CPU, by the key of each of the bundle's text encoders.
 
     Args:
-        outputs: Whether the caller puts in what it has behind the text encoders.
+        elsewhere: Whether the caller puts in what it has behind the text encoders or in layers of the U-Net.
 
     Raises:
-        InputError: it was made for text encoders of other widths, or for behind them.
+        InputError: it was made for text encoders of other widths, or for elsewhere.
     """
-    if embedding.outputs and not outputs:
-        raise InputError(f"{embedding.name}: an output embedding, which prompts of images alone may name")
+    if (embedding.outputs or embedding.layers) and not elsewhere:
+        raise InputError(f"{embedding.name}: not in front of the text encoder; prompts alone may name it")
     check_widths(embedding.name, embedding.widths, bundle.facts)
     by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
     return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lab.condition.conditioning import Encoding
 from lab.condition.config import TextOptions
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.models.bundle import Bundle

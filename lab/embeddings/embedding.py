@@ -59,6 +59,8 @@ class Embedding:
         outputs: (n, width) likewise, that take the place of its rows behind the encoder, after all weights, as
             OneTrainer's output embeddings do, whose vectors in front of it are zeros. Empty for nearly all embeddings.
         foreign: (n, width) for text encoders that no model of the lab's families has, by their names in the file.
+        layers: (n, width) for each of `XTI_LAYERS`: other vectors for the text that each cross-attention layer of the
+            U-Net reads, whose mean its vectors are (P+, 2303.09522). Empty for nearly all embeddings.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Embedding:
     provenance: Provenance = field(default_factory=Provenance)
     outputs: "dict[str, Tensor]" = field(default_factory=dict)
     foreign: "dict[str, Tensor]" = field(default_factory=dict)
+    layers: "dict[str, Tensor]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.provenance.sha256:
@@ -76,8 +79,12 @@ class Embedding:
 
     @property
     def tensors(self) -> "dict[str, Tensor]":
-        """All that it is made of: its vectors, and its outputs with `_out` behind the encoder's name."""
-        return self.vectors | {f"{key}_out": rows for key, rows in self.outputs.items()}
+        """All that it is made of: its vectors, its outputs with `_out` behind the encoder's name, and its layers'."""
+        return self.vectors | {f"{key}_out": rows for key, rows in self.outputs.items()} | self.layers
+
+    def at_layer(self, layer: str) -> "Embedding":
+        """What one cross-attention layer reads of an embedding that has `layers`."""
+        return replace(self, vectors=dict.fromkeys(self.vectors, self.layers[layer]), layers={})
 
     @property
     def count(self) -> int:
@@ -151,6 +158,13 @@ def family(embedding: Embedding) -> str:
     """The model family that has these text encoders, as far as their widths tell."""
     traits = family_with_keys(embedding.vectors)
     return traits.short_label if traits else "unknown"
+
+
+XTI_LAYERS = (
+    *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
+    *("OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"),
+)
+"""The cross-attention layers of SD 1.x's U-Net from its input to its output, as kohya's XTI calls them."""
 
 
 class ForeignEmbeddingError(InputError):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.embeddings.containers import FileContents
-from lab.embeddings.embedding import ForeignEmbeddingError, key_by_width
+from lab.embeddings.embedding import XTI_LAYERS, ForeignEmbeddingError, key_by_width
 from lab.embeddings.parts import (
     Draft,
     by_encoder,
@@ -139,15 +139,22 @@ def read_onetrainer(contents: FileContents) -> Draft | None:
     return Draft(key_by_width(inputs["emp_params"]), notes=(*notes, *others), outputs=behind)
 
 
-def refuse_xti(contents: FileContents) -> Draft | None:
+def read_xti(contents: FileContents) -> Draft | None:
     """kohya's extended textual inversion: vectors for every layer of the U-Net."""
     tensors = tensors_of(contents.data)
     if tensors is None or not all(re.fullmatch(r"(IN|OUT)\d\d|MID", key) for key in tensors):
         return None
-    raise InputError(
-        "a kohya XTI embedding, with other vectors for each U-Net layer, which are not supported; "
-        "train it with train_textual_inversion.py for one set of vectors"
-    )
+    if tensors.keys() != set(XTI_LAYERS):
+        missing = ", ".join(sorted(set(XTI_LAYERS) ^ tensors.keys()))
+        raise InputError(f"a kohya XTI embedding for other layers than those of SD 1.x's U-Net ({missing})")
+    import torch
+
+    layers = {layer: next(iter(key_by_width(tensors[layer]).values())) for layer in XTI_LAYERS}
+    layers = {layer: rows.reshape(-1, rows.shape[-1]).float() for layer, rows in layers.items()}
+    if len({rows.shape for rows in layers.values()}) > 1:
+        raise InputError("a kohya XTI embedding with different numbers of vectors for its layers")
+    mean = torch.stack(list(layers.values())).mean(dim=0)
+    return Draft(key_by_width(mean), layers=layers, notes=("other vectors for each layer of the U-Net",))
 
 
 def read_list(contents: FileContents) -> Draft | None:

@@ -84,7 +84,7 @@ LAYOUTS: dict[str, Layout] = {
     "sdxl": Layout("SDXL, by kohya, OneTrainer and cog-sdxl", readers.read_named, _write_sdxl, outputs=True),
     "kohya": Layout("kohya sd-scripts", readers.read_kohya, _write_kohya),
     "onetrainer": Layout("OneTrainer", readers.read_onetrainer, _write_onetrainer, outputs=True),
-    "xti": Layout("kohya's extended textual inversion, which is refused", readers.refuse_xti),
+    "xti": Layout("kohya's extended textual inversion", readers.read_xti),
     "list": Layout("a list of dictionaries, as ComfyUI reads them", readers.read_list),
     "tensor": Layout("one tensor without a name", readers.read_bare),
     "diffusers": Layout("diffusers", readers.read_diffusers, _write_diffusers),

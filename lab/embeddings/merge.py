@@ -32,9 +32,9 @@ def merge(
     check_counts(len(embeddings), weights)
     weights = [1.0] * len(embeddings) if weights is None else list(weights)
     _check_widths(embeddings)
-    behind = next((embedding.name for embedding in embeddings if embedding.outputs), None)
-    if behind is not None:
-        raise InputError(f"'{behind}' is an output embedding, behind the text encoder; it cannot be merged")
+    elsewhere = next((one.name for one in embeddings if one.outputs or one.layers), None)
+    if elsewhere is not None:
+        raise InputError(f"'{elsewhere}' goes behind the text encoder or into layers; it cannot be merged")
     vectors = {
         key: METHODS[method]([embedding.vectors[key] for embedding in embeddings], weights)
         for key in embeddings[0].vectors

@@ -24,6 +24,7 @@ class Draft:
     notes: tuple[str, ...] = ()
     outputs: "dict[str, Tensor]" = field(default_factory=dict)
     foreign: "dict[str, Tensor]" = field(default_factory=dict)
+    layers: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 _KNOWN_KEYS = {key for traits in FAMILIES.values() for key in traits.encoder_keys}

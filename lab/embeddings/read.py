@@ -194,6 +194,7 @@ def read_file(path: str | Path, name: str | None = None) -> Embedding:
         kind=_kind(contents, path, layout),
         provenance=_provenance(path, layout, draft, contents, hashlib.sha256(data).hexdigest()),
         outputs=outputs,
+        layers=check_vectors(draft.layers),
         foreign={key: rows.detach().float().cpu() for key, rows in draft.foreign.items()},
     )
 

@@ -46,6 +46,8 @@ def save(
     vectors = check_vectors(embedding.vectors, zeros=bool(embedding.outputs))
     layout = layout or ("sdxl" if len(vectors) > 1 else "onetrainer" if embedding.outputs else "diffusers")
     check_target(path, layout)
+    if embedding.layers:
+        raise InputError(f"{path}: no layout that the lab writes has vectors for each layer of a U-Net")
     if embedding.outputs and not WRITABLE[layout].outputs:
         raise InputError(
             f"{path}: the {layout} layout has no place for an output embedding; take onetrainer or sdxl"

@@ -109,28 +109,25 @@ Listener = Callable[[Attention, Tensor, Tensor], None]
 """Hears of a layer, its image states (b, pixels, c) and the text states (b, keys, d) that they attend to."""
 
 
+@dataclass(frozen=True)
 class _CrossAttention:
-    """A cross-attention layer's `forward` in one thread: whom it tells, and what it computes."""
+    """A cross-attention layer's `forward` in one thread: whom it tells, what it reads, and what that avoids."""
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        plain: Forward,
-        told: tuple[Listener, ...] = (),
-        avoidance: Avoidance | None = None,
-    ):
-        self.layer, self.plain, self.told, self.avoidance = layer, plain, told, avoidance
+    layer: Attention
+    plain: Forward
+    told: tuple[Listener, ...] = ()
+    avoidance: Avoidance | None = None
+    text: Tensor | None = None
 
     def __call__(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        avoidance = self.avoidance
-        texts = encoder_hidden_states if avoidance is None else encoder_hidden_states[:, : avoidance.texts]
+        avoidance, text = self.avoidance, encoder_hidden_states if self.text is None else self.text
         for tell in self.told:
-            tell(self.layer, hidden_states, texts)
+            tell(self.layer, hidden_states, text if avoidance is None else text[:, : avoidance.texts])
         if avoidance is None:
-            return self.plain(hidden_states, encoder_hidden_states, *args, **kwargs)
-        return avoidance(self.layer, hidden_states, encoder_hidden_states)
+            return self.plain(hidden_states, text, *args, **kwargs)
+        return avoidance(self.layer, hidden_states, text)
 
 
 @contextmanager
@@ -139,20 +136,44 @@ def _cross_attention(
     layers: Sequence[str] = (),
     told: tuple[Listener, ...] = (),
     avoidance: Avoidance | None = None,
+    texts: Sequence[Tensor] = (),
 ) -> Iterator[None]:
     """Inside the block, cross-attention layers tell and avoid more; blocks within each other add up.
 
     Args:
         layers: Parts of their names, or all (`cross_attention_layers`).
+        texts: What each of them reads in place of the text that it is given, from the U-Net's input on.
     """
     names = cross_attention_layers(unet, layers)
     chosen = [unet.get_submodule(name.removesuffix(".processor")) for name in names]
+    own = dict(zip(chosen, texts, strict=True)) if texts else {}
 
     def replace(layer: nn.Module, forward: Forward) -> Forward:
+        assert isinstance(layer, Attention), "by its name"
         before = forward if isinstance(forward, _CrossAttention) else _CrossAttention(layer, forward)
-        return _CrossAttention(layer, before.plain, before.told + told, avoidance or before.avoidance)
+        acts = avoidance or before.avoidance, own.get(layer, before.text)
+        return _CrossAttention(layer, before.plain, before.told + told, *acts)
 
     with forwards_replaced(chosen, replace):
+        yield
+
+
+@contextmanager
+def texts_by_layer(unet: UNet2DConditionModel, texts: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block, each cross-attention layer of `unet` reads a text of its own.
+
+    Args:
+        texts: (b, n, d) for each layer, from the U-Net's input to its output.
+
+    Raises:
+        InputError: it has another number of layers.
+    """
+    count = len(cross_attention_layers(unet))
+    if count != len(texts):
+        raise InputError(
+            f"an embedding with vectors for {len(texts)} layers, as SD 1.x's U-Net has them; this one has {count}"
+        )
+    with _cross_attention(unet, texts=texts):
         yield
 
 
@@ -233,12 +254,16 @@ def attention_recorded(
 
 
 def cross_attention_layers(unet: UNet2DConditionModel, layers: Sequence[str] = ()) -> list[str]:
-    """The names of a U-Net's cross-attention processors: those that have any of these parts in them, or all.
+    """The names of a U-Net's cross-attention processors, from its input to its output: those that have any of these
+    parts in them, or all.
 
     Raises:
         InputError: a part of a name that no cross-attention layer has.
     """
-    names = [name for name in unet.attn_processors if ".attn2." in name]
+    found = [name for name in unet.attn_processors if ".attn2." in name]
+    names = sorted(
+        found, key=lambda name: ("down_blocks", "mid_block", "up_blocks").index(name.split(".")[0])
+    )
     for part in layers:
         if not any(part in name for name in names):
             known = ", ".join(name.partition(".transformer_blocks")[0] for name in names)

@@ -4,7 +4,8 @@ Symbols: b rows in the U-Net's batch, c x h x w latents, n rows of prompt embedd
 SDXL's pooled prompt embeddings.
 """
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lab.models.attention import Avoidance, attention_avoiding
+from lab.models.attention import Avoidance, attention_avoiding, texts_by_layer
 
 
 class Control(NamedTuple):
@@ -36,6 +37,7 @@ def call_unet(
     guidance_scale: Tensor | None = None,
     control: Control | None = None,
     avoidance: Avoidance | None = None,
+    layers: Sequence[Tensor] = (),
 ) -> Tensor:
     """Predicts noise (or v) from noisy latents.
 
@@ -49,6 +51,7 @@ def call_unet(
         guidance_scale: (b,) for a U-Net distilled with guidance, see `takes_guidance_scale`.
         control: Reads the same latents and texts first, and its residuals are added to the U-Net's.
         avoidance: What cross-attention avoids; its rows stand behind those of the texts in `embeds`.
+        layers: What each cross-attention layer reads in place of `embeds`, if they read different texts.
 
     Returns:
         (b, c, h, w) float32. Differentiable with respect to every floating-point argument.
@@ -76,7 +79,11 @@ def call_unet(
         width = unet.config.time_cond_proj_dim
         embedded = get_timestep_embedding((guidance_scale - 1) * 1000, width, downscale_freq_shift=1)
         conditions["timestep_cond"] = embedded.to(device, dtype)
-    with nullcontext() if avoidance is None else attention_avoiding(unet, avoidance):
+    with ExitStack() as stack:
+        if avoidance is not None:
+            stack.enter_context(attention_avoiding(unet, avoidance))
+        if layers:
+            stack.enter_context(texts_by_layer(unet, layers))
         output = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False, **conditions)
     return output[0].float()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import read_embeds
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.images import fit, open_image, to_tensor

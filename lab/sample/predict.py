@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lab.condition.conditioning import Conditioning, Encoding
 from lab.condition.prompt_parts import rows_with_ends
+from lab.embeddings.embedding import XTI_LAYERS
 from lab.models.attention import Avoidance, Keys
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
@@ -42,11 +43,13 @@ class _Texts(NamedTuple):
         embeds: (b, n, d) prompt embeddings, and behind them what they avoid.
         pooled: (b, p) or None.
         avoidance: How that acts, or None if nothing is avoided.
+        layers: As `embeds`, for each of `XTI_LAYERS`, where layers read different texts.
     """
 
     embeds: Tensor
     pooled: Tensor | None
     avoidance: Avoidance | None
+    layers: Sequence[Tensor] = ()
 
 
 Avoided = tuple[tuple[Encoding, Literal["all", "words", "negated"]], ...]
@@ -163,6 +166,7 @@ class Predictor:
             self._scale.repeat(copies) if self._takes_scale else None,
             self._control and self._control._replace(images=self._control.images.repeat(copies, 1, 1, 1)),
             texts.avoidance,
+            texts.layers,
         )
         return output.chunk(copies)
 
@@ -175,37 +179,54 @@ class Predictor:
         key = tuple(rows), tuple(avoided)
         # What gradients pass is never taken from before.
         if torch.is_grad_enabled() or key not in self._texts:
-            length = math.lcm(*(len(row.embeds) for row in rows))
-            there = {row: self._on_device(row.embeds).repeat(length // len(row.embeds), 1) for row in rows}
+            length, dtype = math.lcm(*(len(row.embeds) for row in rows)), self._bundle.dtype
             pooled = {row: self._on_device(row.pooled) for row in rows if row.pooled is not None}
-            dtype = self._bundle.dtype
-            embeds = torch.stack([there[row] for row in rows])
-            others = [
-                self._rows(which).repeat(length // len(row.embeds), 1)
-                for row, which in zip(rows, avoided, strict=False)  # those of no prompt avoid nothing
-            ]
-            avoidance = self._avoidance(length, others) if any(map(len, others)) else None
-            if avoidance is not None:
-                most = max(map(len, others))
-                filled = torch.stack([F.pad(other, (0, 0, 0, most - len(other))) for other in others])
-                embeds = torch.cat([embeds, filled], dim=1)
-            stacked = torch.stack([pooled[row] for row in rows]).to(dtype) if pooled else None
-            self._texts[key] = _Texts(embeds.to(dtype), stacked, avoidance)
+            embeds, avoidance = self._with_avoided(rows, avoided, length)
+            layers = XTI_LAYERS if any(row.layers for row in rows) else ()
+            self._texts[key] = _Texts(
+                embeds.to(dtype),
+                torch.stack([pooled[row] for row in rows]).to(dtype) if pooled else None,
+                avoidance,
+                [self._with_avoided(rows, avoided, length, layer)[0].to(dtype) for layer in layers],
+            )
         return self._texts[key]
 
-    def _rows(self, avoided: Avoided) -> Tensor:
+    def _with_avoided(
+        self, rows: Sequence[Encoding], avoided: Sequence[Avoided], length: int, layer: str | None = None
+    ) -> tuple[Tensor, Avoidance | None]:
+        """The texts of rows with what they avoid behind them, (b, n, d), as a layer reads them; and how that acts."""
+        texts = {row: self._states(row, layer) for row in rows}
+        embeds = torch.stack([texts[row].repeat(length // len(row.embeds), 1) for row in rows])
+        others = [
+            self._rows(which, layer).repeat(length // len(row.embeds), 1)
+            for row, which in zip(rows, avoided, strict=False)  # those of no prompt avoid nothing
+        ]
+        if not any(map(len, others)):
+            return embeds, None
+        most = max(map(len, others))
+        filled = torch.stack([F.pad(other, (0, 0, 0, most - len(other))) for other in others])
+        return torch.cat([embeds, filled], dim=1), self._avoidance(length, others)
+
+    def _rows(self, avoided: Avoided, layer: str | None) -> Tensor:
         """(rows, d) of what a text avoids, one after the other."""
-        found = [self._positive.at(0)[0][0].embeds[:0]]
+        found = [self._on_device(self._positive.at(0)[0][0].embeds[:0])]
         for encoding, which in avoided:
             if which == "negated":
                 assert encoding.negated is not None, "see _avoided"
-                found.append(encoding.negated.embeds)
-            elif which == "all":
-                found.append(encoding.embeds)
-            else:
+                found.append(self._states(encoding.negated, layer))
+                continue
+            states = self._states(encoding, layer)
+            if which == "words":
                 places = torch.tensor(rows_with_ends(encoding, self._bundle.context_length), dtype=torch.long)
-                found.append(encoding.embeds[to_device(places, encoding.embeds.device)])
-        return torch.cat([self._on_device(rows) for rows in found])
+                states = states[to_device(places, states.device)]
+            found.append(states)
+        return torch.cat(found)
+
+    def _states(self, encoding: Encoding, layer: str | None) -> Tensor:
+        """(n, d) on the device: a text as a layer reads it."""
+        return self._on_device(
+            encoding.embeds if layer is None else encoding.layers.get(layer, encoding.embeds)
+        )
 
     def _avoidance(self, texts: int, avoided: Sequence[Tensor]) -> Avoidance:
         """How the rows of the U-Net's batch avoid what stands behind the `texts` rows of their text."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lab.condition.chunks import Chunk
 from lab.condition.conditioning import Pool, pool_words
 from lab.condition.config import TextOptions
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.condition.towers import encode_chunks, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError

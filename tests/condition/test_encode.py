@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lab import Embedding, InputError, encode
 from lab.condition.config import TextOptions
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from tests.condition.samples import close, embedding_for
 
 FAMILIES = ("sd1", "sd2", "sdxl")

@@ -273,10 +273,6 @@ class TestOtherFiles:
     def test_what_it_is_instead(self, tmp_path, data, word):
         assert word in message(tmp_path, data)
 
-    def test_xti(self, tmp_path):
-        layers = [f"IN{i:02}" for i in (1, 2, 4, 5, 7, 8)] + ["MID"] + [f"OUT{i:02}" for i in range(3, 12)]
-        assert "XTI" in message(tmp_path, save_safetensors({layer: vectors(1) for layer in layers}))
-
     def test_missing(self, tmp_path):
         with pytest.raises(lab.InputError, match="no such file"):
             lab.read_embedding(tmp_path / "x.pt")
