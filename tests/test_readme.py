@@ -73,7 +73,7 @@ def test_the_first_block_is_the_two_commands():
 def test_python_examples_run(code, workplace, capsys, emoji):
     code = re.sub('(steps=|"steps": )12', r"\g<1>2", code)
     if SERVED in code:
-        with running(create_app(ServeConfig(), emoji)) as address:
+        with running(create_app(ServeConfig(page=False), emoji)) as address:
             exec(compile(code.replace(SERVED, address), "README.md", "exec"), {})
     else:
         exec(compile(code, "README.md", "exec"), {})

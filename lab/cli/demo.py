@@ -27,3 +27,4 @@ def demo(*, out: Path = Path("outputs", "demo"), device: str = "auto") -> None:
     with Bars() as bars:
         page, seconds = write_demo(bundle, out, bars, began)
     print(f"Done in {seconds:.0f} s. Open {page.resolve().as_uri()}")
+    print("To play with the model yourself: lab serve, then open http://127.0.0.1:7860")

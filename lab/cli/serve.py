@@ -21,7 +21,7 @@ ServeFlags = Annotated[ServeOptions, Parameter(name="*", group="Where and for wh
 def serve(
     *, server: ServeFlags = ServeOptions(), model: ModelFlags = ModelOptions(), config: ConfigFlag = None
 ) -> None:
-    """Serve a model over HTTP: OpenAI's API at /v1, A1111's at /sdapi/v1, the lab's own at /lab, explained at /docs."""
+    """Serve a page to play on, OpenAI's API at /v1, A1111's at /sdapi/v1, the lab's own at /lab; /docs says more."""
     over = given(server, model)
     if key := os.environ.get("LAB_API_KEY"):
         over = {"api_key": key} | over
@@ -68,4 +68,5 @@ def _where(settings: ServeConfig, listening: socket.socket) -> str:
     port = listening.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host or "0.0.0.0"
     who = "whoever has the key" if settings.api_key else "this machine alone, as there is no --api-key"
-    return f"Serving {settings.model} at http://{host}:{port} for {who}; /docs explains it. Ctrl-C stops."
+    page = "open it in a browser to play; " if settings.page and find_spec("gradio") else ""
+    return f"Serving {settings.model} at http://{host}:{port} for {who}; {page}/docs explains the API. Ctrl-C stops."

@@ -65,7 +65,7 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
         SheetGroup(section.heading, [(files[place], label) for place, label in section.members])
         for section in _sections(records, shared)
     ]
-    write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(_summary(shared)))
+    write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(summary(shared)))
     write_index(folder, images, "generate")
 
 
@@ -101,7 +101,7 @@ def write_index(
         folder.path / "index.html",
         "images.html",
         title=folder.path.name or str(folder.path),
-        about=_summary(shared),
+        about=summary(shared),
         link=link,
         images=[_shown(file, record, labels[place]) for place, (file, record) in enumerate(pairs)],
         groups=[(section.heading, [place for place, _ in section.members]) for section in sections],
@@ -120,7 +120,7 @@ def shared_values(records: Sequence[Record]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(key in r and r[key] == value for r in others)}
 
 
-def _summary(record: Record) -> list[str]:
+def summary(record: Record) -> list[str]:
     """Lines for people: prompt, negative prompt and the settings that matter, as far as the record has them."""
     lines = [record["prompt"]] if record.get("prompt") else []
     if record.get("negative_prompt"):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse
@@ -57,4 +58,8 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
     async def docs() -> HTMLResponse:
         return HTMLResponse(template("lab.serve", "docs.html").render(schema=app.openapi()))
 
+    if config.page and find_spec("gradio"):
+        from lab.serve.page.mount import mount_page  # takes seconds, which an API alone need not wait
+
+        mount_page(app, service)
     return app

@@ -38,6 +38,9 @@ class ServeOptions(Config):
     allow_origin: list[str] = Field(default_factory=list)
     """A page that may send requests, as https://name, beside the server's own; repeatable."""
 
+    page: bool = True
+    """Shows a page to play on at /, where Gradio is installed."""
+
     max_images: int = Field(16, ge=1)
     """The most images of one request."""
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lab.condition.account import Account, account
 from lab.condition.conditioning import Pool
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
@@ -175,6 +177,23 @@ class Service:
         order = PictureOrder(client, asked, sampled, tell, previews)
         self.pictures.put(order)
         return order
+
+    def account(self, text: str, settings: Mapping[str, Any], negative: bool = False) -> Account:
+        """What a prompt, or a negative one, becomes under fields of `GenerateConfig`; it is encoded in the caller's
+        thread.
+
+        Raises:
+            InputError: what `order_pictures` would refuse.
+        """
+        prompts = {"prompt": "", "negative_prompt": text} if negative else {"prompt": text}
+        config = GenerateConfig.build(dict(settings) | prompts)
+        asked = requests(config)
+        sampled = resolve_settings(self.bundle.facts, config)
+        check_bounds(self.config, sampled, asked)
+        check_requests_by_configs(self.bundle.facts, asked, self.library)
+        check_readings(asked, sampled.prompt_steps, self.library)
+        encoder = PromptEncoder(self.bundle, self.library, config, sampled.prompt_steps)
+        return account(self.bundle, encoder, encoder.encode([text], negative)[text], config, negative)
 
     def order_vectors(
         self, client: Hashable, texts: Sequence[str], pooling: Pool = "eos", dialect: str = "plain"

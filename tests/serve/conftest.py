@@ -16,6 +16,7 @@ def app(emoji, tmp_path_factory):
             embeddings=[REPOSITORY / "lab/assets/emoji/negative.safetensors"],
             max_images=4,
             max_steps=30,
+            page=False,
         ),
         emoji,
     )

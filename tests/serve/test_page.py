@@ -1,0 +1,230 @@
+"""The page in a real browser, on the bundled model: what it shows, what it keeps, and what it lets nobody do."""
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from lab.runs.png import read_record
+from lab.serve.app import create_app
+from lab.serve.config import ServeConfig
+from tests.paths import REPOSITORY
+from tests.serve.running import running
+
+pytest.importorskip("gradio")
+
+NEGATIVE = REPOSITORY / "lab/assets/emoji/negative.safetensors"
+WAIT = 20_000
+
+
+@pytest.fixture(scope="module")
+def served(emoji, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page")
+    with running(create_app(ServeConfig(out=out, embeddings=[NEGATIVE], max_images=4), emoji)) as address:
+        yield address, out / "page"
+
+
+@pytest.fixture(scope="module")
+def tab(browser, served):
+    """The page in a browser that reaches this machine alone, and what went wrong in it or was asked of others."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT)
+    problems = []
+
+    def keep_out(route):
+        problems.append(route.request.url)
+        route.abort()
+
+    context.route(lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:")), keep_out)
+    context.on("weberror", lambda error: problems.append(str(error.error)))
+    context.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    yield opened(context.new_page(), served[0]), problems
+    context.close()
+
+
+@pytest.fixture
+def page(tab):
+    page, problems = tab
+    yield page
+    assert not problems
+
+
+def opened(page, address):
+    page.goto(address)
+    page.locator("#reading .token, #reading .problem").first.wait_for()
+    return page
+
+
+def write(page, field, text):
+    page.locator(f"#{field} textarea").fill(text)
+
+
+def tokens(page, reading):
+    return [" ".join(text.split()) for text in page.locator(f"#{reading} .token").all_inner_texts()]
+
+
+def until_read(page, reading, says):
+    page.locator(f"#{reading}").get_by_text(says).first.wait_for()
+
+
+def few_steps(page):
+    if page.get_by_label("Steps").count() == 0 or not page.get_by_label("Steps").is_visible():
+        page.locator("#settings > button").click()
+    page.get_by_label("Steps").fill("2")
+
+
+def images(page):
+    return page.locator("#history img").count()
+
+
+def make(page, expected):
+    page.locator("#make").click()
+    page.wait_for_function(
+        "count => document.querySelectorAll('#history img').length === count", arg=expected
+    )
+    page.locator("#make").wait_for()
+
+
+def newest(folder):
+    return read_record(max(folder.glob("*.png")))
+
+
+def test_prompts_are_read_as_they_are_typed(page):
+    write(page, "prompt", "a (red:1.3) apple [cat|dog]")
+    until_read(page, "reading", "dog")
+    assert "red × 1.3" in tokens(page, "reading")
+    assert "steps 3, 5" in page.locator("#reading").inner_text()
+    write(page, "negative", "blurry")
+    until_read(page, "negative-reading", "blurry")
+    page.locator("#negative textarea").focus()
+    page.get_by_role("button", name="<negative>").click()
+    until_read(page, "negative-reading", "negative acts in rows")
+    assert "<negative> 8 vectors" in tokens(page, "negative-reading")
+    page.locator("#row-by-row > button").click()
+    page.locator("#rows td").get_by_text("<negative>, 8 vectors").wait_for()
+    write(page, "prompt", "a <nobody>")
+    page.locator("#reading .problem").get_by_text("nobody").wait_for()
+
+
+def test_images_stand_beside_those_before_and_nothing_is_lost(page, served):
+    address, folder = served
+    few_steps(page)
+    write(page, "prompt", "noto emoji of a red apple")
+    write(page, "negative", "<negative>")
+    page.get_by_label("Seed").first.fill("7")
+    before = images(page)
+    make(page, before + 1)
+    first = newest(folder)
+    assert (first["seed"], first["steps"], first["negative_prompt"]) == (7, 2, "<negative>")
+    assert [use["name"] for use in first["applied"]] == ["negative"]
+    write(page, "prompt", "noto emoji of a cat")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        "count => document.querySelectorAll('#history img').length === count", arg=before + 2
+    )
+    assert newest(folder)["seed"] == 7 and newest(folder)["prompt"] == "noto emoji of a cat"
+    changed = page.locator("#about tbody tr")
+    changed.first.wait_for()
+    assert changed.all_inner_texts() == ["prompt\tnoto emoji of a red apple\tnoto emoji of a cat"]
+    sides = page.locator("#result img").evaluate_all("all => all.map(one => one.src)")
+    assert len(set(sides)) == 2
+    other = opened(page.context.new_page(), address)
+    other.locator("#history img").first.wait_for()
+    assert images(other) == before + 2
+    assert other.locator("#prompt textarea").input_value() == "noto emoji of a cat"
+    assert other.get_by_label("Seed").first.input_value() == "7"
+    other.close()
+
+
+def test_settings_come_back_from_the_history_and_from_a_dropped_image(page, served):
+    few_steps(page)
+    write(page, "prompt", "noto emoji of a rocket")
+    write(page, "negative", "")
+    page.get_by_label("Seed").first.fill("11")
+    make(page, images(page) + 1)
+    rocket = max(served[1].glob("*.png"))
+    write(page, "prompt", "noto emoji of a crown")
+    page.locator("#another").click()
+    make(page, images(page) + 1)
+    assert newest(served[1])["seed"] != 11
+    page.locator("#history button").nth(1).click()
+    page.locator("#same").click()
+    page.locator("#said").get_by_text("Its settings are in the form").wait_for()
+    assert page.locator("#prompt textarea").input_value() == "noto emoji of a rocket"
+    assert page.get_by_label("Seed").first.input_value() == "11"
+    write(page, "prompt", "something else")
+    page.locator("#dropped input[type=file]").set_input_files(rocket)
+    page.locator("#said").get_by_text(rocket.name).wait_for()
+    assert page.locator("#prompt textarea").input_value() == "noto emoji of a rocket"
+    bare = REPOSITORY / "lab/assets/readme.png"
+    page.locator("#dropped input[type=file]").set_input_files(bare)
+    page.locator("#said .problem").get_by_text("readme.png: carries no settings").wait_for()
+
+
+def test_what_cannot_be_made_is_said_on_the_page(page, served):
+    made = len(list(served[1].glob("*.png")))
+    write(page, "prompt", "a cat")
+    few_steps(page)
+    page.get_by_label("Steps").fill("9999")
+    page.locator("#make").click()
+    page.locator("#said .problem").get_by_text("steps").wait_for()
+    assert len(list(served[1].glob("*.png"))) == made
+    page.get_by_label("Steps").fill("2")
+
+
+def test_after_a_reload_on_a_phone_in_the_dark_all_is_there(page):
+    write(page, "prompt", "a (red:1.1) cat")
+    until_read(page, "reading", "× 1.1")
+    count = images(page)
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    until_read(page, "reading", "× 1.1")
+    page.locator("#history img").first.wait_for()
+    assert images(page) == count > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60
+
+
+@pytest.fixture(scope="module")
+def with_key(emoji, tmp_path_factory):
+    config = ServeConfig(out=tmp_path_factory.mktemp("keyed"), api_key="geheim")
+    with TestClient(create_app(config, emoji), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+PATHS = ("/", "/config", "/gradio_api/info", "/gradio_api/file=/etc/hostname", "/gradio_api/queue/data")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_page_asks_for_the_key_too(with_key, path):
+    assert with_key.get(path).status_code == 401
+    assert with_key.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=/proc/self/environ",
+        f"/gradio_api/file={REPOSITORY}/pyproject.toml",
+        "/gradio_api/file=pyproject.toml",
+        "/gradio_api/file=http://127.0.0.1/docs",
+        "/gradio_api/proxy=http://127.0.0.1/docs",
+        "/gradio_api/vibe-code",
+        "/gradio_api/openapi.json",
+        "/gradio_api/run-history/buckets",
+        "/monitoring",
+        "/nothing",
+    ],
+)
+def test_it_serves_no_file_of_the_machine_and_fetches_nothing(with_key, path):
+    headers = {"Authorization": "Bearer geheim"}
+    assert with_key.get("/", headers=headers).status_code == 200
+    assert with_key.get(path, headers=headers).status_code in (403, 404)
+
+
+def test_pages_from_elsewhere_may_not_use_it(with_key):
+    headers = {"Authorization": "Bearer geheim", "Origin": "https://evil.example.org"}
+    assert with_key.post("/gradio_api/queue/join", json={}, headers=headers).status_code == 403
