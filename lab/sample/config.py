@@ -174,6 +174,16 @@ class PromptOptions(Config):
     negative_embeds: ExistingFile | None = None
     """The same in place of a negative prompt, such as ReNeg's (2412.19637)."""
 
+    walk: Prompts = Field(default_factory=list)
+    """In place of prompts: goes from one prompt to the next, on the same noise, in steps that change the image alike,
+    and writes an animation too. Repeatable."""
+
+    frames: int = Field(16, ge=2, le=10_000)
+    """Images of a walk."""
+
+    way: Literal["linear", "spherical"] = "linear"
+    """How a walk goes from prompt to prompt: straight, or along an arc."""
+
     out: NewPath | None = None
     """Folder for the images; by default one under outputs/ that the settings name."""
 
@@ -210,12 +220,18 @@ def read_prompts(config: GenerateConfig) -> list[str]:
             not text.
     """
     prompts = list(config.prompt)
+    if config.walk:
+        if prompts or config.prompt_file is not None or config.embeds is not None:
+            raise InputError("walk: takes the place of prompts; give prompts or --walk, not both")
+        if len(config.walk) < 2:
+            raise InputError("walk: there is one prompt; give two or more with --walk")
+        return list(config.walk)
     if config.prompt_file is not None:
         prompts += read_lines(config.prompt_file)
     if prompts and config.embeds is not None:
         raise InputError("embeds: take the place of prompts; give prompts or --embeds, not both")
     if not prompts and config.embeds is None:
-        raise InputError("prompt: there is none; give --prompt, --prompt-file or --embeds")
+        raise InputError("prompt: there is none; give --prompt, --prompt-file, --embeds or --walk")
     return prompts
 
 

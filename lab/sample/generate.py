@@ -20,10 +20,12 @@ from lab.models.config import check_for_loaded
 from lab.runs.pages import write_overview
 from lab.runs.png import ImageWriters, record_beside
 from lab.runs.run import RunFolder, run_digest
-from lab.sample.config import GenerateConfig, requests
+from lab.sample.config import GenerateConfig, parse_seeds, requests
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
+from lab.sample.walk import plan_walk, write_animation
+from lab.terminal import is_first
 
 SHOWN = 48
 """Images of a list that a notebook shows."""
@@ -158,6 +160,10 @@ def generate(
     """
     check_for_loaded(bundle, settings)
     config = GenerateConfig.build(GenerateConfig.given_with(config, settings))
+    if config.walk:
+        if config.out is None:
+            raise InputError("out: a walk goes into a folder; give one")
+        return generate_to_disk(bundle, config, listener, embeddings)
     jobs = plan(bundle, requests(config), embeddings)
     _tell_notes(jobs, listener)
     if config.out is not None:
@@ -170,19 +176,31 @@ def generate(
     return Results(sorted(results, key=lambda result: result.index))
 
 
-def generate_to_disk(bundle: Bundle, config: GenerateConfig, listener: Listener = Listener()) -> Results:
+def generate_to_disk(
+    bundle: Bundle, config: GenerateConfig, listener: Listener = Listener(), embeddings: Sources = ()
+) -> Results:
     """`generate` into a folder: `config.out`, or one under outputs/ that what the run is made of names.
 
     Raises:
         InputError: as `generate`.
     """
-    jobs = plan(bundle, requests(config))
+    jobs = plan(bundle, requests(config), embeddings)
     _tell_notes(jobs, listener)
     out = config.out
     if out is None:
         digest = run_digest(_stored(bundle, config), contents(bundle, jobs), BY_CONTENT)
         out = Path("outputs", f"generate-{digest[:8]}")
-    return _generate_to_disk(bundle, config, jobs, out, listener)
+    if not config.walk:
+        return _generate_to_disk(bundle, config, jobs, out, listener)
+    results = _generate_to_disk(
+        bundle, config, plan_walk(bundle, config, out, embeddings, listener), out, listener
+    )
+    if is_first():
+        seeds = parse_seeds(config.seeds)
+        for number, seed in enumerate(seeds):
+            frames = [result.path for result in results[number :: len(seeds)] if result.path is not None]
+            write_animation(out / f"walk-seed{seed}.webp", frames)
+    return results
 
 
 def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:

@@ -18,7 +18,7 @@ from lab.runs.run import file_digest, text_digest
 from lab.sample.negatives import NEGATIVE_METHODS
 from lab.sample.plan import Job
 
-_NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "out", "batch_size"}
+_NOT_OF_ONE_IMAGE = {"prompt", "prompt_file", "seeds", "walk", "frames", "way", "out", "batch_size"}
 
 FILES = {
     "init_image": "init image",
