@@ -49,9 +49,8 @@ def learn_counts(
     shares = {count: best_share(folder) for count, folder in folders.items()}
     chosen = fewest(shares, config.tolerance)
     for count, share in shares.items():
-        listener.note(
-            f"{count} vectors: {100 * share:.1f} % of what the text does{' (kept)' * (count == chosen)}"
-        )
+        mark, plural = " (kept)" * (count == chosen), "s" * (count > 1)
+        listener.note(f"{count} vector{plural}: {100 * share:.1f} % of what the text does{mark}")
     kept = learned[chosen]
     for embedding in kept if isinstance(kept, list) else [kept]:
         path = embedding.provenance.path

@@ -84,7 +84,7 @@ def share(a: Tensor, b: Tensor, c: Tensor) -> Share:
     return Share(whole, 2 * float(error))
 
 
-def spread(seeds: int, prompts: Sequence[str]) -> dict[str, Any]:
-    """Prompts and seeds of about so many images: as many prompts as there are images, then more seeds."""
-    chosen = list(prompts[:seeds])
-    return {"prompt": chosen, "seeds": range(1, math.ceil(seeds / len(chosen)) + 1)}
+def spread(images: int, prompts: Sequence[str]) -> dict[str, Any]:
+    """Prompts and seeds of so many images or a few more: a prompt for each as far as they go, then more seeds."""
+    chosen = list(prompts[:images])
+    return {"prompt": chosen, "seeds": range(1, math.ceil(images / len(chosen)) + 1)}

@@ -119,7 +119,7 @@ def test_of_several_numbers_the_fewest_near_the_best_are_kept(sd1, worded, heard
     assert embedding.count == 1
     assert lab.read_embedding(config.out / "stands-in.safetensors").count == 1
     assert [note.split(":")[0] for note in heard.notes if "% of what" in note and "Stopped" not in note] == [
-        "1 vectors",
+        "1 vector",
         "2 vectors",
         "4 vectors",
     ]

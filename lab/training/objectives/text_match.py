@@ -169,7 +169,8 @@ class TextMatch(Objective[int]):
         negative = config.prompt_file is not None
         side, file = ("negative_prompt", "negative_embeds") if negative else ("prompt", "embeds")
         prompts = read_lines(config.prompt_file) if config.prompt_file is not None else [""]
-        common = spread(count, prompts) | {"clip_skip": config.clip_skip, "dialect": "plain"}
+        asked = spread(count, prompts)
+        common = asked | {"clip_skip": config.clip_skip, "dialect": "plain"}
         common |= {name: getattr(config, name) for name in ("guidance", "scheduler")} | {
             "steps": config.sampling_steps
         }
@@ -183,7 +184,8 @@ class TextMatch(Objective[int]):
         )
         found = ", ".join(f"{share} in {what}" for what, share in shares.items())
         where = "as a negative prompt" if negative else "as the prompt"
-        return f"Of what it does to {count} images {where} they do {found}."
+        images = len(asked["prompt"]) * len(asked["seeds"])
+        return f"Of what it does to {images} images {where} they do {found}."
 
     def _fitting(self, contexts: Sequence[str]) -> tuple[list[str], list[str]]:
         """The contexts in which text and vectors fit into a chunk, and a line on those that do not."""
