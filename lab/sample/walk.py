@@ -16,13 +16,14 @@ from torch import Tensor
 
 from lab.condition.conditioning import Conditioning, Encoding, Part
 from lab.condition.embeds_file import write_embeds
-from lab.condition.encode import PromptEncoder
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.files import atomic
 from lab.images import open_image, to_tensor
 from lab.listening import Listener
 from lab.models.bundle import Bundle
+from lab.prompt.syntax import is_negated
 from lab.sample.config import GenerateConfig, Request, parse_seeds
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan
@@ -61,7 +62,7 @@ class Walk:
         """Encodes the prompts.
 
         Raises:
-            InputError: one that cannot be read, changes over the steps or is composed.
+            InputError: one that cannot be read, changes over the steps, is composed, or has words of negative weight.
         """
         self._prompts, self._way = config.walk, WAYS[config.way]
         library = offered_embeddings(config, embeddings)
@@ -71,6 +72,12 @@ class Walk:
             if len(set(made[prompt].entries)) > 1:
                 raise InputError(
                     f"walk: '{shortened(prompt)}' changes over the steps or has parts; give plain prompts"
+                )
+            first = made[prompt].first
+            if first.layers or any(is_negated(span.text, span.weight) for span in first.spans):
+                raise InputError(
+                    f"walk: '{shortened(prompt)}' has words of negative weight or vectors for each layer, "
+                    "between which there is no way; leave them out"
                 )
         self._stops = [made[prompt].first for prompt in config.walk]
 
