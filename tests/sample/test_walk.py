@@ -61,7 +61,7 @@ def test_a_walk_goes_from_one_image_to_the_other(family, request, tmp_path):
         ({"walk": ["a cat"]}, "give two or more"),
         ({"walk": STOPS, "prompt": "a dog"}, "takes the place of prompts"),
         ({"walk": ["a [cat:dog:0.5]", "a hat"]}, "changes over the steps"),
-        ({"walk": ["a (cat:-1)", "a hat"]}, "negative weight"),
+        ({"walk": ["a (cat:-1)", "a hat"], "negative_method": "negpip"}, "words of negative weight"),
         ({"walk": STOPS, "frames": 1}, "frames"),
         ({"walk": STOPS, "out": None}, "a walk goes into a folder"),
     ],
