@@ -1,6 +1,6 @@
 """`lab inspect`: what embedding files hold."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.cli.flags import check_embeddings
-from lab.embeddings.embedding import CLIP_NORM, Embedding, ForeignEmbeddingError, family, norms_apart
+from lab.embeddings.embedding import CLIP_NORM, Embedding, ForeignEmbeddingError, norms_apart
+from lab.embeddings.facts import facts
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.judging.config import card_beside
@@ -148,9 +149,6 @@ def _explain(console: Console, embeddings: Sequence[Embedding], model: ModelOpti
 
 
 NEAREST = 10
-CONTEXT = 77
-"""Rows of prompt embeddings in every published Stable Diffusion."""
-
 LARGEST_MATRIX = 12
 """Cosines among more vectors than these are too wide to read; their extremes are shown instead."""
 
@@ -165,7 +163,7 @@ def _show_embedding(console: Console, embedding: Embedding, vocabularies: "Mappi
         vocabularies: By the name under which embeddings address the text encoder.
     """
     console.rule(Text(embedding.name), align="left")
-    for label, value in _facts(embedding):
+    for label, value in facts(embedding):
         say(console, f"{label:<14} {value}")
     _show_card(console, embedding)
     for key, tensor in embedding.vectors.items():
@@ -187,32 +185,6 @@ def _show_card(console: Console, embedding: Embedding) -> None:
         say(console, "It is of a file with other contents.")
     for sentence in card["sentences"]:
         say(console, str(sentence))
-
-
-def _facts(embedding: Embedding) -> Iterator[tuple[str, str]]:
-    """What is known of an embedding as a whole, as labels and values."""
-    origin = embedding.provenance
-    yield "file", str(origin.path)
-    yield "layout", origin.layout
-    yield "in prompts", f"<{embedding.name}>"
-    yield "internal name", origin.internal_name or "none"
-    yield "kind", embedding.kind
-    yield "vectors", str(embedding.count)
-    yield "widths", ", ".join(f"{key} {width}" for key, width in embedding.widths.items())
-    yield "family", family(embedding)
-    yield "steps", "unknown" if origin.step is None else str(origin.step)
-    yield "base model", origin.base_model or "unknown"
-    yield "sha256", origin.sha256
-    yield "A1111 hash", embedding.a1111_hash
-    if embedding.a1111_checksum:
-        yield "A1111 checksum", embedding.a1111_checksum
-    for key, value in sorted(origin.metadata.items()):
-        yield "metadata", f"{key}: {value}"
-    if embedding.count % CONTEXT == 0:
-        rows = f"{embedding.count} rows fill the context: prompt embeddings rather than vectors for a prompt"
-        yield "note", f"{rows}; give the file by --embeds or --negative-embeds"
-    for note in origin.notes:
-        yield "note", note
 
 
 def _show_vectors(

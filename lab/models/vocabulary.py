@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedModel
 
+from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
 from lab.models.load import load_options
 
@@ -107,11 +108,15 @@ def read_vocabularies(model: str, variant: str | None) -> dict[str, Vocabulary]:
         InputError: no such model, or a damaged one.
     """
     options = ModelOptions(model=model, variant=variant, device="cpu")
-    towers = load_options(options, text_only=True).towers
-    return {tower.key: _vocabulary(tower.tokenizer, tower.encoder) for tower in towers}
+    return vocabularies(load_options(options, text_only=True))
+
+
+def vocabularies(bundle: Bundle) -> dict[str, Vocabulary]:
+    """The vocabulary of each text encoder of a model that is loaded, likewise."""
+    return {tower.key: _vocabulary(tower.tokenizer, tower.encoder) for tower in bundle.towers}
 
 
 def _vocabulary(tokenizer: CLIPTokenizer, encoder: PreTrainedModel) -> Vocabulary:
-    table = encoder.get_input_embeddings().weight.detach().float()
+    table = encoder.get_input_embeddings().weight.detach().float().cpu()
     names = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(table))))
     return Vocabulary(table[: len(names)], names)

@@ -3,8 +3,11 @@
 import re
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
+import lab
 from lab.runs.png import read_record
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
@@ -170,6 +173,32 @@ def test_what_cannot_be_made_is_said_on_the_page(page, served):
     page.locator("#said .problem").get_by_text("steps").wait_for()
     assert len(list(served[1].glob("*.png"))) == made
     page.get_by_label("Steps").fill("2")
+
+
+def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_path):
+    page.get_by_role("tab", name="Embeddings").click()
+    card = page.locator("#cards .card")
+    card.get_by_text("8 vectors, clip 256 wide, negative").wait_for()
+    card.locator("summary").click()
+    card.get_by_text("blurry").first.wait_for()
+    page.locator("#write").click()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    written, read = lab.read_embedding(download.value.path(), name="x"), lab.read_embedding(NEGATIVE)
+    assert written.provenance.layout == "kohya"
+    assert torch.equal(written.vectors["clip"], read.vectors["clip"])
+    save_file({"emb_params": torch.full((2, 768), 5.0)}, tmp_path / "large.safetensors")
+    page.locator("#file input[type=file]").set_input_files(tmp_path / "large.safetensors")
+    inspected = page.locator("#inspected")
+    inspected.get_by_text("<large>").wait_for()
+    warnings = " ".join(inspected.locator(".problem").all_inner_texts())
+    assert "768" in warnings and "where words have about" in warnings
+    page.locator("#file").get_by_role("button", name="Clear").click()
+    (tmp_path / "none.safetensors").write_bytes(b"nothing")
+    page.locator("#file input[type=file]").set_input_files(tmp_path / "none.safetensors")
+    inspected.get_by_role("alert").wait_for()
+    assert inspected.inner_text().startswith("none.safetensors: ")
+    page.get_by_role("tab", name="Play").click()
 
 
 def test_after_a_reload_on_a_phone_in_the_dark_all_is_there(page):

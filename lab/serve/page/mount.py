@@ -22,6 +22,7 @@ import gradio as gr
 
 from lab.runs.pages import template
 from lab.serve.page.play import PlayTab
+from lab.serve.page.shelf import ShelfTab
 from lab.serve.page.studio import Studio
 from lab.serve.service import Service
 
@@ -70,8 +71,11 @@ def mount_page(app: FastAPI, service: Service) -> None:
         title="The lab", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         gr.HTML(template("lab.serve.page", "head.html").render(model=service.name))
-        with gr.Tabs(), gr.Tab("Play", id="play"):
-            PlayTab(studio, page)
+        with gr.Tabs():
+            with gr.Tab("Play", id="play"):
+                PlayTab(studio, page)
+            with gr.Tab("Embeddings", id="embeddings"):
+                ShelfTab(service, page)
     gr.mount_gradio_app(
         app,
         page,

@@ -15,7 +15,7 @@ from lab.prompt.dialects import DIALECTS
 from lab.runs.pages import shared_values, summary, template
 from lab.serve.answers import client_of
 from lab.serve.lane import BusyError
-from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of
+from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of, without_folder
 from lab.serve.service import Preview, Progress
 
 FIRST_PROMPT = "noto emoji of a (red:1.2) apple"
@@ -255,8 +255,7 @@ class PlayTab:
         try:
             found, note = self._studio.settings_in(path)
         except InputError as error:
-            problem = str(error).replace(str(path), path.name)
-            return {self._said: _said(problem=problem), self._dropped: None}
+            return {self._said: _said(problem=without_folder(error, path)), self._dropped: None}
         note = f"{path.name}: its settings are in the form. {note}"
         return self._filled(found, note) | {self._dropped: None}
 

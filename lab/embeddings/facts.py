@@ -1,0 +1,34 @@
+"""What is known of an embedding as a whole, for people."""
+
+from collections.abc import Iterator
+
+from lab.embeddings.embedding import Embedding, family
+
+CONTEXT = 77
+"""Rows of prompt embeddings in every published Stable Diffusion."""
+
+
+def facts(embedding: Embedding) -> Iterator[tuple[str, str]]:
+    """What is known of an embedding as a whole, as labels and values."""
+    origin = embedding.provenance
+    yield "file", str(origin.path)
+    yield "layout", origin.layout
+    yield "in prompts", f"<{embedding.name}>"
+    yield "internal name", origin.internal_name or "none"
+    yield "kind", embedding.kind
+    yield "vectors", str(embedding.count)
+    yield "widths", ", ".join(f"{key} {width}" for key, width in embedding.widths.items())
+    yield "family", family(embedding)
+    yield "steps", "unknown" if origin.step is None else str(origin.step)
+    yield "base model", origin.base_model or "unknown"
+    yield "sha256", origin.sha256
+    yield "A1111 hash", embedding.a1111_hash
+    if embedding.a1111_checksum:
+        yield "A1111 checksum", embedding.a1111_checksum
+    for key, value in sorted(origin.metadata.items()):
+        yield "metadata", f"{key}: {value}"
+    if embedding.count % CONTEXT == 0:
+        rows = f"{embedding.count} rows fill the context: prompt embeddings rather than vectors for a prompt"
+        yield "note", f"{rows}; give the file by --embeds or --negative-embeds"
+    for note in origin.notes:
+        yield "note", note
