@@ -125,7 +125,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--endpoint", help="of a server that runs; by default one is started")
     options.add_argument("--api-key")
-    options.add_argument("--model", nargs="+", default=["emoji", "emoji:mean", "emoji:first"])
+    options.add_argument("--model", nargs="+", default=["emoji", "emoji:mean"])
     options.add_argument("--task", nargs="+", help="names of MTEB's own tasks, which it downloads")
     arguments = options.parse_args()
     tasks = (
@@ -134,12 +134,7 @@ def main() -> None:
     with served(arguments.endpoint) as address:
         for name in arguments.model:
             model = OpenAIAPIEncodeWrapper(
-                address,
-                name,
-                arguments.api_key,
-                modalities=["text"],
-                use_chat_template=False,
-                max_length=10_000,
+                address, name, arguments.api_key, modalities=["text"], use_chat_template=False
             )
             results = mteb.evaluate(model, tasks, cache=None, show_progress_bar=False)
             for result in results.task_results:

@@ -1,8 +1,9 @@
 """Rows and queries as vectors of one space, in which near means alike."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -71,6 +72,12 @@ class BundleFeatures:
         complete = pooling == "eos" and bundle.clip_folder is not None and len(bundle.towers) == 1
         self._clip = load_clip(bundle) if complete else None
         self.space = VectorSpace(bundle.hash, bundle.source, pooling)
+
+    def in_dialect(self, dialect: str) -> Self:
+        """The same, of texts in another prompt syntax; the encoders are shared."""
+        other = copy(self)
+        other._dialect = dialect
+        return other
 
     def texts(self, texts: Sequence[str], embeddings: Mapping[str, Embedding]) -> Tensor:
         """(n, d) for n texts; of schedules, `AND` and blends, what is in force first counts."""

@@ -121,6 +121,8 @@ def what_is_invalid(error: RequestValidationError) -> tuple[str, str | None]:
     where = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
     if problem["type"] == "json_invalid":
         return "the body is no JSON that can be read", None
-    message = problem["msg"].removeprefix("Value error, ")
     param = where[0] if where else None
+    if problem["type"] == "extra_forbidden":
+        return f"there is no field '{param}' here; leave it out", param
+    message = problem["msg"].removeprefix("Value error, ")
     return f"{param}: {message}" if param else message, param

@@ -126,7 +126,7 @@ class Service:
         self.refresh_embeddings()
         self.pictures = Lane("images", self._make_pictures, self._together, config.max_waiting)
         self.vectors = Lane("texts", self._encode, lambda _: BLOCK, MOST_TEXTS_WAITING)
-        self._features = cache(lambda pooling, dialect: BundleFeatures(bundle, pooling, dialect))
+        self._features = cache(lambda pooling: BundleFeatures(bundle, pooling))
 
     @property
     def name(self) -> str:
@@ -277,7 +277,8 @@ class Service:
             order.tell(Preview(piece.place, due.index(step.index + 1), order.preview))
 
     def _encode(self, pieces: Sequence[Piece]) -> None:
-        features = self._features(*pieces[0].order.key)
+        pooling, dialect = pieces[0].order.key
+        features = self._features(pooling).in_dialect(dialect)
         vectors, counts = features.counted_texts([piece.what for piece in pieces], self.library)
         for row, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
             piece.order.finish(piece.place, CountedVector(vectors[row], count))
