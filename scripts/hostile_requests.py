@@ -279,6 +279,8 @@ def attack(client: httpx.Client, app: FastAPI, count: int, chance: int) -> tuple
         began = time.perf_counter()
         status = send(client, request)
         statuses[status] += 1
+        if statuses.total() % 500 == 0:
+            print(f"{statuses.total():,} so far, {len(bad)} of them bad", flush=True)
         if status not in ("not sent", 501) and (isinstance(status, str) or status >= 500):
             bad.append(f"{status} after {time.perf_counter() - began:.1f} s: {str(request)[:600]}")
         for job in app.state.jobs.all():
