@@ -61,5 +61,5 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
     if config.page and find_spec("gradio"):
         from lab.serve.page.mount import mount_page  # takes seconds, which an API alone need not wait
 
-        mount_page(app, service)
+        mount_page(app, service, jobs)
     return app

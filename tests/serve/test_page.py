@@ -71,9 +71,9 @@ def until_read(page, reading, says):
 
 
 def few_steps(page):
-    if page.get_by_label("Steps").count() == 0 or not page.get_by_label("Steps").is_visible():
+    if not page.get_by_label("Steps").first.is_visible():
         page.locator("#settings > button").click()
-    page.get_by_label("Steps").fill("2")
+    page.get_by_label("Steps").first.fill("2")
 
 
 def images(page):
@@ -168,11 +168,11 @@ def test_what_cannot_be_made_is_said_on_the_page(page, served):
     made = len(list(served[1].glob("*.png")))
     write(page, "prompt", "a cat")
     few_steps(page)
-    page.get_by_label("Steps").fill("9999")
+    page.get_by_label("Steps").first.fill("9999")
     page.locator("#make").click()
     page.locator("#said .problem").get_by_text("steps").wait_for()
     assert len(list(served[1].glob("*.png"))) == made
-    page.get_by_label("Steps").fill("2")
+    page.get_by_label("Steps").first.fill("2")
 
 
 def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_path):
@@ -198,6 +198,22 @@ def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_p
     page.locator("#file input[type=file]").set_input_files(tmp_path / "none.safetensors")
     inspected.get_by_role("alert").wait_for()
     assert inspected.inner_text().startswith("none.safetensors: ")
+    page.get_by_role("tab", name="Play").click()
+
+
+def test_a_comparison_is_started_and_gives_its_report(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare").click()
+    page.locator("#compare-said .problem").wait_for()
+    write(page, "compare-prompts", "a red apple\na cat")
+    write(page, "values", "\nblurry")
+    page.get_by_label("Seeds").fill("1")
+    page.locator("#compare-steps input").fill("1")
+    page.locator("#compare").click()
+    with page.context.expect_page() as report:
+        page.locator("#comparisons").get_by_role("link", name="the report").click()
+    report.value.get_by_text("blurry").first.wait_for()
+    report.value.close()
     page.get_by_role("tab", name="Play").click()
 
 

@@ -21,6 +21,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
 import gradio as gr
 
 from lab.runs.pages import template
+from lab.serve.jobs import Jobs
+from lab.serve.page.compare import CompareTab
 from lab.serve.page.play import PlayTab
 from lab.serve.page.shelf import ShelfTab
 from lab.serve.page.studio import Studio
@@ -64,7 +66,7 @@ class Doors:
         await self._app(scope, receive, with_policy)
 
 
-def mount_page(app: FastAPI, service: Service) -> None:
+def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
     """Adds the page to an app, as its last route."""
     studio = Studio(service)
     with gr.Blocks(
@@ -76,6 +78,8 @@ def mount_page(app: FastAPI, service: Service) -> None:
                 PlayTab(studio, page)
             with gr.Tab("Embeddings", id="embeddings"):
                 ShelfTab(service, page)
+            with gr.Tab("Compare", id="compare"):
+                CompareTab(jobs, service.bundle.defaults.steps, page)
     gr.mount_gradio_app(
         app,
         page,

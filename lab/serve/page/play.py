@@ -54,9 +54,7 @@ class PlayTab:
         self._negative_reading = gr.HTML(elem_id="negative-reading")
         self._names = gr.HTML()
         with gr.Row(elem_classes="actions"):
-            self._form["seed"] = gr.Number(
-                1, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"
-            )
+            self._form["seed"] = gr.Number(1, label="Seed", precision=0, min_width=120, elem_id="seed")
             self._another = gr.Button("Another seed", min_width=110, elem_id="another")
             self._make = gr.Button("Make", variant="primary", min_width=110, elem_id="make")
             self._stop = gr.Button("Stop", variant="stop", min_width=110, visible=False, elem_id="stop")
@@ -68,7 +66,7 @@ class PlayTab:
 
     def _build_settings(self) -> None:
         usual = self._studio.usual
-        numbers: dict[str, float] = {"steps": 1, "guidance": 0, "width": 8, "height": 8, "clip_skip": 0}
+        numbers = ("steps", "guidance", "width", "height", "clip_skip")
         tables: dict[str, Mapping[str, Any]] = {
             "scheduler": SCHEDULERS,
             "dialect": DIALECTS,
@@ -81,9 +79,7 @@ class PlayTab:
                     label = name.replace("_", " ").capitalize()
                     if name in numbers:
                         whole = None if name == "guidance" else 0
-                        field: Any = gr.Number(
-                            usual[name], label=label, minimum=numbers[name], precision=whole, min_width=120
-                        )
+                        field: Any = gr.Number(usual[name], label=label, precision=whole, min_width=120)
                     else:
                         own = [("the dialect's own", "")] * (name == "weighting")
                         field = gr.Dropdown(
@@ -128,7 +124,9 @@ class PlayTab:
 
     def _connect(self, page: gr.Blocks) -> None:
         form = [self._form[name] for name in FORM]
-        kept = gr.BrowserState([], storage_key=f"lab-play-{len(FORM)}", secret="lab")
+        kept = gr.BrowserState(
+            [field.value for field in form], storage_key=f"lab-play-{len(FORM)}", secret="lab"
+        )
         texts = [self._form[name] for name in ("prompt", "negative_prompt", *TEXT)]
         readings = [self._reading, self._negative_reading, self._rows]
         shown = [self._said, self._make, self._stop, self._slider, self._about, self._gallery, self._files,
@@ -162,7 +160,7 @@ class PlayTab:
             try:
                 found = self._studio.service.account(text, settings, negative=title != "Prompt")
             except (InputError, UnicodeError) as error:
-                lines.append(_said(problem=str(error)))
+                lines.append(said(problem=str(error)))
                 continue
             accounts += [(title, found)] if text else []
             lines.append(_rendered("account.html", account=found, said=said_rows) if text else "")
@@ -174,26 +172,26 @@ class PlayTab:
             settings = _given(dict(zip(FORM, values, strict=True)))
             first = int(settings.pop("seed", 1))
             seeds = f"{first}-{first + int(count) - 1}"
-            making = self._studio.make(_client(request), settings | {"seeds": seeds})
+            making = self._studio.make(client_of_page(request), settings | {"seeds": seeds})
         except (ValueError, BusyError) as error:
-            yield {self._said: _said(problem=str(error))}
+            yield {self._said: said(problem=str(error))}
             return
         yield from self._watch(making, left)
 
     def _follow(self, request: gr.Request, left: str | None) -> Iterator[Any]:
         """Shows what was made, and goes on with what is being made for whoever loads the page again."""
-        making = self._studio.under_way(_client(request))
+        making = self._studio.under_way(client_of_page(request))
         yield self._shown(left)
         if making:
             yield from self._watch(making, left)
 
     def _watch(self, making: Making, left: str | None) -> Iterator[Any]:
-        yield {self._said: _said(progress=0.0)} | self._busy(True)
+        yield {self._said: said(progress=0.0)} | self._busy(True)
         problem = ""
         try:
             for event in making.follow():
                 if isinstance(event, Progress):
-                    yield {self._said: _said(progress=event.done / event.total)}
+                    yield {self._said: said(progress=event.done / event.total)}
                 elif isinstance(event, Preview):
                     before, _ = self._sides(left, self._studio.history())
                     yield {self._slider: (before.file if before else event.image, event.image)}
@@ -201,13 +199,13 @@ class PlayTab:
             problem = str(error)
         except Exception as error:
             problem = f"the server failed at this: {type(error).__name__}; see its log"
-        yield self._shown(left) | self._busy(False) | {self._said: _said(problem=problem)}
+        yield self._shown(left) | self._busy(False) | {self._said: said(problem=problem)}
 
     def _busy(self, busy: bool) -> dict[Any, Any]:
         return {self._make: gr.update(visible=not busy), self._stop: gr.update(visible=busy)}
 
     def _end(self, request: gr.Request) -> None:
-        self._studio.stop(_client(request))
+        self._studio.stop(client_of_page(request))
 
     def _shown(self, left: str | None) -> dict[Any, Any]:
         """The history, and of it the newest image on the right, what it is held against on the left."""
@@ -255,7 +253,7 @@ class PlayTab:
         try:
             found, note = self._studio.settings_in(path)
         except InputError as error:
-            return {self._said: _said(problem=without_folder(error, path)), self._dropped: None}
+            return {self._said: said(problem=without_folder(error, path)), self._dropped: None}
         note = f"{path.name}: its settings are in the form. {note}"
         return self._filled(found, note) | {self._dropped: None}
 
@@ -263,10 +261,11 @@ class PlayTab:
         values = {"negative_prompt": ""} | {
             name: value for name, value in found.items() if name in self._form
         }
-        return {self._form[name]: value for name, value in values.items()} | {self._said: _said(note=note)}
+        return {self._form[name]: value for name, value in values.items()} | {self._said: said(note=note)}
 
 
-def _client(request: gr.Request) -> Hashable:
+def client_of_page(request: gr.Request) -> Hashable:
+    """Whose turn work on the page takes, as `client_of` tells."""
     return client_of(cast(Request, request))  # it has what that reads
 
 
@@ -277,7 +276,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(problem: str = "", note: str = "", progress: float | None = None) -> str:
+def said(problem: str = "", note: str = "", progress: float | None = None) -> str:
+    """A sentence about what went wrong, one about what was done, or how far it is (0 to 1)."""
     return _rendered("said.html", problem=problem, note=note, progress=progress)
 
 

@@ -18,6 +18,7 @@ from lab.judging.config import card_beside
 from lab.models.facts import check_widths
 from lab.models.vocabulary import Vocabulary, nearest_tokens, shown_token, vocabularies
 from lab.runs.pages import template
+from lab.serve.page.play import QUIET, said
 from lab.serve.page.studio import without_folder
 from lab.serve.service import Service
 
@@ -29,8 +30,6 @@ MOST_VECTORS = 16
 
 NEAREST = 5
 """Words for each of them."""
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,12 @@ class ShelfTab:
                         label="In the layout of", value="kohya", min_width=120, elem_id="layout",
                     )  # fmt: skip
                     write = gr.Button("Write", min_width=90, elem_id="write")
-                said = gr.HTML(elem_id="written")
+                told = gr.HTML(elem_id="written")
                 file = gr.DownloadButton("Download", visible=False, elem_id="download", variant="primary")
         cards = gr.HTML(elem_id="cards")
         page.load(self._offered, None, [cards, name], **QUIET)
         dropped.change(self._inspect, dropped, found, **QUIET)
-        write.click(self._write, [dropped, name, layout], [said, file], **QUIET)
+        write.click(self._write, [dropped, name, layout], [told, file], **QUIET)
 
     def _offered(self) -> tuple[str, Any]:
         """The cards of what is served, and their names to choose from."""
@@ -156,12 +155,8 @@ class ShelfTab:
             written.append(file)
             embedding.save(file, layout)
         except InputError as error:
-            return _said(without_folder(error, *written)), gr.update(visible=False)
+            return said(problem=without_folder(error, *written)), gr.update(visible=False)
         return "", gr.update(value=str(file), label=f"Download {file.name}", visible=True)
-
-
-def _said(problem: str) -> str:
-    return template("lab.serve.page", "said.html").render(problem=problem, note="", progress=None)
 
 
 def _rendered(**values: Any) -> str:
