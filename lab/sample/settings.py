@@ -220,23 +220,48 @@ def check_requests_by_configs(
         InputError: settings or a clip skip that the model cannot serve, a text that names no embedding there is or
             one of another family, or words of negative weight that nothing takes away.
     """
-    settings = make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
-    groups: dict[tuple[Hashable, int], list[Request]] = defaultdict(list)
-    for request, own in zip(requests, settings, strict=True):
-        groups[reading_key(request), own.prompt_steps].append(request)
-    for (_, steps), group in groups.items():
-        check_clip_skip(group[0].options.clip_skip, facts)
-        library = offered_embeddings(group[0].options, embeddings)
-        dialect, method = group[0].options.dialect, NEGATIVE_METHODS[group[0].options.negative_method]
-        sides = [side for each in group for side in ((each.prompt, False), (each.negative_prompt, True))]
-        for text, negative in dict.fromkeys(sides):
-            if not isinstance(text, str):
-                continue
-            references = references_in(text, library, dialect)
-            for reference in references:
+    for clip_skip in dict.fromkeys(request.options.clip_skip for request in requests):
+        check_clip_skip(
+            clip_skip, facts
+        )  # first, as the schedulers that settings are checked with take a while
+    groups: dict[Hashable, list[Request]] = defaultdict(list)
+    for request in requests:
+        groups[reading_key(request)].append(request)
+    libraries: dict[Hashable, Mapping[str, Embedding]] = {}
+    for key, group in groups.items():
+        options = group[0].options
+        check_clip_skip(options.clip_skip, facts)
+        library = libraries[key] = offered_embeddings(options, embeddings)
+        for text in dict.fromkeys(text for request in group for text, _ in _texts(request)):
+            for reference in references_in(text, library, options.dialect):
                 check_widths(reference.name, library[reference.name].widths, facts)
-            if "-" in text:
-                check_weights(weights_in(resolve(parse(text, dialect, references, negative), steps)), method)
+    # last, as the schedulers that settings are checked with take a while to import
+    settings = make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
+    _check_negative_weights(requests, settings, libraries)
+
+
+def _texts(request: Request) -> list[tuple[str, bool]]:
+    """What has to be read of a request, and whether it is the negative prompt."""
+    sides = ((request.prompt, False), (request.negative_prompt, True))
+    return [(text, negative) for text, negative in sides if isinstance(text, str)]
+
+
+def _check_negative_weights(
+    requests: Sequence[Request],
+    settings: Sequence[Settings],
+    libraries: Mapping[Hashable, Mapping[str, Embedding]],
+) -> None:
+    """Refuses words of negative weight that nothing takes away. Of a text without a minus there is nothing to ask."""
+    asked = {
+        (reading_key(request), own.prompt_steps, text, negative): request.options
+        for request, own in zip(requests, settings, strict=True)
+        for text, negative in _texts(request)
+        if "-" in text
+    }
+    for (key, steps, text, negative), options in asked.items():
+        references = references_in(text, libraries[key], options.dialect)
+        timelines = resolve(parse(text, options.dialect, references, negative), steps)
+        check_weights(weights_in(timelines), NEGATIVE_METHODS[options.negative_method])
 
 
 def offered_embeddings(options: TextOptions, embeddings: Sources) -> Mapping[str, Embedding]:
