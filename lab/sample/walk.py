@@ -120,7 +120,7 @@ def plan_walk(
     walk = Walk(bundle, config, embeddings)
     places = [walk.last * frame / (config.frames - 1) for frame in range(config.frames)]
     if config.frames > 2:
-        changes = measure_changes(bundle, config, [walk.at(place) for place in places], listener)
+        changes = measure_changes(bundle, config, [walk.at(place) for place in places], embeddings, listener)
         mean = sum(changes) / len(changes)
         if mean:
             listener.note(
@@ -180,9 +180,16 @@ def write_animation(path: Path, frames: Sequence[Path]) -> None:
 
 
 def measure_changes(
-    bundle: Bundle, config: GenerateConfig, seen: Sequence[Conditioning], listener: Listener = Listener()
+    bundle: Bundle,
+    config: GenerateConfig,
+    seen: Sequence[Conditioning],
+    embeddings: Sources = (),
+    listener: Listener = Listener(),
 ) -> list[float]:
     """By how much the image of the first seed changes from each conditioning to the next.
+
+    Args:
+        embeddings: What the negative prompt may name beside what the config offers.
 
     Returns:
         The root of the mean square over pixels in 0..1, one fewer than conditionings.
@@ -194,7 +201,7 @@ def measure_changes(
     ]
     made: dict[int, Image.Image] = {
         sample.job.index: sample.image
-        for sample in run_jobs(bundle, plan(bundle, requests), config.batch_size, listener)
+        for sample in run_jobs(bundle, plan(bundle, requests, embeddings), config.batch_size, listener)
     }
     pixels = to_tensor([made[index] for index in range(len(seen))])
     return [float((after - before).square().mean().sqrt()) for before, after in pairwise(pixels)]

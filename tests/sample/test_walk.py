@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import lab
+from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.images import psnr
 from lab.sample.walk import even_places, linear, spherical
@@ -53,6 +54,14 @@ def test_a_walk_goes_from_one_image_to_the_other(family, request, tmp_path):
     }
     lab.generate(bundle, walk=STOPS, frames=3, way="spherical", out=tmp_path / "walk", **common)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_what_a_walk_avoids_may_be_an_embedding_in_memory(sd1, tmp_path):
+    toy = Embedding("toy", {"clip": torch.full((2, 32), 0.5)})
+    common = {"negative_prompt": "<toy>", "embeddings": [toy], "steps": 1}
+    frames = lab.generate(sd1, walk=STOPS, frames=3, out=tmp_path / "walk", **common)
+    (last,) = lab.generate(sd1, prompt=STOPS[-1], **common)
+    assert psnr(frames[2].image, last.image) > 45
 
 
 @pytest.mark.parametrize(
