@@ -133,7 +133,7 @@ def _plot(
 def _explain(console: Console, embeddings: Sequence[Embedding], model: ModelOptions) -> None:
     """Prints the words nearest in effect to each embedding, and what they leave."""
     from lab.models.load import load_options
-    from lab.search.explain import explain, nearest_words
+    from lab.search.explain import KEPT_APART, explain, measured_in, nearest_words
 
     bundle = load_options(model, text_only=True)
     for embedding in embeddings:
@@ -141,7 +141,11 @@ def _explain(console: Console, embeddings: Sequence[Embedding], model: ModelOpti
         with Bars() as bars:
             for words, share in explain(bundle, embedding, listener=bars):
                 table.add_row(Text(" ".join(words)), f"{100 * share:.0f} %")
-        say(console, f"\n<{embedding.name}> in words, by their effect in contexts that were not searched in")
+        apart = set(measured_in(bundle, embedding)) <= set(KEPT_APART)
+        where = (
+            "contexts that were not searched in" if apart else "the context searched in; no other has room"
+        )
+        say(console, f"\n<{embedding.name}> in words, by their effect in {where}")
         console.print(table)
         say(console, f"the words nearest its vectors ({' '.join(near.words)}) do {100 * near.share:.0f} %")
         left = 100 * (1 - max(share, near.share))

@@ -18,6 +18,7 @@ from lab.condition.effect import Expected, laid_out
 from lab.condition.tokens import Word
 from lab.condition.towers import encode_chunks, vectors_for
 from lab.embeddings.embedding import Embedding
+from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.vocabulary import whole_words
@@ -26,7 +27,7 @@ SEARCHED_IN = ("{}", "a photo of a dog, {}")
 """Contexts in which words are tried."""
 
 KEPT_APART = ("{}, a house by the sea", "a cat next to {}", "a painting of mountains, {}", "{} in winter")
-"""Contexts that say how much the words found do."""
+"""Contexts that say how much the words found do, as far as they have room beside the vectors: see `measured_in`."""
 
 TRIED = 32
 """Words that are tried at a time."""
@@ -61,11 +62,12 @@ def explain(
         listener: Hears how many are found.
 
     Raises:
-        InputError: the embedding was made for other text encoders.
+        InputError: the embedding was made for other text encoders, or has more vectors than a chunk has room for.
     """
-    words = _Words(bundle)
+    words, measured = _Words(bundle), measured_in(bundle, embedding)
     searched, apart = (
-        _Effect(bundle, embedding, contexts, words.ids) for contexts in (SEARCHED_IN, KEPT_APART)
+        _Effect(bundle, embedding, contexts, words.ids)
+        for contexts in (_fitting(bundle, embedding, SEARCHED_IN), measured)
     )
     found: tuple[int, ...] = ()
     best, idle = -float("inf"), 0
@@ -87,9 +89,35 @@ def explain(
 def nearest_words(bundle: Bundle, embedding: Embedding) -> Explanation:
     """The word of highest cosine to each vector, and what these do together: what lists of nearest tokens suggest."""
     words = _Words(bundle)
-    apart = _Effect(bundle, embedding, KEPT_APART, words.ids)
+    apart = _Effect(bundle, embedding, measured_in(bundle, embedding), words.ids)
     near = apart.nearest(embedding.count)
     return Explanation(words.spelled(near), float(apart.shares([near])[0]))
+
+
+def measured_in(bundle: Bundle, embedding: Embedding) -> list[str]:
+    """The contexts that say what words do of what an embedding does: those kept apart; or, where none of these has room
+    beside so many vectors, those searched in.
+
+    Raises:
+        InputError: there are more vectors than a chunk has room for.
+    """
+    found = _fitting(bundle, embedding, KEPT_APART) or _fitting(bundle, embedding, SEARCHED_IN)
+    if not found:
+        raise InputError(
+            f"{embedding.name}: {embedding.count} vectors, and a chunk has room for {bundle.context_length - 2}; they "
+            "cannot be explained"
+        )
+    return found
+
+
+def _fitting(bundle: Bundle, embedding: Embedding, contexts: Sequence[str]) -> list[str]:
+    room, tokenizer = bundle.context_length - 2 - embedding.count, bundle.towers[0].tokenizer
+    words = {context: context.replace("{}", "") for context in contexts}
+    return [
+        context
+        for context, rest in words.items()
+        if len(tokenizer(rest, add_special_tokens=False)["input_ids"]) <= room
+    ]
 
 
 class _Words:

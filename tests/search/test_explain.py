@@ -6,7 +6,7 @@ import torch
 import lab
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
-from lab.search.explain import explain, nearest_words
+from lab.search.explain import explain, measured_in, nearest_words
 
 
 def vectors_of(bundle, words):
@@ -61,3 +61,12 @@ def test_shares_are_measured_on_the_embedding_itself(sd1):
 def test_vectors_for_another_model_are_refused(sd1):
     with pytest.raises(InputError, match="takes 32 wide"):
         next(explain(sd1, Embedding("other", {"clip_l": torch.randn(1, 768)})))
+
+
+def test_as_many_vectors_as_a_chunk_holds_are_measured_where_they_have_room(sd1):
+    for count, apart in ((75, False), (60, True)):
+        full = Embedding("full", {"clip": torch.randn(count, 32)})
+        assert (measured_in(sd1, full) == ["{}"]) == (not apart)
+        assert len(list(explain(sd1, full, most=1))) == 1 and nearest_words(sd1, full).share <= 1
+    with pytest.raises(InputError, match="76 vectors, and a chunk has room for 75"):
+        next(explain(sd1, Embedding("over", {"clip": torch.randn(76, 32)})))
