@@ -80,6 +80,8 @@ def test_what_cannot_be_seen_is_refused(sd1, sdxl, seen, changed, clip_folder):
         (sd1, seen(images=None), "give a folder with --images"),
         (sd1, seen(clip=None), "give --clip FOLDER"),
         (sdxl, seen(), "has to be the one of"),
+        (sd1, seen(templates=["{name} with {words}"]), "lines with {name} and without {words}"),
+        (sd1, seen(templates=["a photo of {it}"]), "lines with {name} and without {words}"),
         (sd1, changed(init="contrastive"), "give --clip FOLDER"),
         (
             sd1,

@@ -208,8 +208,12 @@ def contrastive_initial(
 
 
 def _contexts(templates: Sequence[str], name: str) -> list[str]:
-    lines = read_templates(templates or ["object"])
-    return [fill_template(line, "", [name]) for line in lines if "{words}" not in line]
+    lines = [line for line in read_templates(templates or ["object"]) if "{words}" not in line]
+    if not lines or not all("{name}" in line for line in lines):
+        raise InputError(
+            "templates: CLIP compares the embedding alone; give lines with {name} and without {words}"
+        )
+    return [fill_template(line, "", [name]) for line in lines]
 
 
 def _rivals(bundle: Bundle, clip: Clip, generator: torch.Generator) -> Tensor:
