@@ -156,8 +156,9 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
         raise InputError(f"{ending.reason}; it came so soon that there are no good vectors to keep")
     kept = state.best or learned.snapshot()
     step = state.best_step if state.best else state.step
-    moved = learned.moved(kept)
     found = dict(state.evaluations).get(step)
+    exact = found is not None and found["loss"] == 0  # a text of as many tokens begins at its own
+    moved = learned.moved(kept) or exact
     verdict = ""
     if first and found and moved and not ending.failed:
         verdict = f" {run.objective.verdict(found, learned.embeddings(kept))}".rstrip()

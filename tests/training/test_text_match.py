@@ -41,6 +41,16 @@ def test_as_many_vectors_as_tokens_are_the_text(family, request, worded, started
     assert shares_missing(objective).abs().max() < 1e-5
 
 
+def test_vectors_that_need_not_move_are_kept(sd1, worded):
+    """Begun at the text's own tokens, they are there already, and others may still be tried beside them."""
+    text = "red cat"
+    embedding = lab.train(
+        sd1, worded(text=text, templates=["{name}"], vectors="1,2", steps=2, evaluate_every=1)
+    )
+    ids = sd1.towers[0].tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert torch.equal(embedding.vectors["clip"], sd1.towers[0].encoder.get_input_embeddings().weight[ids])
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_learning_brings_them_nearer_where_they_were_not_learned(family, request, worded, started, heard):
     bundle = request.getfixturevalue(family)
