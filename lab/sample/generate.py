@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lab.sample.config import GenerateConfig, parse_seeds, requests
 from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
-from lab.sample.walk import plan_walk, write_animation
+from lab.sample.walk import Walk, plan_walk, write_animations
 from lab.terminal import is_first
 
 SHOWN = 48
@@ -192,14 +192,14 @@ def generate_to_disk(
         out = Path("outputs", f"generate-{digest[:8]}")
     if not config.walk:
         return _generate_to_disk(bundle, config, jobs, out, listener)
-    results = _generate_to_disk(
-        bundle, config, plan_walk(bundle, config, out, embeddings, listener), out, listener
-    )
+    walk = Walk(bundle, config, embeddings)
+
+    def frames() -> Sequence[Job]:
+        return plan_walk(bundle, config, walk, out, embeddings, listener)
+
+    results = _generate_to_disk(bundle, config, jobs, out, listener, frames)
     if is_first():
-        seeds = parse_seeds(config.seeds)
-        for number, seed in enumerate(seeds):
-            frames = [result.path for result in results[number :: len(seeds)] if result.path is not None]
-            write_animation(out / f"walk-seed{seed}.webp", frames)
+        write_animations(out, parse_seeds(config.seeds), [result.path for result in results if result.path])
     return results
 
 
@@ -275,11 +275,18 @@ def _is_made(job: Job, path: Path) -> bool:
 
 
 def _generate_to_disk(
-    bundle: Bundle, config: GenerateConfig, jobs: Sequence[Job], out: Path, listener: Listener
+    bundle: Bundle,
+    config: GenerateConfig,
+    asked: Sequence[Job],
+    out: Path,
+    listener: Listener,
+    frames: Callable[[], Sequence[Job]] | None = None,
 ) -> Results:
+    """Makes what was asked, or what is then planned of it, in a folder that holds no other run."""
     processes = PartialState(cpu=bundle.device.type == "cpu")
-    made_of = contents(bundle, jobs)
+    made_of = contents(bundle, asked)
     with RunFolder.shared(out, _stored(bundle, config), made_of, BY_CONTENT, processes) as folder:
+        jobs = frames() if frames else asked
         files = share_images(bundle, jobs, folder, processes, listener)
         if processes.is_main_process:
             write_overview(folder, files)

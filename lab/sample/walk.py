@@ -5,6 +5,7 @@ many images are made at even numbers first, and frames are put where the images 
 """
 
 import hashlib
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -69,9 +70,11 @@ class Walk:
         steps = resolve_settings(bundle.facts, config).prompt_steps
         made = PromptEncoder(bundle, library, config, steps).encode(config.walk)
         for prompt in config.walk:
-            if len(set(made[prompt].entries)) > 1:
+            parts = made[prompt].parts
+            if len(parts) > 1 or parts[0].weight != 1 or len(set(made[prompt].entries)) > 1:
                 raise InputError(
-                    f"walk: '{shortened(prompt)}' changes over the steps or has parts; give plain prompts"
+                    f"walk: '{shortened(prompt)}' changes over the steps, or has parts or a number for guidance; "
+                    "give plain prompts"
                 )
             first = made[prompt].first
             if first.layers or any(is_negated(span.text, span.weight) for span in first.spans):
@@ -82,12 +85,14 @@ class Walk:
         self._stops = [made[prompt].first for prompt in config.walk]
 
     def at(self, place: float) -> Conditioning:
-        """What the U-Net sees at a place."""
+        """What the U-Net sees at a place. Between prompts of unequal length both are repeated to their least common
+        multiple, with which attention gives what it gives with them once."""
         first = min(int(place), len(self._stops) - 2)
         share = place - first
         a, b = self._stops[first], self._stops[first + 1]
-        rows = max(len(a.embeds), len(b.embeds))
-        embeds = self._way(_filled(a.embeds, rows), _filled(b.embeds, rows), share)
+        rows = math.lcm(len(a.embeds), len(b.embeds))
+        whole = [each.embeds.repeat(rows // len(each.embeds), 1) for each in (a, b)]
+        embeds = self._way(whole[0], whole[1], share)
         pooled = None if a.pooled is None or b.pooled is None else self._way(a.pooled, b.pooled, share)
         text = f"{self._prompts[first]} to {self._prompts[first + 1]}, {share:.3f}"
         applied = tuple(dict.fromkeys(a.applied + b.applied))
@@ -102,6 +107,7 @@ class Walk:
 def plan_walk(
     bundle: Bundle,
     config: GenerateConfig,
+    walk: Walk,
     folder: Path,
     embeddings: Sources = (),
     listener: Listener = Listener(),
@@ -115,9 +121,8 @@ def plan_walk(
         listener: Hears how images are made that find the places, and how even the frames would have been without.
 
     Raises:
-        InputError: prompts or settings that cannot serve, or a folder that cannot be written.
+        InputError: settings that cannot serve, or a folder that cannot be written.
     """
-    walk = Walk(bundle, config, embeddings)
     places = [walk.last * frame / (config.frames - 1) for frame in range(config.frames)]
     if config.frames > 2:
         changes = measure_changes(bundle, config, [walk.at(place) for place in places], embeddings, listener)
@@ -160,13 +165,22 @@ def even_places(places: Sequence[float], changes: Sequence[float]) -> list[float
     return [*found, places[-1]]
 
 
-def write_animation(path: Path, frames: Sequence[Path]) -> None:
-    """Writes an animated WebP that goes there and back again without end.
+def write_animations(folder: Path, seeds: Sequence[int], frames: Sequence[Path]) -> None:
+    """Writes for each seed an animated WebP that goes there and back again without end.
+
+    Args:
+        frames: As `plan_walk` orders them.
 
     Raises:
         InputError: a frame that cannot be read, or a folder that cannot be written.
     """
-    images = [open_image(frame) for frame in (*frames, *frames[-2:0:-1])]
+    for number, seed in enumerate(seeds):
+        own = frames[number :: len(seeds)]
+        _write_animation(folder / f"walk-seed{seed}.webp", (*own, *own[-2:0:-1]))
+
+
+def _write_animation(path: Path, frames: Sequence[Path]) -> None:
+    images = [open_image(frame) for frame in frames]
     with atomic(path) as temporary:
         images[0].save(
             temporary,
@@ -208,9 +222,11 @@ def measure_changes(
 
 
 def _without_walk(config: GenerateConfig, **settings: object) -> GenerateConfig:
-    """The options of one frame."""
-    given = {name: value for name, value in config.given().items() if name not in ("walk", "frames", "way")}
-    return GenerateConfig.build(given | settings)
+    """The options of one frame, whose prompt embeddings are without what is knocked out of them."""
+    own = ("walk", "frames", "way", "knock_out")
+    return GenerateConfig.build(
+        {name: value for name, value in config.given().items() if name not in own} | settings
+    )
 
 
 def _write(folder: Path, found: Conditioning) -> Path:
@@ -219,8 +235,3 @@ def _write(folder: Path, found: Conditioning) -> Path:
     if not path.is_file():
         write_embeds(path, found, {"walk": found.prompt})
     return path
-
-
-def _filled(embeds: Tensor, rows: int) -> Tensor:
-    """Embeds (n, d) at another length: the last row is repeated."""
-    return embeds[[*range(len(embeds)), *[-1] * (rows - len(embeds))]]

@@ -65,11 +65,36 @@ def test_what_a_walk_avoids_may_be_an_embedding_in_memory(sd1, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("stops", "settings"),
+    [
+        (["a cat", "a red apple, " * 40], {}),
+        (STOPS, {"knock_out": "[padding]"}),
+        (["a red cat", "a red apple"], {"knock_out": "red"}),
+    ],
+    ids=["unequal length", "padding", "word"],
+)
+def test_a_walk_ends_at_what_its_prompts_become(stops, settings, sd1, tmp_path):
+    common = {"steps": 4, "guidance": 9, "batch_size": 1} | settings
+    frames = lab.generate(sd1, walk=stops, frames=3, out=tmp_path / "walk", **common)
+    for frame, same in zip((frames[0], frames[2]), lab.generate(sd1, prompt=stops, **common), strict=True):
+        assert psnr(frame.image, same.image) > 60
+
+
+def test_a_walk_makes_nothing_in_the_folder_of_another_run(sd1, tmp_path):
+    lab.generate(sd1, prompt="a cat", steps=1, out=tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        lab.generate(sd1, walk=STOPS, frames=3, steps=1, out=tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"walk": ["a cat"]}, "give two or more"),
         ({"walk": STOPS, "prompt": "a dog"}, "takes the place of prompts"),
         ({"walk": ["a [cat:dog:0.5]", "a hat"]}, "changes over the steps"),
+        ({"walk": ["a cat :1.5", "a hat"]}, "a number for guidance"),
         ({"walk": ["a (cat:-1)", "a hat"], "negative_method": "negpip"}, "words of negative weight"),
         ({"walk": STOPS, "frames": 1}, "frames"),
         ({"walk": STOPS, "out": None}, "a walk goes into a folder"),
