@@ -34,8 +34,8 @@ NOTES = 10
 """Notes on prompts that a run tells."""
 
 DEAD_NEGATIVE = (
-    "without guidance the negative prompt takes no part; it acts at a --guidance above 1, or by --negative-method nag "
-    "or vsf"
+    "without guidance the negative prompt takes no part; it acts at a --guidance above 1, or by --negative-method nag, "
+    "negpip or vsf"
 )
 
 THUMBNAIL = 192
@@ -207,7 +207,8 @@ def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:
     """Tells each distinct note on the jobs' texts once, and that a negative prompt takes no part."""
     sides = (side for job in jobs for side in (job.positive, *([job.negative] if job.negative_acts else [])))
     notes = list(dict.fromkeys(note for side in sides for entry in side.entries for note in entry.notes))
-    if any(job.request.negative_prompt and not job.negative_acts for job in jobs):
+    avoiding = (job for job in jobs if job.request.negative_prompt or job.request.options.negative_embeds)
+    if not all(job.negative_acts for job in avoiding):
         notes.insert(0, DEAD_NEGATIVE)
     for note in notes[:NOTES]:
         listener.note(f"note: {note}")

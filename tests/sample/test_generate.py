@@ -51,6 +51,18 @@ def test_notes_on_prompts_are_told_once(sd1):
     assert [note.split()[1] for note in heard.notes] == ["BREAK", "AND"]
 
 
+def test_a_negative_that_takes_no_part_is_told_of_words_and_of_embeddings(sd1, tmp_path):
+    path = tmp_path / "bad.pt"
+    torch.save(torch.randn(77, 32), path)
+    for settings in ({"negative_prompt": "bad"}, {"negative_embeds": path}, {}):
+        for method in ("cfg", "negpip"):
+            heard = Heard()
+            asked = {"prompt": "a cat", "guidance": 1, "negative_method": method} | settings
+            lab.generate(sd1, listener=heard, **SETTINGS | asked)
+            told = [note for note in heard.notes if "takes no part" in note]
+            assert len(told) == (method == "cfg" and bool(settings))
+
+
 def test_what_is_there_is_not_made_again(sd1, tmp_path):
     class Notes(Listener):
         def __init__(self):
