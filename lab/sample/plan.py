@@ -94,6 +94,11 @@ def plan(
         sides |= dict(zip(places, pairs, strict=True))
         needed = any(settings[place].needs_empty for place in places)
         empties |= dict.fromkeys(places, _encode_empty(bundle, alike[0].options) if needed else None)
+    texts = (entry for pair in sides.values() for side in pair for entry in side.entries)
+    if bundle.options.compile and any(entry.layers for entry in texts):
+        raise InputError(
+            "compile: an embedding has vectors for each of the U-Net's layers, which --compile closes; leave that out"
+        )
     return [
         Job(
             request.index,

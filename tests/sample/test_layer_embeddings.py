@@ -115,3 +115,9 @@ def test_where_it_has_no_place_it_is_refused(bundle, file, sd1, tmp_path):
     save_file({"IN01": torch.ones(1, 32)}, tmp_path / "few.safetensors")
     with pytest.raises(lab.InputError, match="for other layers than those"):
         lab.read_embedding(tmp_path / "few.safetensors")
+
+
+def test_a_compiled_unet_whose_layers_are_closed_refuses_it(bundle, file):
+    compiled = replace(bundle, options=bundle.options.model_copy(update={"compile": True}))
+    with pytest.raises(lab.InputError, match="which --compile closes"):
+        latents(compiled, lab.read_embedding(file()))
