@@ -102,7 +102,7 @@ class Lane:
 
         Args:
             work: Does pieces with equal keys together and calls `finish` on their orders; may raise. It raises
-                `UnwantedError` when it finds that none of them is wanted any more.
+                `UnwantedError` when it finds that none of those under way is wanted any more.
             most: How many pieces are done together at most with one such as this.
             room: Pieces that may wait.
         """
@@ -136,9 +136,10 @@ class Lane:
             BusyError: there is no room for it, or the lane is closed.
         """
         with self._changed:
-            waiting = self.waiting
             if self._closed:
                 raise BusyError("the server is stopping")
+            self._forget_unwanted()
+            waiting = self.waiting
             if waiting + len(order.pieces) > self._room:
                 raise BusyError(f"{waiting} {self.name} are waiting already; try again later")
             pieces = (Piece(order, place) for place in range(len(order.pieces)))
@@ -151,11 +152,11 @@ class Lane:
 
     def close(self, seconds: float = 10) -> None:
         """Cancels all orders, and waits for what is under way to break off."""
-        for order in self.orders:
-            order.cancel()
         with self._changed:
             self._closed = True
             self._changed.notify()
+        for order in self.orders:
+            order.cancel()
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -168,6 +169,13 @@ class Lane:
                 self.under_way = tuple(self._next())
             self._do(self.under_way)
             self.under_way = ()
+
+    def _forget_unwanted(self) -> None:
+        """Drops what nobody wants any more, which else would lie here until its client's turn."""
+        for client, queue in list(self._waiting.items()):
+            self._waiting[client] = deque(piece for piece in queue if piece.order.wanted)
+            if not self._waiting[client]:
+                del self._waiting[client]
 
     def _next(self) -> list[Piece]:
         """The pieces to do now: that of the client whose turn it is, and what goes along; none if none is wanted."""
@@ -202,9 +210,10 @@ class Lane:
             return
         try:
             self._work(pieces)
-        except UnwantedError:
-            return
         except Exception as error:
+            if isinstance(error, UnwantedError) and not all(order.wanted for order in orders):
+                self._do(pieces)  # what was not under way when it was broken off may be another's
+                return
             if len(orders) == 1:
                 orders[0].fail(error)
                 return

@@ -1,6 +1,8 @@
 """Turns, batches, cancellation and errors in a queue."""
 
+from gc import collect
 from threading import Event
+from weakref import ref
 
 import pytest
 
@@ -94,6 +96,41 @@ def test_what_nobody_wants_any_more_is_broken_off():
     order.cancel()
     assert broken_off.wait(10)
     lane.close()
+
+
+def test_what_is_broken_off_for_one_is_done_for_the_others():
+    begun, go = Event(), Event()
+
+    def work(pieces):
+        for piece in pieces:  # which fit, and yet are done one after the other
+            begun.set()
+            go.wait(10)
+            if unwanted([piece]):
+                raise UnwantedError
+            piece.order.finish(piece.place, piece.what)
+
+    lane = Lane("letters", work, lambda _: 4, room=4)
+    lane.put(Order("first", "first", ["first"]))
+    begun.wait(10)
+    begun.clear()
+    gone, kept = lane.put(Order("a", "k", ["a"])), lane.put(Order("b", "k", ["b"]))
+    go.set()
+    go.clear()
+    assert begun.wait(10)
+    gone.cancel()
+    go.set()
+    assert kept.future.result(10) == ["b"]
+    lane.close()
+
+
+def test_what_is_cancelled_is_forgotten_before_its_turn(lane):
+    order = lane.put(Order("a", "k", ["a"] * 39))
+    gone = ref(order)
+    order.cancel()
+    del order
+    lane.put(Order("b", "k", ["b"]))
+    collect()
+    assert gone() is None
 
 
 def test_a_full_queue_takes_no_more(lane):
