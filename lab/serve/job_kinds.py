@@ -14,6 +14,7 @@ from lab.comparing.config import CompareConfig, read_axes, stand_in
 from lab.comparing.experiment import Experiment
 from lab.config import Config
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -215,6 +216,8 @@ def _check_train(place: Place, asked: TrainJob) -> None:
     config = config_class(asked.objective).build(_train_settings(place, asked))
     if config.name is None:
         raise InputError("name: there is none; say what prompts will call the embedding")
+    if config.name in collect(place.options.embeddings):
+        raise InputError(f"name: '{config.name}' is an embedding that the server has; choose another")
     if config.steps > MOST_STEPS:
         raise InputError(f"steps: {config.steps:,} are over {MOST_STEPS:,}, this server's most")
     if (config.resolution or 0) ** 2 > place.options.max_pixels:

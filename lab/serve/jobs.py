@@ -78,7 +78,7 @@ class Job:
 
     def describe(self) -> dict[str, Any]:
         """All that is known of it, as plain JSON values."""
-        return {**self.record.model_dump(), "progress": self.progress, "notes": self.notes}
+        return {**self.record.model_dump(), "progress": dict(self.progress), "notes": list(self.notes)}
 
     def files(self) -> dict[str, Path]:
         """What it has made so far, by names relative to its run folder."""
@@ -89,13 +89,26 @@ class Job:
         """Enters a state, which is on disk when this returns.
 
         Raises:
-            InputError: the disk is full or the folder cannot be written.
+            InputError: the disk is full or the folder cannot be written; the job's state is what it was.
         """
-        ended = time.time() if state in ENDED else None
-        self.record = self.record.model_copy(update={"state": state, "message": message, "ended": ended})
+        record = self._in(state, message)
         with atomic(self.folder / "job.json") as temporary:
-            temporary.write_text(json.dumps(self.record.model_dump(), indent=2))
+            temporary.write_text(json.dumps(record.model_dump(), indent=2))
+        self.record = record
         self.changed()
+
+    def has_become(self, state: State, message: str = "") -> None:
+        """Enters a state that is a fact, and so also where it cannot be written down; the log then says so."""
+        try:
+            self.become(state, message)
+        except InputError as error:
+            _log.error("job %s is %s: %s", self.record.id, state, error)
+            self.record = self._in(state, message)
+            self.changed()
+
+    def _in(self, state: State, message: str) -> JobRecord:
+        ended = time.time() if state in ENDED else None
+        return self.record.model_copy(update={"state": state, "message": message, "ended": ended})
 
     def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
         """Calls back, in any thread, whenever something changes; returns what ends that."""
@@ -156,13 +169,13 @@ class Jobs:
         self._turn = Lock()
         self._lane = Lane("jobs", self._run, lambda _: 1, sys.maxsize)
         found = [Job(path.parent, _read(path)) for path in self._folder.glob("*/job.json")]
-        for job in sorted(found, key=lambda job: job.record.created):
-            self._jobs[job.record.id] = job
+        self._jobs = {job.record.id: job for job in sorted(found, key=lambda job: job.record.created)}
+        self._offer_learned()  # before those that wait begin, whose texts may name it
+        for job in list(self._jobs.values()):
             if job.record.state == "running":
                 job.become("interrupted", INTERRUPTED)
             elif job.record.state == "waiting":
                 self._queue(job, "before the restart")
-        self._offer_learned()
 
     def close(self) -> None:
         """Ends the job that runs, to be resumed, and keeps those that wait for another start."""
@@ -196,8 +209,8 @@ class Jobs:
         record = JobRecord(id=name, kind=kind, settings=settings, state="waiting", created=time.time())
         job = Job(self._folder / name, record)
         JOB_KINDS[kind].check(self._place(job), asked)
-        self._jobs[name] = job
         self._queue(job, client)
+        self._jobs[name] = job
         return job
 
     def cancel(self, job: Job) -> None:
@@ -205,32 +218,34 @@ class Jobs:
         with self._turn:
             if job.order is None or job.ended:
                 return
+            job.order.cancel()
             if job.record.state == "waiting":
                 job.order = None
-            else:
-                job.order.cancel()
-            job.become("cancelled", "cancelled; to resume it is to go on from what is there")
+            job.has_become("cancelled", "cancelled; to resume it is to go on from what is there")
 
     def resume(self, job: Job, client: Hashable) -> None:
         """Queues a job again that was cancelled, interrupted or failed: it goes on from what it has made.
 
         Raises:
             InputError: it is done, or has not ended.
-            BusyError: too many jobs wait.
+            BusyError: too many jobs wait, or it was cancelled just now and is still being broken off.
         """
         self._check_room()
-        if job.record.state == "done" or not job.ended or job.order is not None:
-            raise InputError(
-                f"the job is {job.record.state}, and only one that was broken off can be resumed"
-            )
-        self._queue(job, client)
+        self._queue(job, client, ENDED - {"done"})
 
     def _check_room(self) -> None:
-        if sum(job.record.state == "waiting" for job in self._jobs.values()) >= WAITING:
+        if sum(job.record.state == "waiting" for job in self.all()) >= WAITING:
             raise BusyError(f"{WAITING} jobs are waiting already; try again later")
 
-    def _queue(self, job: Job, client: Hashable) -> None:
+    def _queue(self, job: Job, client: Hashable, states: frozenset[State] = frozenset(("waiting",))) -> None:
+        """Queues a job that is in one of these states."""
         with self._turn:
+            if job.record.state not in states:
+                raise InputError(
+                    f"the job is {job.record.state}, and only one that was broken off can be resumed"
+                )
+            if job.order is not None:
+                raise BusyError("the job is still being broken off; try again later")
             job.become("waiting")
             job.order = self._lane.put(Order(client, job, [job]))
 
@@ -243,19 +258,20 @@ class Jobs:
         with self._turn:
             if job.order is not order:  # it was cancelled just now
                 return
-            job.become("running")
+            job.has_become("running")
         state, message = self._outcome(job, order)
         with self._turn:
             job.order = None
             if job.record.state != "cancelled":
-                job.become(state, message)
+                job.has_become(state, message)
 
     def _outcome(self, job: Job, order: Order) -> tuple[State, str]:
         """Runs a job, and says how that ended."""
         kind = JOB_KINDS[job.record.kind]
         try:
             kind.run(self._place(job), kind.asked.build(job.record.settings), _Ear(job, order))
-            self._offer_learned(job)
+            if job.record.kind == "train":
+                self._offer_learned(job)
         except (UnwantedError, KeyboardInterrupt):
             return "interrupted", INTERRUPTED
         except InputError as error:
@@ -267,7 +283,7 @@ class Jobs:
 
     def _offer_learned(self, *more: Job) -> None:
         """Lets texts name what jobs that are done have learned, and these; of a name learned twice, the newer."""
-        done = [job for job in self._jobs.values() if job.record.state == "done"]
+        done = [job for job in reversed(self.all()) if job.record.state == "done"]
         trained = [job for job in (*done, *more) if job.record.kind == "train"]
         files = [path for job in trained for path in sorted(job.run.glob("*.safetensors"))]
         self._service.learned = list({path.stem: path for path in files}.values())

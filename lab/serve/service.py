@@ -135,12 +135,15 @@ class Service:
         return Path(source.removeprefix("file:")).stem if source.startswith("file:") else Path(source).name
 
     def refresh_embeddings(self) -> None:
-        """Looks anew into the served folders.
+        """Looks anew into the served folders. What was learned here takes no served embedding's name.
 
         Raises:
             InputError: see `collect`.
         """
-        self.library = collect(self.config.embeddings, self.learned)
+        served = collect(self.config.embeddings)
+        self.library = collect(
+            self.config.embeddings, [file for file in self.learned if file.stem not in served]
+        )
 
     def close(self) -> None:
         """Cancels what waits, and waits for what is under way to break off."""

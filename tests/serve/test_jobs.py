@@ -1,19 +1,27 @@
 """Jobs over HTTP: what they make, what becomes of them, and what they may not do."""
 
 import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
+from threading import Event
 from time import monotonic, sleep
 
 import httpx
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import lab
+from lab.files import atomic
 from lab.runs.png import read_record
 from lab.sample.engine import AUTOMATIC_BATCH
 from lab.serve.config import ServeConfig
-from lab.serve.job_kinds import GenerateJob, TrainJob
+from lab.serve.job_kinds import JOB_KINDS, GenerateJob, TrainJob
 from lab.serve.jobs import Jobs
+from lab.serve.lane import BusyError
 from lab.serve.service import Service
 from tests.paths import REPOSITORY
 
@@ -116,6 +124,11 @@ def test_what_a_training_learned_can_be_named_at_once(http, address):
         ("train", {"name": "x", "objective": "text", "text": "a", "resume": "/tmp"}, "resume"),
         ("train", {"name": "x", "objective": "text", "text": "a", "preview_seeds": "1-99"}, "99 images"),
         ("train", {"objective": "text", "text": "a"}, "name"),
+        (
+            "train",
+            {"name": "negative", "objective": "text", "text": "a"},
+            "is an embedding that the server has",
+        ),
         ("train", {"name": "x"}, "images"),
     ],
 )
@@ -165,8 +178,8 @@ def jobs(emoji, tmp_path, monkeypatch):
     """A server's jobs, without a server, and as another process would find them."""
     opened = []
 
-    def begin():
-        opened.append(Jobs(Service(emoji, ServeConfig(out=tmp_path))))
+    def begin(**settings):
+        opened.append(Jobs(Service(emoji, ServeConfig(out=tmp_path, **settings))))
         return opened[-1]
 
     monkeypatch.setitem(AUTOMATIC_BATCH, "cpu", 2 * 16 * 16)  # two images
@@ -238,3 +251,98 @@ def test_after_a_restart_jobs_say_what_became_of_them_and_go_on(jobs):
     broken_off = second.find(running.record.id)
     assert broken_off.record.state == "interrupted" and "resume" in broken_off.record.message
     until(lambda: second.find(waiting.record.id).record.state == "done")
+
+
+def kept(out, name, state, kind="generate", **settings):
+    """Writes a job as a server before leaves it, and returns its run folder."""
+    record = {"id": name, "kind": kind, "settings": settings, "state": state, "created": 1}
+    (out / "jobs" / name / "run").mkdir(parents=True)
+    (out / "jobs" / name / "job.json").write_text(json.dumps(record))
+    return out / "jobs" / name / "run"
+
+
+def test_after_a_restart_what_waited_may_name_what_was_learned(jobs, tmp_path, monkeypatch):
+    def slow(service, refresh=Service.refresh_embeddings):
+        sleep(0.1)
+        refresh(service)
+
+    monkeypatch.setattr(Service, "refresh_embeddings", slow)
+    kept(tmp_path, "1", "waiting", prompt="a <toy>", steps=1)
+    shutil.copy(NEGATIVE, kept(tmp_path, "2", "done", "train") / "toy.safetensors")
+    job = jobs().find("1")
+    until(lambda: job.ended)
+    assert job.record.state == "done", job.record
+
+
+def test_what_was_learned_takes_no_served_name(jobs, tmp_path):
+    shutil.copy(NEGATIVE, tmp_path / "toy.safetensors")
+    save_file({"emb_params": torch.ones(1, 256)}, kept(tmp_path, "1", "done", "train") / "toy.safetensors")
+    service = jobs(embeddings=[tmp_path / "toy.safetensors"])._service
+    assert service.library["toy"].provenance.path == tmp_path / "toy.safetensors"
+
+
+def test_a_job_that_is_done_is_done_whatever_became_of_the_served_folder(jobs, tmp_path):
+    served = tmp_path / "served"
+    served.mkdir()
+    opened = jobs(embeddings=[served])
+    served.rmdir()
+    job = ask(opened)
+    until(lambda: job.ended)
+    assert job.record.state == "done", job.record
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A switch: while it is on, no job's record can be written."""
+    state = {"on": False}
+
+    @contextmanager
+    def writing(path):
+        if state["on"]:
+            raise lab.InputError(f"{path}: cannot write: the disk is full")
+        with atomic(path) as temporary:
+            yield temporary
+
+    monkeypatch.setattr("lab.serve.jobs.atomic", writing)
+    return state
+
+
+def test_a_job_ends_on_a_full_disk_too(jobs, full_disk, monkeypatch):
+    def run(place, asked, listener):
+        full_disk["on"] = True
+
+    monkeypatch.setitem(JOB_KINDS, "generate", replace(JOB_KINDS["generate"], run=run))
+    told = []
+    job = ask(jobs())
+    job.watch(lambda: told.append(job.record.state))
+    until(lambda: "done" in told)
+    assert job.ended and job.order is None
+
+
+def test_what_cannot_be_written_down_is_not_queued(jobs, full_disk):
+    opened = jobs()
+    job = ask(opened)
+    opened.cancel(job)
+    until(lambda: job.order is None)
+    full_disk["on"] = True
+    for again in (lambda: ask(opened), lambda: opened.resume(job, "somebody")):
+        with pytest.raises(lab.InputError, match="the disk is full"):
+            again()
+    assert opened.all() == [job] and job.ended
+
+
+def test_a_job_that_is_still_being_broken_off_can_be_resumed_later(jobs, monkeypatch):
+    going, go = Event(), Event()
+
+    def run(place, asked, listener):
+        going.set()
+        go.wait(20)
+
+    monkeypatch.setitem(JOB_KINDS, "generate", replace(JOB_KINDS["generate"], run=run))
+    opened = jobs()
+    job = ask(opened)
+    assert going.wait(20)
+    opened.cancel(job)
+    with pytest.raises(BusyError, match="still being broken off"):
+        opened.resume(job, "somebody")
+    go.set()
