@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,9 @@ from lab.serve.lane import BusyError, Order
 
 CLIENT_GONE = 499
 """The status of an answer that nobody is there to read, as nginx counts them."""
+
+
+_log = logging.getLogger("lab.serve")
 
 
 class ClientGoneError(Exception):
@@ -103,6 +107,14 @@ def say_errors(app: FastAPI) -> None:
     }
     for kind, say in said.items():
         app.add_exception_handler(kind, say)
+
+
+def what_went_wrong(error: BaseException) -> str:
+    """What went wrong with work, in a line for people; what nobody foresaw goes to the log."""
+    if isinstance(error, InputError):
+        return str(error)
+    _log.error("the server failed", exc_info=error)
+    return f"the server failed at this: {type(error).__name__}; see its log"
 
 
 def refusal(status: int, message: str, param: str | None = None, headers: Any = None) -> JSONResponse:

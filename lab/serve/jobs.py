@@ -18,6 +18,7 @@ from lab.errors import InputError
 from lab.files import atomic, read_json
 from lab.listening import Listener
 from lab.runs.run import RunFolder
+from lab.serve.answers import what_went_wrong
 from lab.serve.image_sets import ImageSets
 from lab.serve.job_kinds import JOB_KINDS, Place
 from lab.serve.lane import BusyError, Lane, Order, Piece, UnwantedError
@@ -274,11 +275,8 @@ class Jobs:
                 self._offer_learned(job)
         except (UnwantedError, KeyboardInterrupt):
             return "interrupted", INTERRUPTED
-        except InputError as error:
-            return "failed", str(error)
         except Exception as error:
-            _log.exception("job %s failed", job.record.id)
-            return "failed", f"the server failed at it: {type(error).__name__}; see its log"
+            return "failed", what_went_wrong(error)
         return "done", ""
 
     def _offer_learned(self, *more: Job) -> None:

@@ -1,6 +1,7 @@
 """The page in a real browser, on the bundled model: what it shows, what it keeps, and what it lets nobody do."""
 
 import re
+from threading import Event
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from starlette.testclient import TestClient
 
 import lab
 from lab.runs.png import read_record
+from lab.serve import service
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
 from tests.paths import REPOSITORY
@@ -230,6 +232,28 @@ def test_after_a_reload_on_a_phone_in_the_dark_all_is_there(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60
+
+
+def test_whoever_follows_keeps_no_other_tab_waiting(page, served, monkeypatch):
+    go = Event()
+
+    def held(*jobs, run_jobs=service.run_jobs, **watched):
+        go.wait(20)
+        return run_jobs(*jobs, **watched)
+
+    monkeypatch.setattr(service, "run_jobs", held)
+    page.locator("#make").click()
+    page.locator("#stop").wait_for()
+    others = [page.context.new_page() for _ in range(2)]
+    for other in others:
+        other.goto(served[0])
+        other.locator("#stop").wait_for(timeout=8000)
+    page.locator("#stop").click()
+    go.set()
+    for each in (page, *others):
+        each.locator("#make").wait_for()
+    for other in others:
+        other.close()
 
 
 @pytest.fixture(scope="module")

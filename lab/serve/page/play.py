@@ -13,7 +13,7 @@ from lab.errors import InputError
 from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import DIALECTS
 from lab.runs.pages import shared_values, summary, template
-from lab.serve.answers import client_of
+from lab.serve.answers import client_of, what_went_wrong
 from lab.serve.lane import BusyError
 from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of, without_folder
 from lab.serve.service import Preview, Progress
@@ -133,7 +133,7 @@ class PlayTab:
                  self._left, self._same]  # fmt: skip
         page.load(None, kept, form, js="(kept) => kept", **QUIET).then(self._read, texts, readings, **QUIET)
         page.load(self._names_html, None, self._names, **QUIET)
-        page.load(self._follow, self._left, shown, **QUIET)
+        page.load(self._follow, self._left, shown, concurrency_limit=8, **QUIET)
         gr.on([field.change for field in form], None, form, kept, js="(...form) => [form]", **QUIET)
         gr.on([field.change for field in texts], self._read, texts, readings, trigger_mode="always_last",
               concurrency_limit=2, **QUIET)  # fmt: skip
@@ -195,10 +195,8 @@ class PlayTab:
                 elif isinstance(event, Preview):
                     before, _ = self._sides(left, self._studio.history())
                     yield {self._slider: (before.file if before else event.image, event.image)}
-        except InputError as error:
-            problem = str(error)
         except Exception as error:
-            problem = f"the server failed at this: {type(error).__name__}; see its log"
+            problem = what_went_wrong(error)
         yield self._shown(left) | self._busy(False) | {self._said: said(problem=problem)}
 
     def _busy(self, busy: bool) -> dict[Any, Any]:

@@ -122,12 +122,16 @@ class Studio:
             client, found | dict(settings), tell=making.tell, previews=2
         )
         self._under_way[client] = making
+        making.order.future.add_done_callback(lambda _: self._forget(client, making))
         return making
+
+    def _forget(self, client: Hashable, making: Making) -> None:
+        if self._under_way.get(client) is making:
+            del self._under_way[client]
 
     def under_way(self, client: Hashable) -> Making | None:
         """What is being made for a client, if anything is."""
-        making = self._under_way.get(client)
-        return making if making and making.order and making.order.wanted else None
+        return self._under_way.get(client)
 
     def stop(self, client: Hashable) -> None:
         """Ends what is being made for a client; finished images stay."""
