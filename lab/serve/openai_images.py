@@ -22,7 +22,8 @@ from lab.files import atomic
 from lab.runs.png import write_png
 from lab.sample.config import MAX_SEED
 from lab.sample.record import parameters_text
-from lab.serve.answers import Events, client_of, server_sent, wait_for
+from lab.serve.answers import Events, client_of, server_sent, wait_for, what_went_wrong
+from lab.serve.bounds import remove_oldest
 from lab.serve.config import LabSettings
 from lab.serve.guards import error_body
 from lab.serve.openai_api import check_model
@@ -40,7 +41,7 @@ class ImagesRequest(LabSettings):
     model: str | None = None
     """The model's name; OpenAI's own names stand for it."""
 
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=10_000)
     """How many, with seeds that follow one another."""
 
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
@@ -50,7 +51,7 @@ class ImagesRequest(LabSettings):
     """`WIDTHxHEIGHT` in pixels, or `auto` for the model's own."""
 
     response_format: Literal["url", "b64_json"] = "b64_json"
-    """The image itself, or where it is to be had; only then the server keeps it."""
+    """The image itself, or where it is to be had until the server has kept many newer ones."""
 
     output_format: Format = "png"
     """Of the file. All carry what made the image; PNG without loss."""
@@ -155,7 +156,7 @@ class Images:
             yield server_sent(told | _about(order, asked, tokens), name)
         if not order.future.cancelled() and (error := order.future.exception()):
             status = 400 if isinstance(error, InputError) else 500
-            yield server_sent(error_body(status, str(error)), "error")
+            yield server_sent(error_body(status, what_went_wrong(error)), "error")
 
     def _datum(self, picture: Picture, asked: ImagesRequest, request: Request) -> dict[str, Any]:
         """A finished image as the answer has it, with its record."""
@@ -165,6 +166,7 @@ class Images:
         name = f"{secrets.token_hex(16)}.{asked.output_format}"
         with atomic(self._kept / name) as temporary:
             temporary.write_bytes(data)
+        remove_oldest(self._kept, self._service.config)
         return {"url": str(request.url_for("kept_image", name=name)), "record": picture.record}
 
     def kept(self, name: str) -> Path:

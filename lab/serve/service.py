@@ -35,7 +35,14 @@ from lab.sample.settings import (
 )
 from lab.search.features import BLOCK, BundleFeatures
 from lab.search.search import names_as_words
-from lab.serve.bounds import MOST_PIXELS_SENT, MOST_TEXTS_WAITING, check_bounds, check_readings, check_texts
+from lab.serve.bounds import (
+    MOST_PIXELS_SENT,
+    MOST_TEXTS_WAITING,
+    check_bounds,
+    check_readings,
+    check_texts,
+    remove_oldest,
+)
 from lab.serve.config import ServeConfig
 from lab.serve.lane import Lane, Order, Piece, Tell, UnwantedError, unwanted
 
@@ -219,16 +226,17 @@ class Service:
         return text
 
     def keep_image(self, data: bytes) -> Path:
-        """Keeps an image that a client sent under a name that its contents give, and returns its path.
+        """Keeps an image that a client sent under a name that its contents give, and returns its path. The oldest of
+        very many are removed.
 
         Raises:
             InputError: no image that can be read, or one of too many pixels.
         """
         load_image(Path("image"), data, MOST_PIXELS_SENT)
         path = self.config.out / "uploads" / hashlib.sha256(data).hexdigest()
-        if not path.is_file():
-            with atomic(path) as temporary:
-                temporary.write_bytes(data)
+        with atomic(path) as temporary:  # also where it is there: it becomes the newest
+            temporary.write_bytes(data)
+        remove_oldest(path.parent, self.config)
         return path
 
     def _offered(self, names: Collection[str] | None) -> Mapping[str, Embedding]:

@@ -141,6 +141,24 @@ def test_a_stream_brings_previews_and_then_the_image(client, emoji):
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_a_stream_ends_with_a_sentence_about_what_nobody_foresaw(address, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("tensors of /home/somebody\ndo not fit")
+
+    monkeypatch.setattr("lab.serve.service.run_jobs", broken)
+    asked = {"prompt": APPLE, "stream": True}
+    told = httpx.post(f"{address}/v1/images/generations", json=asked, timeout=60).text
+    assert "the server failed at this: RuntimeError; see its log" in told and "somebody" not in told
+    assert "do not fit" in caplog.text
+
+
+def test_of_very_many_images_the_newest_are_kept(client, app, monkeypatch):
+    monkeypatch.setattr("lab.serve.bounds.MOST_KEPT", 1 - app.state.service.config.max_waiting)
+    asked = {"prompt": APPLE, "response_format": "url", "extra_body": {"steps": 1}}
+    urls = [client.images.generate(**asked).data[0].url for _ in range(2)]
+    assert [httpx.get(url).status_code for url in urls] == [404, 200]
+
+
 def test_an_image_is_edited_as_lab_generate_does(client, emoji, tmp_path):
     start = tmp_path / "start.png"
     Image.new("RGB", (96, 64), "red").save(start)
@@ -160,6 +178,7 @@ def test_an_image_is_edited_as_lab_generate_does(client, emoji, tmp_path):
         ({"prompt": "a", "extra_body": {"stepz": 3}}, "stepz"),
         ({"prompt": "a", "extra_body": {"steps": 31}}, "steps: 31 are over 30"),
         ({"prompt": "a", "n": 5}, "n: 5 images are over 4"),
+        ({"prompt": "a", "n": 2**32}, "n: "),
         ({"prompt": "a", "size": "100x128"}, "width: 100 is not a multiple"),
         ({"prompt": "a", "size": "8192x8192"}, "over this server's"),
         ({"prompt": "a", "size": "large"}, "WIDTHxHEIGHT"),

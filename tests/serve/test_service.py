@@ -1,15 +1,20 @@
 """One model for many clients: batches, turns, and clients that go away."""
 
 from concurrent.futures import ThreadPoolExecutor
+from gc import collect
+from io import BytesIO
 from threading import Event
 from time import monotonic, sleep
+from weakref import ref
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 import lab
 from lab.serve import service as service_module
+from lab.serve.page.studio import Studio
 from lab.serve.service import Preview, Progress
 
 
@@ -95,6 +100,27 @@ def test_progress_and_a_look_at_what_is_under_way(service):
     assert shares == sorted(shares) and 0 < shares[0] < 1
     assert [event.number for event in told if isinstance(event, Preview)] == [0]
     assert order.preview.size == (128, 128) and not order.look
+
+
+def test_of_very_many_images_that_were_sent_the_last_are_kept(service, monkeypatch):
+    monkeypatch.setattr("lab.serve.bounds.MOST_KEPT", 2 - service.config.max_waiting)
+    kept = []
+    for colour in ("red", "green", "red", "blue"):
+        file = BytesIO()
+        Image.new("RGB", (8, 8), colour).save(file, "PNG")
+        sleep(0.02)  # which file systems tell apart
+        kept.append(service.keep_image(file.getvalue()))
+    assert kept[0] == kept[2] and [path.is_file() for path in kept] == [True, False, True, True]
+
+
+def test_what_was_made_on_the_page_is_not_held_in_memory(service):
+    studio = Studio(service)
+    making = studio.make("somebody", {"prompt": "a", "steps": 1})
+    assert studio.under_way("somebody") is making
+    making.order.future.result(30)
+    gone = ref(making)
+    del making
+    until(lambda: collect() is not None and gone() is None)
 
 
 def send(address, seconds, **asked):
