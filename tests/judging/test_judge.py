@@ -46,7 +46,9 @@ def settings(tmp_path, clip_folder):
 
 def test_the_card_is_the_file_and_stands_alone(sd1, file, settings, tmp_path, capsys):
     path, heard = file(), Heard()
-    card = lab.judge(sd1, path, listener=heard, **settings | {"weights": "0,1,1.5", "seeds": "1-2"})
+    asked = {"weights": "0,1,1.5", "seeds": "1-2", "negative_interval": (0.5, 20.0)}
+    card = lab.judge(sd1, path, listener=heard, **settings | asked)
+    assert card["models"][0]["settings"]["negative_interval"] == [0.5, 20.0]
     assert card == json.loads((settings["out"] / "neg.card.json").read_text(encoding="utf-8"))
     verdict = card["verdict"]
     assert (verdict["against"], verdict["metric"], verdict["smallest"]) == ("nothing", "clip_text", 0.02)
