@@ -137,6 +137,12 @@ def _explain(console: Console, embeddings: Sequence[Embedding], model: ModelOpti
 
     bundle = load_options(model, text_only=True)
     for embedding in embeddings:
+        if embedding.outputs or embedding.layers:
+            say(
+                console,
+                f"\n<{embedding.name}> acts behind the text encoder or in the U-Net's layers, as no words do",
+            )
+            continue
         near, table, share = nearest_words(bundle, embedding), Table("words", "of what it does"), 0.0
         with Bars() as bars:
             for words, share in explain(bundle, embedding, listener=bars):

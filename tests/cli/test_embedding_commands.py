@@ -132,10 +132,12 @@ class TestInspect:
     def test_words_that_do_what_it_does(self, tmp_path, capsys, sd1_folder, monkeypatch):
         monkeypatch.setattr("lab.search.explain.TRIED", 4)
         monkeypatch.setattr("lab.search.explain.PATIENCE", 1)
-        file = tmp_path / "one.safetensors"
+        file, behind = tmp_path / "one.safetensors", tmp_path / "behind.safetensors"
         Embedding("one", {"clip": torch.randn(1, 32, generator=torch.Generator().manual_seed(0))}).save(file)
-        assert main(["inspect", str(file), "--model", str(sd1_folder), "--explain"]) == 0
+        Embedding("behind", {"clip": torch.zeros(1, 32)}, outputs={"clip": vectors(1, 32)}).save(behind)
+        assert main(["inspect", str(behind), str(file), "--model", str(sd1_folder), "--explain"]) == 0
         shown = capsys.readouterr().out
+        assert "<behind> acts behind the text encoder" in shown
         assert (
             "<one> in words" in shown
             and "the words nearest its vectors (" in shown
