@@ -4,6 +4,7 @@ import base64
 import re
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -230,12 +231,13 @@ async def _form(request: Request) -> tuple[dict[str, Any], bytes]:
         InputError: no image, several, or a mask.
     """
     fields: dict[str, Any] = {}
+    lists: dict[str, list[str]] = defaultdict(list)
     files: list[bytes] = []
     async with request.form(max_files=4, max_fields=100) as form:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 if name.endswith("[]"):
-                    fields.setdefault(name[:-2], []).append(value)
+                    lists[name[:-2]].append(value)
                 else:
                     fields[name] = value
             elif name in ("image", "image[]"):
@@ -244,7 +246,7 @@ async def _form(request: Request) -> tuple[dict[str, Any], bytes]:
                 raise InputError("mask: says where to paint, which takes an inpainting model; leave it out")
     if len(files) != 1:
         raise InputError(f"image: {len(files)} were sent, and one is wanted, as a file of a multipart form")
-    return fields, files[0]
+    return fields | lists, files[0]
 
 
 def _about(order: PictureOrder, asked: ImagesRequest, tokens: int | None) -> dict[str, Any]:

@@ -172,6 +172,15 @@ def test_an_image_is_edited_as_lab_generate_does(client, emoji, tmp_path):
         client.images.edit(image=b"no image", prompt=APPLE)
 
 
+def test_a_form_may_name_a_field_in_both_ways(address):
+    file = BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    fields = {"prompt": "a", "embeddings": "nothing", "embeddings[]": "nobody"}
+    image = {"image": ("a.png", file.getvalue())}
+    answer = httpx.post(f"{address}/v1/images/edits", data=fields, files=image, timeout=60)
+    assert answer.status_code == 400 and "'nobody' is not served" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
