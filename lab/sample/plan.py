@@ -18,6 +18,7 @@ from lab.models.device import to_device
 from lab.models.folder import read_controlnet
 from lab.models.unet import Control
 from lab.prompt.dialects import find_dialect
+from lab.prompt.syntax import is_negated
 from lab.runs.run import file_digest
 from lab.sample.config import Request
 from lab.sample.negatives import NEGATIVE_METHODS, check_weights, weights_in
@@ -30,6 +31,7 @@ from lab.sample.settings import (
     resolve_settings,
     sampling_key,
 )
+from lab.text import shortened
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,13 @@ def _encode(
     )
     for texts, pair in zip(distinct, pairs, strict=True):
         for text, side in zip(texts, pair, strict=True):
+            said = [(span.text, span.weight) for entry in side.entries for span in entry.spans]
             if not isinstance(text, Conditioning):
-                check_weights(
-                    ((span.text, span.weight) for entry in side.entries for span in entry.spans), method
+                check_weights(said, method)
+            elif method.negates and any(is_negated(*each) for each in said):
+                raise InputError(
+                    f"embeds: '{shortened(text.prompt)}' was encoded with its negative weights multiplied, which no "
+                    "--negative-method undoes; give the prompt itself"
                 )
     encoded = dict(zip(distinct, pairs, strict=True))
     return [encoded[pair] for pair in asked]

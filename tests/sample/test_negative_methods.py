@@ -10,6 +10,7 @@ from sd_parsers import ParserManager
 
 import lab
 from lab.analysis.heatmaps import Target, heat_maps
+from lab.condition.embeds_file import write_embeds
 from lab.embeddings.embedding import Embedding
 from lab.models.schedulers import make_scheduler
 from lab.models.unet import call_unet
@@ -234,6 +235,15 @@ def test_negative_weights_are_refused_where_they_take_nothing_away(dialect, sd1)
         latents(sd1, prompt="cat", negative_prompt=prompt, dialect=dialect, guidance=1, negative_method="nag")
     assert latents(sd1, prompt=prompt, dialect=dialect, negative_method="negpip").isfinite().all()
     assert lab.encode(sd1, prompt, dialect=dialect).embeds.isfinite().all()  # as the tool does
+
+
+def test_negative_weights_that_a_file_of_embeds_has_multiplied_are_refused(sd1, tmp_path):
+    path = tmp_path / "minus.safetensors"
+    write_embeds(path, lab.encode(sd1, "a cat (red:-1)"), {})
+    for side in ("embeds", "negative_embeds"):
+        asked = {"prompt": "a dog", "steps": 1} if side == "negative_embeds" else {"steps": 1}
+        with pytest.raises(lab.InputError, match="give the prompt itself"):
+            lab.generate(sd1, negative_method="negpip", **asked | {side: path})
 
 
 def test_a_break_in_brackets_is_no_word_of_the_users_and_stays(sd1):
