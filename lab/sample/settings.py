@@ -118,9 +118,7 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         raise InputError(
             f"strength: {settings.strength:g} of {settings.steps} steps runs none; raise --strength or --steps"
         )
-    make_scheduler(
-        settings.scheduler, settings.karras, facts.scheduler_config, settings.steps
-    )  # takes a while
+    make_scheduler(settings.scheduler, settings.karras, facts.scheduler_config, settings.steps)
     return settings
 
 
