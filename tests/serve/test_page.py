@@ -111,6 +111,20 @@ def test_prompts_are_read_as_they_are_typed(page):
     page.locator("#reading .problem").get_by_text("nobody").wait_for()
 
 
+def test_what_is_typed_while_the_page_loads_stays(page, served):
+    fresh = page.context.new_page()
+    fresh.goto(served[0], wait_until="commit")
+    write(fresh, "prompt", "a green cat")
+    fresh.locator(
+        "[data-insert]"
+    ).first.wait_for()  # the server has answered what the page asks when it has loaded
+    until_read(fresh, "reading", "green")
+    assert fresh.locator("#prompt textarea").input_value() == "a green cat"
+    write(fresh, "prompt", "noto emoji of a (red:1.2) apple")  # which the other tests begin with
+    until_read(fresh, "reading", "red")
+    fresh.close()
+
+
 def test_images_stand_beside_those_before_and_nothing_is_lost(page, served):
     address, folder = served
     few_steps(page)

@@ -10,7 +10,7 @@ from lab.runs.pages import template
 from lab.serve.job_kinds import OPEN_AXES, CompareJob
 from lab.serve.jobs import Job, Jobs
 from lab.serve.lane import BusyError
-from lab.serve.page.play import QUIET, client_of_page, said
+from lab.serve.page.play import QUIET, RESTORE, client_of_page, said
 
 MOST_JOBS = 20
 """Comparisons that are shown, the newest."""
@@ -49,7 +49,7 @@ class CompareTab:
         kept = gr.BrowserState(
             [field.value for field in form], storage_key=f"lab-compare-{len(form)}", secret="lab"
         )
-        page.load(None, kept, form, js="(kept) => kept", **QUIET)
+        page.load(None, [kept, *form], form, js=RESTORE, **QUIET)
         gr.on([one.change for one in form], None, form, kept, js="(...form) => [form]", **QUIET)
         start.click(self._start, form, [told, shown], **QUIET)
         stop.click(self._stop, None, shown, **QUIET)

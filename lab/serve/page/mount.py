@@ -101,7 +101,8 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
 
 
 SCRIPT = """<script>
-let typed;
+let typed, touched = false;
+document.addEventListener("input", () => { touched = true; }, true);
 document.addEventListener("focusin", event => { if (event.target.matches("textarea")) typed = event.target; });
 document.addEventListener("click", event => {
   const button = event.target.closest("[data-insert]");

@@ -28,6 +28,9 @@ MOST_NAMES = 30
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
+RESTORE = "(kept, ...form) => touched ? form : kept"
+"""What a form holds when the page has loaded: what was kept, unless somebody was faster and has typed."""
+
 Form = dict[str, Any]
 
 
@@ -131,7 +134,7 @@ class PlayTab:
         readings = [self._reading, self._negative_reading, self._rows]
         shown = [self._said, self._make, self._stop, self._slider, self._about, self._gallery, self._files,
                  self._left, self._same]  # fmt: skip
-        page.load(None, kept, form, js="(kept) => kept", **QUIET).then(self._read, texts, readings, **QUIET)
+        page.load(None, [kept, *form], form, js=RESTORE, **QUIET).then(self._read, texts, readings, **QUIET)
         page.load(self._names_html, None, self._names, **QUIET)
         page.load(self._follow, self._left, shown, concurrency_limit=8, **QUIET)
         gr.on([field.change for field in form], None, form, kept, js="(...form) => [form]", **QUIET)
