@@ -15,6 +15,7 @@ from lab.condition.prompt_encoder import PromptEncoder
 from lab.condition.towers import encode_chunks, run_tower, vectors_for
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.facts import layers_back
 from lab.models.vocabulary import token_text
@@ -84,14 +85,18 @@ class BundleFeatures:
         return self.counted_texts(texts, embeddings)[0]
 
     def counted_texts(
-        self, texts: Sequence[str], embeddings: Mapping[str, Embedding]
+        self, texts: Sequence[str], embeddings: Mapping[str, Embedding], listener: Listener = Listener()
     ) -> tuple[Tensor, list[int]]:
-        """(n, d) for n texts, and how many tokens and learned vectors each has beside start and end."""
+        """(n, d) for n texts, and how many tokens and learned vectors each has beside start and end.
+
+        Args:
+            listener: Hears before each batch how many chunks of a block are encoded.
+        """
         vectors, counts = [], []
         for start in range(0, len(texts), BLOCK):
             laid_out = self._laid_out(texts[start : start + BLOCK], embeddings)
             counts += [sum(chunk.length for chunk in chunks) for chunks in laid_out]
-            vectors.append(self._projected(self._pooled(laid_out, embeddings)))
+            vectors.append(self._projected(self._pooled(laid_out, embeddings, listener)))
         return torch.cat(vectors), counts
 
     @torch.no_grad()
@@ -135,12 +140,16 @@ class BundleFeatures:
         encoder = PromptEncoder(self._bundle, embeddings, options, steps=1)
         return [encoder.chunks(encoder.read(text)[0].variants[0])[0] for text in texts]
 
-    def _pooled(self, laid_out: Sequence[Sequence[Chunk]], embeddings: Mapping[str, Embedding]) -> Tensor:
-        states = iter(self._encoded([chunk for chunks in laid_out for chunk in chunks], embeddings))
+    def _pooled(
+        self, laid_out: Sequence[Sequence[Chunk]], embeddings: Mapping[str, Embedding], listener: Listener
+    ) -> Tensor:
+        states = iter(self._encoded([chunk for chunks in laid_out for chunk in chunks], embeddings, listener))
         return torch.stack([self._pool([next(states) for _ in chunks]) for chunks in laid_out])
 
     @torch.no_grad()
-    def _encoded(self, chunks: Sequence[Chunk], embeddings: Mapping[str, Embedding]) -> list[Tensor]:
+    def _encoded(
+        self, chunks: Sequence[Chunk], embeddings: Mapping[str, Embedding], listener: Listener
+    ) -> list[Tensor]:
         """For each chunk the states of its start token, its tokens and its end token (2 to context, d)."""
         names = {word.embedding for chunk in chunks for word in chunk if word.embedding is not None}
         vectors = {name: vectors_for(self._bundle, embeddings[name]) for name in names}
@@ -148,6 +157,7 @@ class BundleFeatures:
         order = sorted(range(len(chunks)), key=lengths.__getitem__)
         made: dict[int, Tensor] = {}
         for start in range(0, len(order), CHUNK_BLOCK):
+            listener.progress(start, len(order), "chunks")
             places = order[start : start + CHUNK_BLOCK]
             some = [chunks[place] for place in places]
             states = encode_chunks(self._bundle, some, vectors, padded=False).states.float().cpu()

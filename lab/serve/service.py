@@ -18,6 +18,7 @@ from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
 from lab.images import load_image
+from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.prompt.parse import references_in
 from lab.sample.config import GenerateConfig, Request, requests
@@ -112,6 +113,17 @@ class PictureOrder(Order):
         self.previews = previews
         self.look = False
         self.preview: Image.Image | None = None
+
+
+class _WhileWanted(Listener):
+    """Breaks off what it listens to when nobody waits for it any more."""
+
+    def __init__(self, pieces: Sequence[Piece]):
+        self._pieces = pieces
+
+    def progress(self, done: float, total: int, things: str = "images") -> None:
+        if unwanted(self._pieces):
+            raise UnwantedError
 
 
 class Service:
@@ -290,6 +302,7 @@ class Service:
     def _encode(self, pieces: Sequence[Piece]) -> None:
         pooling, dialect = pieces[0].order.key
         features = self._features(pooling).in_dialect(dialect)
-        vectors, counts = features.counted_texts([piece.what for piece in pieces], self.library)
+        texts = [piece.what for piece in pieces]
+        vectors, counts = features.counted_texts(texts, self.library, _WhileWanted(pieces))
         for row, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
             piece.order.finish(piece.place, CountedVector(vectors[row], count))

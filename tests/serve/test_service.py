@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import lab
+from lab.search import features
 from lab.serve import service as service_module
 from lab.serve.page.studio import Studio
 from lab.serve.service import Preview, Progress
@@ -140,3 +141,20 @@ def test_what_a_client_does_not_wait_for_is_broken_off(service, held, address, s
     held.go.set()
     until(lambda: not service.pictures.under_way)
     assert held.steps <= 1 and held.together == [4]
+
+
+def test_vectors_that_no_client_waits_for_are_broken_off(service, address, monkeypatch):
+    go, batches = Event(), []
+
+    def holding(*given, encode_chunks=features.encode_chunks, **how):
+        batches.append(given)
+        go.wait(10)
+        return encode_chunks(*given, **how)
+
+    monkeypatch.setattr(features, "encode_chunks", holding)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{address}/v1/embeddings", json={"model": "emoji", "input": ["a"] * 200}, timeout=0.5)
+    until(lambda: not service.vectors.orders)
+    go.set()
+    until(lambda: not service.vectors.under_way)
+    assert len(batches) == 1
