@@ -263,7 +263,7 @@ class ImageToImage(TextToImage):
             file = BytesIO()
             on_ground(image).resize((width, height), Image.Resampling.LANCZOS).save(file, "PNG")
             data = file.getvalue()
-        return service.keep_image(data)
+        return service.images.take(data)
 
     def echo(self) -> dict[str, Any]:
         """Also the image, if it shall."""

@@ -1,8 +1,6 @@
 """How much a request may ask: of what its numbers say at once, and of what its prompts come to when they are read."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
@@ -27,9 +25,6 @@ MOST_READ = 100_000
 
 MOST_PARTS = 16
 """What `AND` may join in a prompt: each part costs as much as an image."""
-
-MOST_KEPT = 1000
-"""Images that clients sent, and images that they asked for as URLs, beside those that may be waited for."""
 
 MOST_PIXELS_SENT = 32 * 10**6
 """Of an image that a client sends."""
@@ -103,20 +98,3 @@ def _texts(requests: Sequence[Request]) -> dict[tuple[str, bool], None]:
     positive = [(request.prompt, False) for request in requests]
     negative = [(request.negative_prompt or "", True) for request in requests]
     return {(text, side): None for text, side in (*positive, *negative) if isinstance(text, str)}
-
-
-def remove_oldest(folder: Path, options: ServeOptions) -> None:
-    """Removes a folder's oldest files where there are more than the server keeps; none that an order waits for."""
-    with os.scandir(folder) as found:
-        files = [Path(file) for file in found if not file.name.startswith(".")]
-    extra = len(files) - (MOST_KEPT + options.max_waiting)
-    if extra > 0:
-        for file in sorted(files, key=_modified)[:extra]:
-            file.unlink(missing_ok=True)
-
-
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:  # another request has removed it
-        return 0.0

@@ -29,7 +29,8 @@ class ServeOptions(Config):
     """A file or folder of learned embeddings that clients' texts may name, repeatable; there are no others."""
 
     out: NewPath = Path("outputs", "serve")
-    """Folder for jobs, uploads, and images that are asked for as URLs."""
+    """Folder for what clients send and have made. Of images that were sent, and of those asked for as URLs, it holds
+    the newest thousand; jobs, images to be saved and the page's stay until somebody deletes them."""
 
     allow_host: list[str] = Field(default_factory=list)
     """A name by which clients call the server, beside this machine's own and addresses, such as that of a proxy;

@@ -1,125 +1,33 @@
 """Long work with an id: it waits, runs and ends, and is found again after a restart, in folders that the CLI writes."""
 
-import json
-import logging
 import secrets
+import shutil
 import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 from starlette.exceptions import HTTPException
 
 from lab.config import Config, validated
 from lab.errors import InputError
-from lab.files import atomic, read_json
+from lab.files import read_json
 from lab.listening import Listener
 from lab.runs.run import RunFolder
 from lab.serve.answers import what_went_wrong
-from lab.serve.image_sets import ImageSets
+from lab.serve.job import ENDED, Job, JobRecord, State
 from lab.serve.job_kinds import JOB_KINDS, Place
+from lab.serve.kept import ImageSets
 from lab.serve.lane import BusyError, Lane, Order, Piece, UnwantedError
 from lab.serve.service import Service
 
-State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
-
 INTERRUPTED = "the server ended while it ran; to resume it is to go on from what is there"
-
-_log = logging.getLogger("lab.serve")
-
-ENDED: frozenset[State] = frozenset(("done", "failed", "cancelled", "interrupted"))
 
 WAITING = 100
 """Jobs that may wait."""
-
-
-class JobRecord(Config):
-    """What is kept of a job on disk."""
-
-    id: str
-    kind: str
-    settings: dict[str, Any]
-    state: State
-    created: float
-    ended: float | None = None
-    message: str = ""
-
-
-class Job:
-    """One job.
-
-    Attributes:
-        folder: Its own; the run is in `run`.
-        record: What is kept of it.
-        progress: How far it is: `done`, `total` and of what `things`; of a training also the last `step` and `loss`.
-        notes: What a person should know.
-        order: In the lane, as long as it waits or runs.
-    """
-
-    def __init__(self, folder: Path, record: JobRecord):
-        self.folder = folder
-        self.record = record
-        self.progress: dict[str, Any] = {}
-        self.notes: list[str] = []
-        self.order: Order | None = None
-        self._watchers: list[Callable[[], object]] = []
-
-    @property
-    def run(self) -> Path:
-        """The run folder, as the CLI writes it."""
-        return self.folder / "run"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen to it unless it is resumed."""
-        return self.record.state in ENDED
-
-    def describe(self) -> dict[str, Any]:
-        """All that is known of it, as plain JSON values."""
-        return {**self.record.model_dump(), "progress": dict(self.progress), "notes": list(self.notes)}
-
-    def files(self) -> dict[str, Path]:
-        """What it has made so far, by names relative to its run folder."""
-        found = (path for path in sorted(self.run.rglob("*")) if path.is_file() and not path.is_symlink())
-        return {str(path.relative_to(self.run)): path for path in found if not path.name.startswith(".")}
-
-    def become(self, state: State, message: str = "") -> None:
-        """Enters a state, which is on disk when this returns.
-
-        Raises:
-            InputError: the disk is full or the folder cannot be written; the job's state is what it was.
-        """
-        record = self._in(state, message)
-        with atomic(self.folder / "job.json") as temporary:
-            temporary.write_text(json.dumps(record.model_dump(), indent=2))
-        self.record = record
-        self.changed()
-
-    def has_become(self, state: State, message: str = "") -> None:
-        """Enters a state that is a fact, and so also where it cannot be written down; the log then says so."""
-        try:
-            self.become(state, message)
-        except InputError as error:
-            _log.error("job %s is %s: %s", self.record.id, state, error)
-            self.record = self._in(state, message)
-            self.changed()
-
-    def _in(self, state: State, message: str) -> JobRecord:
-        ended = time.time() if state in ENDED else None
-        return self.record.model_copy(update={"state": state, "message": message, "ended": ended})
-
-    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
-        """Calls back, in any thread, whenever something changes; returns what ends that."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
-
-    def changed(self) -> None:
-        """Tells those who watch."""
-        for watcher in list(self._watchers):
-            watcher()
 
 
 class _Ear(Listener):
@@ -233,6 +141,35 @@ class Jobs:
         """
         self._check_room()
         self._queue(job, client, ENDED - {"done"})
+
+    def remove(self, job: Job) -> None:
+        """Removes a job that has ended, with all that it has made, and the images that it alone learned from.
+
+        Raises:
+            InputError: it has not ended.
+        """
+        with self._turn:
+            if job.order is not None or not job.ended:
+                raise InputError(f"the job is {job.record.state}, and only one that has ended can be removed")
+            self._jobs.pop(job.record.id, None)
+            (job.folder / "job.json").unlink(missing_ok=True)  # first: what is left of it is no job any more
+        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.images and job.images not in self._learned_from():
+            self.sets.remove(job.images)
+        self._offer_learned()
+
+    def keep_images(self, files: Mapping[str, bytes]) -> str:
+        """Keeps a set of images to learn from, as `ImageSets.keep` does, and returns its id; those that no job has
+        learned from for a day are removed.
+
+        Raises:
+            InputError: see `ImageSets.keep`.
+        """
+        self.sets.remove_unused(self._learned_from())
+        return self.sets.keep(files)
+
+    def _learned_from(self) -> set[str]:
+        return {job.images for job in self.all() if job.images}
 
     def _check_room(self) -> None:
         if sum(job.record.state == "waiting" for job in self.all()) >= WAITING:

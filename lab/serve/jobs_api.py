@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from lab.config import Config
 from lab.errors import InputError
 from lab.serve.answers import client_of, server_sent
+from lab.serve.job import ENDED, Job
 from lab.serve.job_kinds import CompareJob, GenerateJob, TrainJob
-from lab.serve.jobs import ENDED, Job, Jobs
+from lab.serve.jobs import Jobs
 
 PING = 15.0
 """Seconds without news after which a stream of events shows that it is alive."""
@@ -65,6 +66,11 @@ def jobs_router(jobs: Jobs) -> APIRouter:
         await run_in_threadpool(jobs.cancel, job)
         return job.describe()
 
+    @router.delete("/jobs/{name}", status_code=204)
+    async def remove_job(name: str) -> None:
+        """Removes a job that has ended, with all that it has made, and the images that it alone learned from."""
+        await run_in_threadpool(jobs.remove, jobs.find(name))
+
     @router.post("/jobs/{name}/resume", status_code=202)
     async def resume_job(name: str, request: Request) -> Response:
         """Goes on with a job that was broken off, from what it has made."""
@@ -88,7 +94,8 @@ def jobs_router(jobs: Jobs) -> APIRouter:
 
     @router.post("/images", status_code=201, openapi_extra={"requestBody": _FILES})
     async def send_images(request: Request) -> dict[str, Any]:
-        """Images to learn from, as files of a multipart form; `NAME.txt` among them has `NAME.png`'s captions."""
+        """Images to learn from, as files of a multipart form; `NAME.txt` among them has `NAME.png`'s captions. They
+        stay for a day, or as long as a job that learned from them."""
         files: dict[str, bytes] = {}
         async with request.form(max_files=2000, max_fields=10) as form:
             for _, value in form.multi_items():
@@ -96,7 +103,7 @@ def jobs_router(jobs: Jobs) -> APIRouter:
                     if value.filename in files:
                         raise InputError(f"images: two files are called '{str(value.filename)[:60]}'")
                     files[value.filename or ""] = await value.read()
-        return {"id": await run_in_threadpool(jobs.sets.keep, files)}
+        return {"id": await run_in_threadpool(jobs.keep_images, files)}
 
     return router
 

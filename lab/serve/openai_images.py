@@ -1,7 +1,6 @@
 """OpenAI's API of images: made from prompts, or from prompts and an image."""
 
 import base64
-import re
 import secrets
 import time
 from collections import defaultdict
@@ -16,15 +15,12 @@ from PIL import Image
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
 from lab.errors import InputError
-from lab.files import atomic
 from lab.runs.png import write_png
 from lab.sample.config import MAX_SEED
 from lab.sample.record import parameters_text
 from lab.serve.answers import Events, client_of, server_sent, wait_for, what_went_wrong
-from lab.serve.bounds import remove_oldest
 from lab.serve.config import LabSettings
 from lab.serve.guards import error_body
 from lab.serve.openai_api import check_model
@@ -110,7 +106,6 @@ class Images:
 
     def __init__(self, service: Service):
         self._service = service
-        self._kept = service.config.out / "images"
 
     async def answer(
         self, asked: ImagesRequest, request: Request, kind: str, init_image: Path | None = None
@@ -164,22 +159,8 @@ class Images:
         data = _encoded(picture.image, asked, picture.record)
         if asked.response_format == "b64_json":
             return {"b64_json": _base64(data), "record": picture.record}
-        name = f"{secrets.token_hex(16)}.{asked.output_format}"
-        with atomic(self._kept / name) as temporary:
-            temporary.write_bytes(data)
-        remove_oldest(self._kept, self._service.config)
+        name = self._service.images.offer(data, asked.output_format)
         return {"url": str(request.url_for("kept_image", name=name)), "record": picture.record}
-
-    def kept(self, name: str) -> Path:
-        """The file of an image that was asked for as a URL.
-
-        Raises:
-            HTTPException: 404, there is none of that name.
-        """
-        path = self._kept / name if re.fullmatch(r"[0-9a-f]{32}\.(png|jpeg|webp)", name) else None
-        if path is None or not path.is_file():
-            raise HTTPException(404, "there is no image of that name")
-        return path
 
 
 def images_router(service: Service) -> APIRouter:
@@ -197,13 +178,13 @@ def images_router(service: Service) -> APIRouter:
         """Images of a prompt that begin from an image instead of from noise alone (`strength`)."""
         fields, sent = await _form(request)
         asked = ImagesRequest.build(fields)
-        init_image = await run_in_threadpool(service.keep_image, sent)
+        init_image = await run_in_threadpool(service.images.take, sent)
         return await images.answer(asked, request, "image_edit", init_image)
 
     @router.get("/files/{name}")
     async def kept_image(name: str) -> Response:
         """An image that was asked for as a URL."""
-        return FileResponse(images.kept(name))
+        return FileResponse(service.images.find(name))
 
     return router
 

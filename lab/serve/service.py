@@ -1,6 +1,5 @@
 """What every API of the server is thin over: one model, the embeddings it serves, and the lanes where work is done."""
 
-import hashlib
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,8 +15,6 @@ from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.errors import InputError, did_you_mean
-from lab.files import atomic
-from lab.images import load_image
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.prompt.parse import references_in
@@ -37,14 +34,13 @@ from lab.sample.settings import (
 from lab.search.features import BLOCK, BundleFeatures
 from lab.search.search import names_as_words
 from lab.serve.bounds import (
-    MOST_PIXELS_SENT,
     MOST_TEXTS_WAITING,
     check_bounds,
     check_readings,
     check_texts,
-    remove_oldest,
 )
 from lab.serve.config import ServeConfig
+from lab.serve.kept import KeptImages
 from lab.serve.lane import Lane, Order, Piece, Tell, UnwantedError, unwanted
 
 
@@ -131,6 +127,7 @@ class Service:
 
     Attributes:
         bundle: The model.
+        images: Those that clients sent or asked for as URLs.
         learned: Files of embeddings that were learned here, which are served as well.
         library: The embeddings that texts may name, by name.
         pictures: The lane of images.
@@ -140,6 +137,7 @@ class Service:
     def __init__(self, bundle: Bundle, config: ServeConfig):
         self.bundle = bundle
         self.config = config
+        self.images = KeptImages(config)
         self.learned: Sequence[Path] = ()
         self.library: Mapping[str, Embedding] = {}
         self.refresh_embeddings()
@@ -180,7 +178,7 @@ class Service:
         """Queues images: prompts x seeds of a `GenerateConfig`.
 
         Args:
-            settings: Fields of `GenerateConfig`. Files among them must be the server's own, such as of `keep_image`.
+            settings: Fields of `GenerateConfig`. Files among them must be the server's own, such as of `images`.
             embeddings: Names of served embeddings, of which texts may name no others; by default all.
             tell: Hears of progress, in another thread.
             previews: How many previews of each image are told.
@@ -236,20 +234,6 @@ class Service:
         except InputError:
             return names_as_words(text)
         return text
-
-    def keep_image(self, data: bytes) -> Path:
-        """Keeps an image that a client sent under a name that its contents give, and returns its path. The oldest of
-        very many are removed.
-
-        Raises:
-            InputError: no image that can be read, or one of too many pixels.
-        """
-        load_image(Path("image"), data, MOST_PIXELS_SENT)
-        path = self.config.out / "uploads" / hashlib.sha256(data).hexdigest()
-        with atomic(path) as temporary:  # also where it is there: it becomes the newest
-            temporary.write_bytes(data)
-        remove_oldest(path.parent, self.config)
-        return path
 
     def _offered(self, names: Collection[str] | None) -> Mapping[str, Embedding]:
         if names is None:

@@ -192,6 +192,42 @@ def ask(jobs, **settings):
     return jobs.add("somebody", "generate", GenerateJob.build(QUICK | settings))
 
 
+def learned_at_once(place, *_):
+    place.folder.mkdir(parents=True)
+    shutil.copy(NEGATIVE, place.folder / "toy.safetensors")
+
+
+def test_a_job_is_removed_with_what_it_alone_has(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.serve.kept.UNUSED", -1.0)
+    monkeypatch.setitem(JOB_KINDS, "train", replace(JOB_KINDS["train"], run=learned_at_once))
+    opened = jobs()
+    lost, shared = (opened.keep_images({"a.png": png(colour)}) for colour in ("red", "green"))
+    asked = TrainJob(name="toy", images=shared, resolution=64)
+    first, other = (opened.add("somebody", "train", asked) for _ in range(2))
+    until(lambda: first.ended and other.ended)
+    opened.keep_images({"a.png": png("blue")})
+    sets = tmp_path / "sets"
+    assert not (sets / lost).exists() and (sets / shared).is_dir()
+    opened.remove(first)
+    assert not first.folder.exists() and (sets / shared).is_dir() and opened.all() == [other]
+    assert opened._service.library["toy"].provenance.path.is_relative_to(other.folder)
+    opened.remove(other)
+    assert not (sets / shared).exists() and "toy" not in opened._service.library
+    opened.close()
+    assert not jobs().all()
+
+
+def test_a_job_is_removed_over_http_when_it_has_ended(http, monkeypatch):
+    go = Event()
+    monkeypatch.setitem(JOB_KINDS, "generate", replace(JOB_KINDS["generate"], run=lambda *_: go.wait(20)))
+    name = start(http, "generate", **QUICK)
+    assert http.delete(f"/jobs/{name}").status_code == 400
+    go.set()
+    ended(http, name)
+    assert http.delete(f"/jobs/{name}").status_code == 204
+    assert http.get(f"/jobs/{name}").status_code == http.delete(f"/jobs/{name}").status_code == 404
+
+
 def test_a_cancelled_job_goes_on_from_what_it_has_made(jobs, denoised):
     opened = jobs()
     job = ask(opened, seeds="1-5")
@@ -303,7 +339,7 @@ def full_disk(monkeypatch):
         with atomic(path) as temporary:
             yield temporary
 
-    monkeypatch.setattr("lab.serve.jobs.atomic", writing)
+    monkeypatch.setattr("lab.serve.job.atomic", writing)
     return state
 
 

@@ -153,7 +153,7 @@ def test_a_stream_ends_with_a_sentence_about_what_nobody_foresaw(address, monkey
 
 
 def test_of_very_many_images_the_newest_are_kept(client, app, monkeypatch):
-    monkeypatch.setattr("lab.serve.bounds.MOST_KEPT", 1 - app.state.service.config.max_waiting)
+    monkeypatch.setattr("lab.serve.kept.MOST_KEPT", 1 - app.state.service.config.max_waiting)
     asked = {"prompt": APPLE, "response_format": "url", "extra_body": {"steps": 1}}
     urls = [client.images.generate(**asked).data[0].url for _ in range(2)]
     assert [httpx.get(url).status_code for url in urls] == [404, 200]

@@ -104,13 +104,13 @@ def test_progress_and_a_look_at_what_is_under_way(service):
 
 
 def test_of_very_many_images_that_were_sent_the_last_are_kept(service, monkeypatch):
-    monkeypatch.setattr("lab.serve.bounds.MOST_KEPT", 2 - service.config.max_waiting)
+    monkeypatch.setattr("lab.serve.kept.MOST_KEPT", 2 - service.config.max_waiting)
     kept = []
     for colour in ("red", "green", "red", "blue"):
         file = BytesIO()
         Image.new("RGB", (8, 8), colour).save(file, "PNG")
         sleep(0.02)  # which file systems tell apart
-        kept.append(service.keep_image(file.getvalue()))
+        kept.append(service.images.take(file.getvalue()))
     assert kept[0] == kept[2] and [path.is_file() for path in kept] == [True, False, True, True]
 
 

@@ -7,8 +7,9 @@ import gradio as gr
 from lab.comparing.axes import AXES
 from lab.errors import InputError
 from lab.runs.pages import template
+from lab.serve.job import Job
 from lab.serve.job_kinds import OPEN_AXES, CompareJob
-from lab.serve.jobs import Job, Jobs
+from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
 from lab.serve.page.play import QUIET, RESTORE, client_of_page, said
 
