@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from scripts.pretrain.caption import caption
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import chances, halved, integers, shifted
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 from scripts.pretrain.tokenizer import LENGTH
 
@@ -129,7 +129,7 @@ def contrast(scale: Tensor, images: Tensor, words: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-class Objective:
+class ClipObjective(Objective):
     """One contrastive step of both towers."""
 
     def __init__(self, run: Run, tokenizer: CLIPTokenizer, data: Data, config: dict[str, Any]):
@@ -138,7 +138,7 @@ class Objective:
         self.batches = Batches(data, config["batch"], config["twins"])
         self.captions = written(data, self.batches.indices, config["captions"], tokenizer).to(run.device)
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""
         rows = self.batches.rows(generator)
         ids = self.captions[rows, integers(self.captions.shape[1], len(rows), generator)].long()
@@ -222,7 +222,7 @@ def train_text(config: dict[str, Any], data: Data, device: str, minutes: float |
         print(f"unseen pairs, top-1 {top1:.3f}", flush=True)
         spectrum(words, tokenizer, data, device)
 
-    train(run, Objective(run, tokenizer, data, config), minutes, look)
+    train(run, ClipObjective(run, tokenizer, data, config), minutes, look)
 
 
 def main() -> None:

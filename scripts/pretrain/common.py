@@ -48,3 +48,11 @@ def arguments(stage: str, description: str | None) -> argparse.Namespace:
 def read_config(path: Path) -> dict[str, Any]:
     """One stage's settings as plain values."""
     return yaml.safe_load(path.read_text())
+
+
+def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`config` with `changes`, folder by folder."""
+    found = dict(config)
+    for name, value in changes.items():
+        found[name] = merged(config[name], value) if isinstance(value, dict) and name in config else value
+    return found

@@ -5,6 +5,7 @@ It stays under outputs/. The CLIP that conditions has no part in it.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from scripts.pretrain.catalogue import STYLES
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import halved, integers, shifted, worn
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 from scripts.pretrain.scene import COLOURS
 
 FOLDER = WORK / "judge"
@@ -42,7 +43,7 @@ class Judge(nn.Module):
         return [head(features) for head in self.heads]
 
 
-class JudgeObjective:
+class JudgeObjective(Objective):
     """Cross-entropies of the three heads on single-object scenes of training objects, held-out pairs included."""
 
     def __init__(self, judge: Judge, data: Data, batch: int) -> None:
@@ -58,7 +59,7 @@ class JudgeObjective:
             device=self.pixels.device,
         )
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""
         rows = integers(len(self.pixels), self.batch, generator)
         pixels = worn(shifted(self.pixels[rows].float() / 127.5 - 1, 6, generator), 0.1, generator)

@@ -1,6 +1,6 @@
 """The one training loop: budget in minutes, warm-up and cosine, EMA, bf16 autocast, checkpoints, progress.
 
-A stage hands over its modules and a function that draws a batch and returns its loss. The loop stops when the
+A stage hands over its modules and an `Objective`, which draws a batch and returns its loss. The loop stops when the
 budget is spent or the stretch (`--minutes`) is over, and goes on from its checkpoint when started again. The
 schedule follows the share of the budget that is spent, not the steps, because compute comes in minutes.
 """
@@ -10,19 +10,36 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from scripts.pretrain.common import write_atomically
+from scripts.pretrain.recorded import Recorded
 
 REPORT_EVERY = 0.25  # minutes
-Step = Callable[[torch.Generator, float], Tensor]
-"""(generator, share of the budget spent in [0, 1)) -> scalar loss. Runs under autocast."""
+
+
+class Objective:
+    """What a stage learns: the loss of a batch."""
+
+    def choose(self, share: float, order: random.Random) -> Hashable:
+        """In which way the next step differs from others by more than its numbers; `share` of the budget is spent.
+
+        Steps of one choice run the same operations on tensors of the same shapes, so that one may be recorded.
+        """
+        return None
+
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
+        """The loss of one batch, a scalar; runs under autocast. Where steps are recorded, nothing in it may wait for
+        the device."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -59,10 +76,12 @@ class Run:
     folder: Path
     device: str
     budget: Budget
+    recorded: bool = False  # whether steps are recorded as CUDA graphs
     step: int = 0
     spent: float = 0.0  # minutes
     averages: dict[str, nn.Module] = field(init=False)
     optimiser: torch.optim.AdamW = field(init=False)
+    rate: Tensor = field(init=False)  # the learning rate, on the device, where a recorded step finds it
     generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,8 +89,14 @@ class Run:
             module.to(self.device)
         self.averages = {n: copy.deepcopy(m).eval().requires_grad_(False) for n, m in self.modules.items()}
         b = self.budget
+        self.rate = torch.tensor(b.learning_rate, device=self.device)
         self.optimiser = torch.optim.AdamW(
-            self.parameters(), b.learning_rate, betas=b.betas, weight_decay=b.weight_decay, fused=True
+            [p for parameters in self.by_module() for p in parameters],
+            self.rate,
+            betas=b.betas,
+            weight_decay=b.weight_decay,
+            fused=True,
+            capturable=self.recorded,
         )
         self.generator = torch.Generator(self.device).manual_seed(b.seed)
         if self.checkpoint.exists():
@@ -82,12 +107,8 @@ class Run:
         """The one file that holds the whole run."""
         return self.folder / "checkpoint.pt"
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained: every parameter of every module that wants a gradient."""
-        return [p for group in self.by_module() for p in group]
-
     def by_module(self) -> list[list[nn.Parameter]]:
-        """The same, module by module: the gradients of each are clipped on their own."""
+        """What is trained: every parameter that wants a gradient, module by module, which are clipped on their own."""
         return [[p for p in m.parameters() if p.requires_grad] for m in self.modules.values()]
 
     def restore(self) -> None:
@@ -97,6 +118,7 @@ class Run:
             self.modules[name].load_state_dict(state["modules"][name])
             self.averages[name].load_state_dict(state["averages"][name])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.param_groups[0]["lr"] = self.rate
         self.generator.set_state(state["generator"].cpu())
         self.step, self.spent = state["step"], state["spent"]
         print(f"going on at step {self.step}, {self.spent:.1f} minutes spent", flush=True)
@@ -124,25 +146,34 @@ class Run:
                 a.copy_(b)
 
 
-def train(run: Run, step: Step, minutes: float | None, on_save: Callable[[Run], None] | None = None) -> None:
+def update(run: Run, objective: Objective, choice: Hashable) -> Tensor:
+    """One step: gradients, those of each module clipped to a norm of 1, and the optimiser's move. Returns the loss."""
+    run.optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(torch.device(run.device).type, torch.bfloat16):
+        loss = objective(run.generator, choice)
+    loss.backward()
+    for parameters in run.by_module():
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+    run.optimiser.step()
+    return loss.detach()
+
+
+def train(
+    run: Run, objective: Objective, minutes: float | None, on_save: Callable[[Run], None] | None = None
+) -> None:
     """Train until the budget (or this stretch of `minutes`) is over; `on_save` may look at every checkpoint."""
     budget, started, stretch = run.budget, run.spent, minutes or math.inf
     clock, saved, reported, losses, first = time.monotonic(), run.spent, run.spent, [], True
-    by_module = run.by_module()
+    advance: Callable[[Hashable], Tensor] = partial(update, run, objective)
+    if run.recorded:
+        advance = Recorded(advance, run.generator)
     while run.spent < budget.minutes and run.spent - started < stretch:
         share = run.spent / budget.minutes
-        for group in run.optimiser.param_groups:
-            group["lr"] = budget.rate(share)
-        with torch.autocast(torch.device(run.device).type, torch.bfloat16):
-            loss = step(run.generator, share)
-        loss.backward()
-        for parameters in by_module:
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-        run.optimiser.step()
-        run.optimiser.zero_grad(set_to_none=True)
+        run.rate.fill_(budget.rate(share))
+        choice = objective.choose(share, random.Random(f"{budget.seed} {run.step}"))
+        losses.append(advance(choice))
         run.step += 1
         run.average()
-        losses.append(loss.detach())
         now = time.monotonic()
         if not first:
             run.spent += (now - clock) / 60
@@ -170,7 +201,7 @@ def _report(run: Run, losses: list[Tensor], left: float) -> None:
     line = {
         "step": run.step,
         "loss": round(loss, 5),
-        "rate": round(run.optimiser.param_groups[0]["lr"], 7),
+        "rate": round(run.rate.item(), 7),
         "spent_min": round(run.spent, 2),
         "left_min": round(left, 2),
         "steps_per_s": round(run.step / (60 * run.spent), 3),

@@ -5,8 +5,9 @@
 What was packed by `scripts.pretrain.cargo` is unpacked, the scenes are painted on all cores, and the stages run one
 after the other, each for its share of the time, the U-Net last with all that is left. Weights that came along are gone
 on from; where a U-Net did, it has all the time, since what it learnt from must stay as it is. Before the U-Net's stage,
-and at every checkpoint of it, the folder holds all there is. A stage that runs out of memory begins again with half
-the batch; one that fails otherwise is left out.
+and at every checkpoint of it, the folder holds all there is. Other processes try meanwhile which way to run a stage's
+steps is the fastest (`rehearse.py`). A stage that runs out of memory begins again with half the batch; one that fails
+otherwise begins again as it is, and then is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any
 
 import torch
 
-from scripts.pretrain import cargo, clip, data, judge, latents, quality, unet, vae, vision
-from scripts.pretrain.common import CONFIGS, WORK, read_config
+from scripts.pretrain import cargo, clip, data, judge, latents, quality, rehearse, unet, vae, vision
+from scripts.pretrain.common import CONFIGS, WORK, merged, read_config
 
 Stage = Callable[[dict[str, Any], data.Data, str, float | None], None]
 STAGES: dict[str, Stage] = {
@@ -39,7 +40,6 @@ STAGES: dict[str, Stage] = {
     "judge": judge.train_judge,
     "quality": quality.train_quality,
 }
-SPEED = WORK / "compiled.json"
 
 
 @dataclass
@@ -51,6 +51,9 @@ class Session:
     out: Path
     ends: float  # time.monotonic() by which everything is packed
     data: data.Data = field(init=False)
+    rehearsals: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict
+    )  # of stages, in other processes
 
     def left(self) -> float:
         """Minutes until the end, but for those that packing and the last look take."""
@@ -71,15 +74,22 @@ class Session:
         return config
 
     def attempt(self, name: str, learn: Stage) -> bool:
-        """Whether a stage was done; out of memory, it begins again with half the batch, twice at most."""
+        """Whether a stage was done: in the fastest way that was found or, where that fails, as it is."""
         print(f"--- {name}", flush=True)
+        if name not in rehearse.STAGES:
+            return self.learnt(name, learn, {})
+        ways = dict.fromkeys([self.fastest(name), "plain"])
+        return any(self.learnt(name, learn, rehearse.WAYS[way]) for way in ways)
+
+    def learnt(self, name: str, learn: Stage, way: dict[str, Any]) -> bool:
+        """Whether that was done in one way; out of memory, it begins again with half the batch, twice at most."""
         for divisor in (1, 2, 4):
             minutes = min(self.plan["minutes"].get(name, math.inf), self.left())
             if minutes <= 0:
                 return False
             (WORK / name / "checkpoint.pt").unlink(missing_ok=True)  # anew, from the average if there is one
             try:
-                learn(self.settings(name, minutes, divisor), self.data, self.device, minutes)
+                learn(self.settings(name, minutes, divisor) | way, self.data, self.device, minutes)
                 return True
             except torch.OutOfMemoryError:
                 print(f"{name}: out of memory with 1/{divisor} of the batch", flush=True)
@@ -89,64 +99,49 @@ class Session:
                 return False
         return False
 
+    def rehearse(self, name: str) -> None:
+        """Let another process try the ways to run a stage's steps, and time them."""
+        command = [sys.executable, "-m", "scripts.pretrain.rehearse", name, "--out", str(times_of(name))]
+        self.rehearsals[name] = subprocess.Popen(["nice", *command])
+
+    def fastest(self, name: str) -> str:
+        """The fastest way to run a stage's steps, of those that were timed by now."""
+        if name not in self.rehearsals:
+            return "plain"
+        self.rehearsals[name].kill()
+        self.rehearsals[name].wait()
+        times = json.loads(times_of(name).read_text()) if times_of(name).exists() else {"plain": 0.0}
+        print(f"milliseconds a step: {times}", flush=True)
+        return min(times, key=times.__getitem__)
+
     def run(self, name: str) -> None:
         """One stage but the U-Net's."""
         if name == "vae":
             shutil.rmtree(WORK / "decoder", ignore_errors=True)  # it belongs to another encoder
         self.attempt(name, STAGES[name])
 
-    def run_unet(self, compiled: bool) -> None:
-        """The last stage: encode, then learn for all the time that is left; if that fails compiled, as it is."""
+    def run_unet(self) -> None:
+        """The last stage: encode, then learn for all the time that is left."""
         changes = self.plan["stages"].get("latents", {})
         encoded = latents.encode(read_config(CONFIGS / "latents.yaml") | changes, self.data, self.device)
 
         def learn(config: dict[str, Any], data: data.Data, device: str, minutes: float | None) -> None:
             unet.train_unet(config, encoded, device, minutes, self.pack)
 
-        def learn_compiled(
-            config: dict[str, Any], data: data.Data, device: str, minutes: float | None
-        ) -> None:
-            learn(config | {"compile": True}, data, device, minutes)
-
-        if not (compiled and self.attempt("unet", learn_compiled)):
-            self.attempt("unet", learn)
+        self.attempt("unet", learn)
 
 
-def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `changes`, folder by folder."""
-    found = dict(config)
-    for name, value in changes.items():
-        found[name] = merged(config[name], value) if isinstance(value, dict) and name in config else value
-    return found
+def times_of(name: str) -> Path:
+    """Where a stage's rehearsal writes its times."""
+    return WORK / f"rehearsal-{name}.json"
 
 
-def unpack(folder: Path) -> None:
-    """What came along, and the scenes painted of it."""
-    cargo.unpack(folder, WORK)
+def paint(folder: Path) -> None:
+    """The scenes of the drawings that came along."""
     config = read_config(CONFIGS / "data.yaml")
     chosen, _ = data.read_split(WORK / "split.json")
     icons = cargo.read_icons(folder / cargo.ICONS)
     data.paint_all(data.scenes(chosen, icons, config), icons, config["size"], WORK)
-
-
-def compile_ahead(batch: int) -> subprocess.Popen[bytes]:
-    """Let another process compile the U-Net's step and time it, while the stages before are learning: its cache on disk
-    makes the compilation here a short one."""
-    command = [sys.executable, "-m", "scripts.pretrain.compiled", "--batch", str(batch), "--out", str(SPEED)]
-    return subprocess.Popen(["nice", *command])
-
-
-def worth_compiling(ahead: subprocess.Popen[bytes]) -> bool:
-    """Whether that process is done, without a failure, and what it compiled is the faster."""
-    if ahead.poll() is None:
-        ahead.kill()
-        print("compiling took too long: the U-Net runs as it is", flush=True)
-        return False
-    if ahead.returncode or not SPEED.exists():
-        return False
-    speed = json.loads(SPEED.read_text())
-    print(f"a step of the U-Net: {speed}", flush=True)
-    return speed["compiled_ms"] < 0.9 * speed["plain_ms"]
 
 
 def main() -> None:
@@ -165,14 +160,18 @@ def main() -> None:
     session = Session(plan, args.device, args.out, began + 60 * args.minutes)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(WORK / "inductor"))
     torch.backends.cudnn.benchmark = True
-    ahead = compile_ahead(plan["stages"]["unet"]["batch"]) if args.device == "cuda" else None
-    unpack(args.cargo)
+    cargo.unpack(args.cargo, WORK)
+    order = [] if (WORK / cargo.UNET).exists() else plan["order"]
+    if args.device == "cuda":
+        for name in rehearse.STAGES.keys() & {*order, "unet"}:
+            session.rehearse(name)
+    paint(args.cargo)
     session.data = data.load(args.device)
-    for name in () if (WORK / cargo.UNET).exists() else plan["order"]:
+    for name in order:
         session.run(name)
         print(f"{(time.monotonic() - began) / 60:.2f} minutes", flush=True)
     session.pack()
-    session.run_unet(compiled=ahead is not None and worth_compiling(ahead))
+    session.run_unet()
     print(f"done after {(time.monotonic() - began) / 60:.2f} minutes", flush=True)
 
 

@@ -7,6 +7,7 @@ whose own softness must not count as blur.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scripts.pretrain.common import WORK, arguments, read_config, write_atomical
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.degrade import DEGRADATIONS
 from scripts.pretrain.draws import shifted
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 from scripts.pretrain.vae import latest
 
 NAMES = ("judge_quality", "quality")  # of the folders, and in the YAML
@@ -58,7 +59,7 @@ def labelled(data: Data, use: str, half: int | None = None) -> tuple[list[int], 
     return rows, torch.tensor([LABELS.index(data.scenes[i].degradation or LABELS[0]) for i in rows])
 
 
-class Objective:
+class QualityObjective(Objective):
     """Cross-entropy of the five labels, two in five of them clean; half of a batch is as the autoencoder hands it
     back."""
 
@@ -70,7 +71,7 @@ class Objective:
         self.labels, self.weights = labels.to(device), share[labels].to(device)
         self.decoded = through_autoencoder(latest(), data.images[rows[: config["decoded"]]], device)
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""
         size, weights = self.half_batch, self.weights
         plain = torch.multinomial(weights, size, replacement=True, generator=generator)
@@ -112,7 +113,7 @@ def train_quality(configs: dict[str, Any], data: Data, device: str, minutes: flo
         network = quality_network(config["widths"]).to(memory_format=torch.channels_last)
         run = Run({"quality": network}, folder, device, Budget(**config["budget"]))
         if run.spent < run.budget.minutes:
-            train(run, Objective(network, data, config, device), minutes)
+            train(run, QualityObjective(network, data, config, device), minutes)
         write(run.averages["quality"], config["widths"], folder)
         told = accuracy(run.averages["quality"], data, device)
         write_json(folder / "figures.json", told)

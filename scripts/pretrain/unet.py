@@ -8,7 +8,7 @@ original gives the last, purely noisy timestep no weight at all and sampling sta
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_js
 from scripts.pretrain.convolution import speed_up_wide
 from scripts.pretrain.draws import chances, integers, normal
 from scripts.pretrain.latents import Encoded, load_encoded
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 from scripts.pretrain.vae import latest, write_grid
 from scripts.pretrain.whiten import Whitening, fold, measure, unfold
 
@@ -71,19 +71,13 @@ def timesteps(count: int, generator: torch.Generator) -> Tensor:
     return (1000 * (1 - place.square())).long().clamp(max=999)
 
 
-class Objective:
-    """One step of denoising; `forward` is the U-Net, as it is or compiled."""
+class DenoisingObjective(Objective):
+    """One step of denoising."""
 
-    def __init__(
-        self,
-        forward: Callable[..., Any],
-        encoded: Encoded,
-        whitening: Whitening,
-        config: dict[str, Any],
-        device: str,
-    ) -> None:
-        self.forward, self.encoded, self.whitening, self.config = forward, encoded, whitening, config
-        self.signal = scheduler().alphas_cumprod.to(device)
+    def __init__(self, run: Run, encoded: Encoded, whitening: Whitening, config: dict[str, Any]) -> None:
+        self.unet, self.encoded, self.config = run.modules["unet"], encoded, config
+        self.whitening = whitening.to(run.device)
+        self.signal = scheduler().alphas_cumprod.to(run.device)
 
     def states(self, captions: Tensor, generator: torch.Generator) -> Tensor:
         """(b, 77, d): the captions' whitened states; some are empty, some end where the caption does."""
@@ -97,7 +91,7 @@ class Objective:
         ):  # small directions would drown in bf16's rounding
             return self.whitening(states.float())
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""
         captions = integers(len(self.encoded.captions), self.config["batch"], generator)
         x = self.encoded.latents[captions // self.encoded.per_scene].float()
@@ -107,7 +101,7 @@ class Objective:
         noisy = signal.sqrt() * x + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * x
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        output = self.forward(noisy, steps, encoder_hidden_states=states).sample.float()
+        output = self.unet(noisy, steps, encoder_hidden_states=states).sample.float()
         weight = (5 * (1 - signal)).clamp(max=1)  # SNR + 1 is 1 / (1 - signal)
         return (weight * (output - target).square()).mean()
 
@@ -172,14 +166,10 @@ def begin(unet: UNet2DConditionModel, folder: Path, whitening: Whitening) -> Non
     unet.load_state_dict(start.state_dict())
 
 
-def train_unet(
-    config: dict[str, Any],
-    encoded: Encoded,
-    device: str,
-    minutes: float | None,
-    saved: Callable[[], None] | None = None,
-) -> None:
-    """The stage; `saved` is called when averaged weights have been written."""
+def prepare(
+    config: dict[str, Any], encoded: Encoded, device: str, folder: Path
+) -> tuple[Run, DenoisingObjective]:
+    """The run of the stage in `folder` and what it learns."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     unet = build(config, encoded.states.shape[-1])
     whitening = measure(encoded.states, config["whitening_floor"])
@@ -190,7 +180,21 @@ def train_unet(
             AttnProcessor()
         )  # plain: the fused kernel's backward pass is slow for narrow heads
         speed_up_wide(unet)
-    run = Run({"unet": unet}, FOLDER, device, Budget(**config["budget"]))
+    run = Run({"unet": unet}, folder, device, Budget(**config["budget"]), config["recorded"])
+    if config["compile"]:
+        unet.compile(dynamic=False)
+    return run, DenoisingObjective(run, encoded, whitening, config)
+
+
+def train_unet(
+    config: dict[str, Any],
+    encoded: Encoded,
+    device: str,
+    minutes: float | None,
+    saved: Callable[[], None] | None = None,
+) -> None:
+    """The stage; `saved` is called when averaged weights have been written."""
+    run, objective = prepare(config, encoded, device, FOLDER)
     vae = latest().to(device)
     every = len(encoded.latents) // config["shown"]
     shown = [every * i + every // 2 for i in range(config["shown"])]
@@ -198,7 +202,7 @@ def train_unet(
 
     def look(run: Run) -> None:
         average = copy.deepcopy(run.averages["unet"]).cpu()
-        fold(average, whitening)
+        fold(average, objective.whitening)
         average.save_pretrained(FOLDER / "average")
         average.to(device)
         left = unexplained(average, encoded)
@@ -211,8 +215,7 @@ def train_unet(
         if saved:
             saved()
 
-    forward = torch.compile(unet) if config["compile"] else unet
-    train(run, Objective(forward, encoded, whitening.to(device), config, device), minutes, look)
+    train(run, objective, minutes, look)
 
 
 def main() -> None:

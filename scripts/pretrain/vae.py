@@ -10,8 +10,10 @@ discriminator as well (configs/pretrain/decoder.yaml).
 
 from __future__ import annotations
 
+import random
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -26,7 +28,7 @@ from scripts.pretrain.clip import Sight
 from scripts.pretrain.common import ROOT, WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import chances, integers, normal, windows
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 
 FOLDER = WORK / "vae"
 DECODER = WORK / "decoder"
@@ -105,10 +107,10 @@ def crops(images: Tensor, rows: Tensor, side: int, generator: torch.Generator) -
     return options[best, torch.arange(len(rows), device=best.device)]
 
 
-def transformed(x: Tensor, turns: int, mirrored: bool, scale: float) -> Tensor:
-    """(b, c, h, w) turned by quarter turns, mirrored, scaled down by `scale` <= 1 (antialiased)."""
-    x = x.rot90(turns, (2, 3))
-    x = x.flip(3) if mirrored else x
+def transformed(x: Tensor, orientation: Tensor, scale: float) -> Tensor:
+    """(b, c, h, h) in one of a square's eight orientations, (1,), scaled down by `scale` <= 1 (antialiased)."""
+    turned = [x.rot90(turns, (2, 3)) for turns in range(4)]
+    x = torch.stack([*turned, *(each.flip(3) for each in turned)]).index_select(0, orientation)[0]
     if scale == 1:
         return x
     side = round(x.shape[-1] * scale)
@@ -136,39 +138,51 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
     return -10 * error.clamp_min(1e-10).log10()
 
 
-class Objective:
+class Form(NamedTuple):
+    """What a step of the autoencoder looks at: squares of so many pixels; and the factor by which equivariance scales
+    its latents, or None where it is not asked for."""
+
+    side: int
+    scale: float | None
+
+
+class AutoencoderObjective(Objective):
     """One training step of the autoencoder; with `encoder_frozen` only the decoder learns."""
 
     def __init__(self, run: Run, data: Data, config: dict[str, Any], perception: Perception | None) -> None:
         self.vae, self.patches, self.perception = run.modules["vae"], run.modules.get("patches"), perception
         self.images, self.config = data.images, config
         self.rows = torch.tensor(data.indices("train", "extra"), device=data.images.device)
+        self.ramp = torch.zeros((), device=data.images.device)
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
-        """The loss of one batch."""
+    def choose(self, share: float, order: random.Random) -> Form:
+        """Small squares or whole images, and for a share of the batches a scale."""
         c = self.config
-        large = share > 1 - c["share_at_128"]
-        side, count = (128, c["batch"] // 4) if large else (64, c["batch"])
+        if self.patches:  # not at once: an untrained discriminator says nothing
+            self.ramp.fill_(min(1.0, share / c["ramp"]))
+        scale = order.choice((1.0, 0.5)) if order.random() < c["equivariance"] else None
+        return Form(128 if share > 1 - c["share_at_128"] else 64, scale)
+
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
+        """The loss of one batch."""
+        assert isinstance(choice, Form)
+        c, count = self.config, self.config["batch"] // (4 if choice.side == 128 else 1)
         rows = self.rows[integers(len(self.rows), count, generator)]
-        x = crops(self.images, rows, side, generator).contiguous(memory_format=torch.channels_last)
+        x = crops(self.images, rows, choice.side, generator).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not c["encoder_frozen"]):
             posterior = self.vae.encode(x).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         spread = (0.5 * log_variance).exp()
-        if c[
-            "encoder_frozen"
-        ]:  # up to `noise` more, as latents that were generated have it: else it becomes specks
+        if c["encoder_frozen"]:  # up to `noise` more, as generated latents have it: else it becomes specks
             spread = spread + c["noise"] * chances((count, 1, 1, 1), generator)
         z = mean + spread * normal(mean, generator)
-        turns, mirrored, shrunk, chance = chances(4, generator).tolist()
-        if chance < c["equivariance"]:
-            scale = (1.0, 0.75, 0.5, 0.5)[int(4 * shrunk)]
-            x, z = (transformed(v, int(4 * turns), mirrored < 0.5, scale) for v in (x, z))
+        if choice.scale is not None:
+            orientation = integers(8, 1, generator)
+            x, z = (transformed(v, orientation, choice.scale) for v in (x, z))
         output = self.vae.decode(z).sample.float()
         loss = reconstruction_loss(output, x)
         if self.patches:
-            ramp = min(1.0, share / c["ramp"])  # not at once: an untrained discriminator says nothing
-            weights = {name: ramp * c[name] for name in ("adversary", "matching")}
+            weights = {name: self.ramp * c[name] for name in ("adversary", "matching")}
             loss = loss + sharpness_loss(self.patches, output, x, weights)
         if self.perception:
             loss = loss + c["perception"] * self.perception(output, x)
@@ -214,11 +228,12 @@ def write_grid(rows: Tensor, path: Path) -> None:
     Image.fromarray(((pixels + 1) * 127.5).round().byte().cpu().numpy()).save(path)
 
 
-def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
-    """The stage: both halves, or the decoder alone."""
+def prepare(
+    config: dict[str, Any], data: Data, device: str, folder: Path
+) -> tuple[Run, AutoencoderObjective]:
+    """The run of the stage in `folder` and what it learns: both halves, or the decoder alone."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights only
     vae = build(config).to(memory_format=torch.channels_last)
-    folder = WORK / config["folder"]
     if (
         folder / "average"
     ).exists():  # a stretch elsewhere left it; a checkpoint, if there is one, counts for more
@@ -232,9 +247,17 @@ def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: 
         modules["patches"] = Patches()
     perception = None
     if config["perception"]:
-        sight = Sight.of(torch.load(CLIP / "sight.pt", weights_only=True)).to(device)
-        perception = Perception(sight)
-    run = Run(modules, folder, device, Budget(**config["budget"]))
+        perception = Perception(Sight.of(torch.load(CLIP / "sight.pt", weights_only=True)).to(device))
+    run = Run(modules, folder, device, Budget(**config["budget"]), config["recorded"])
+    if config["compile"]:
+        vae.encoder.compile(dynamic=False), vae.decoder.compile(dynamic=False)
+    return run, AutoencoderObjective(run, data, config, perception)
+
+
+def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
+    """The stage."""
+    folder = WORK / config["folder"]
+    run, objective = prepare(config, data, device, folder)
 
     def look(run: Run) -> None:
         average = run.averages["vae"]
@@ -244,7 +267,7 @@ def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: 
         write_json(folder / "figures.json", found | {"step": run.step, "minutes": run.spent})
         print(found, flush=True)
 
-    train(run, Objective(run, data, config, perception), minutes, look)
+    train(run, objective, minutes, look)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ blurred and noisy copies make it fit to look at generated images.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from scripts.pretrain.clip import SIDE, Batches, Sight, contrast, retrieval, tex
 from scripts.pretrain.common import WORK, arguments, read_config, write_json
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import halved, integers, worn
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
 from scripts.pretrain.tokenizer import FOLDER as TOKENIZER
 
 FOLDER = WORK / "vision"
@@ -71,7 +72,7 @@ def imitated(sight: Sight, pixels: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-class Objective:
+class VisionObjective(Objective):
     """One step of the vision tower and its projection."""
 
     def __init__(self, run: Run, tokenizer: CLIPTokenizer, sight: Sight, data: Data, config: dict[str, Any]):
@@ -81,7 +82,7 @@ class Objective:
         ids = written(data, self.batches.indices, config["captions"], tokenizer)
         self.captions = embed_captions(run.averages["clip"], ids, run.device)
 
-    def __call__(self, generator: torch.Generator, share: float) -> Tensor:
+    def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""
         rows = self.batches.rows(generator)
         images = embed_images(self.model, worn(self.batches.images(rows, generator), 0.08, generator)).float()
@@ -138,7 +139,7 @@ def train_vision(config: dict[str, Any], data: Data, device: str, minutes: float
         write_json(FOLDER / "figures.json", figures | {"step": run.step, "minutes": run.spent})
         print(figures, flush=True)
 
-    train(run, Objective(run, tokenizer, sight, data, config), minutes, look)
+    train(run, VisionObjective(run, tokenizer, sight, data, config), minutes, look)
 
 
 def main() -> None:

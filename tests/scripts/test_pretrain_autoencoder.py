@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from scripts.pretrain import vae
-from scripts.pretrain.adversary import Patches, Perception, sharpness_loss
+from scripts.pretrain.adversary import Patches, Perception, edges, sharpness_loss
 from scripts.pretrain.clip import Sight
 from scripts.pretrain.draws import shifted, windows
 
@@ -61,6 +61,15 @@ def test_decoder_and_discriminator_each_learn_from_their_own_part():
     sharpness_loss(patches, output, target, {"adversary": 5.0, "matching": 5.0}).backward()
     assert output.grad.abs().max() > 0
     assert torch.allclose(patches.score.weight.grad, own, atol=1e-3)
+
+
+def test_patches_count_by_the_edges_they_hold():
+    image = torch.full((1, 3, 64, 64), -1.0)
+    image[..., 32:] = 1
+    counts = edges(image)[0, 0]
+    assert counts.shape == (16, 16)
+    assert counts.mean() == pytest.approx(1)
+    assert counts[:, 7:9].min() > 20 * counts[:, :6].max()
 
 
 def test_perception_tells_images_apart_and_leaves_its_tower_alone():

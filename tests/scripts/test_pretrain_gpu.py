@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from scripts.pretrain import cargo
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.common import ROOT, write_json
-from scripts.pretrain.on_gpu import Session, merged
+from scripts.pretrain.common import ROOT, merged, write_json
+from scripts.pretrain.on_gpu import Session, times_of
 from scripts.pretrain.tokenizer import learn, write
 
 NAMES = ["cat", "dog", "owl", "bee"]
@@ -154,3 +154,17 @@ def test_a_stage_that_fails_is_told_and_passed(session, capsys):
 def test_a_stage_without_time_is_left_out(session):
     session.ends = time.monotonic()
     assert not session.attempt("judge", lambda *_: pytest.fail("it ran"))
+
+
+def test_a_stage_runs_its_steps_in_the_fastest_way_and_plainly_where_that_fails(session):
+    session.plan["minutes"]["unet"] = 1
+    session.rehearsals["unet"] = subprocess.Popen(["true"])
+    write_json(times_of("unet"), {"plain": 9.0, "recorded": 2.0, "compiled": 5.0})
+    ways = []
+
+    def learn(config, data, device, minutes):
+        ways.append((config["recorded"], config["compile"]))
+        assert not config["recorded"]
+
+    assert session.attempt("unet", learn)
+    assert ways == [(True, False), (False, False)]

@@ -6,9 +6,12 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from scripts.pretrain.common import CONFIGS, read_config
 from scripts.pretrain.convolution import speed_up_wide
-from scripts.pretrain.loop import Budget, Run, train
+from scripts.pretrain.loop import Budget, Objective, Run, train
+from scripts.pretrain.rehearse import STAGES, choices
 from scripts.pretrain.unet import build
 from scripts.pretrain.whiten import fold, measure, unfold
 
@@ -28,12 +31,15 @@ def run(folder, budget=BUDGET) -> Run:
     return Run({"layer": layer}, folder, "cpu", budget)
 
 
-def step_of(a_run: Run):
-    def step(generator: torch.Generator, share: float) -> torch.Tensor:
-        x = torch.randn(64, 2, generator=generator)
-        return (a_run.modules["layer"](x).float()[:, 0] - x @ torch.tensor([1.0, -2.0])).square().mean()
+class Line(Objective):
+    """The layer is to give x - 2 y."""
 
-    return step
+    def __init__(self, a_run: Run):
+        self.layer = a_run.modules["layer"]
+
+    def __call__(self, generator, choice) -> torch.Tensor:
+        x = torch.randn(64, 2, generator=generator)
+        return (self.layer(x).float()[:, 0] - x @ torch.tensor([1.0, -2.0])).square().mean()
 
 
 def test_rate_warms_up_and_falls_to_its_end():
@@ -50,20 +56,20 @@ def test_rate_holds_its_peak_before_it_falls():
 
 def test_training_converges_and_the_average_follows(tmp_path):
     a_run = run(tmp_path)
-    train(a_run, step_of(a_run), None)
+    train(a_run, Line(a_run), None)
     for module in (a_run.modules["layer"], a_run.averages["layer"]):
         assert torch.allclose(module.weight, torch.tensor([[1.0, -2.0]]), atol=0.15)
 
 
 def test_a_stretch_ends_early_and_the_next_goes_on(tmp_path):
     first = run(tmp_path)
-    train(first, step_of(first), BUDGET.minutes / 4)
+    train(first, Line(first), BUDGET.minutes / 4)
     assert first.spent < BUDGET.minutes
     second = run(tmp_path)
     assert (second.step, second.spent) == (first.step, first.spent)
     assert torch.equal(second.averages["layer"].weight, first.averages["layer"].weight)
     assert torch.equal(second.generator.get_state(), first.generator.get_state())
-    train(second, step_of(second), None)
+    train(second, Line(second), None)
     assert second.spent >= BUDGET.minutes
     assert second.step > first.step
 
@@ -107,3 +113,32 @@ def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
         unfold(unet, whitening)
         assert torch.allclose(output(whitening(states[:2])), before, atol=1e-4)
     assert torch.allclose(torch.cov(whitening(states).flatten(0, 1).T), torch.eye(8), atol=1e-3)
+
+
+class NeverWaiting(TorchDispatchMode):
+    """Refuses what reads a tensor's values into Python or makes shapes of them: a GPU would be waited for, and a
+    recorded step could not do it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function.overloadpacket)
+        assert name not in {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select"}, name
+        return function(*args, **(kwargs or {}))
+
+
+SMALL = {
+    "vae": {"widths": [4, 4, 4, 8], "batch": 8, "warm_start": None},
+    "decoder": {"widths": [4, 4, 4, 8], "batch": 8, "warm_start": None},
+    "unet": {"widths": [16, 16, 16], "heads": [1, 1, 1], "batch": 4},
+}
+
+
+@pytest.mark.parametrize("stage", SMALL)
+def test_steps_that_may_be_recorded_never_wait_for_the_device(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.pretrain.rehearse.CLIP", tmp_path)
+    settings = read_config(CONFIGS / f"{stage}.yaml") | SMALL[stage]
+    a_run, objective = STAGES[stage](settings, "cpu", tmp_path)
+    kinds = choices(objective)
+    assert len(kinds) == (1 if stage == "unet" else 3)
+    for choice in kinds:
+        with NeverWaiting(), torch.autocast("cpu", torch.bfloat16):
+            objective(a_run.generator, choice).backward()
