@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from lab.comparing.axis_values import read_numbers, read_texts, split_values
+from lab.comparing.axis_values import read_interval, read_numbers, read_texts, split_values
 from lab.config import at_home
 from lab.errors import InputError, given_twice
 from lab.files import is_there
@@ -95,11 +95,12 @@ PLACES = ("model", "controlnet", "control_image")
 def option_axis(name: str) -> Axis:
     """The axis over an option of `GenerateConfig`, which says what values it takes.
 
-    Of an option that is a number, values may be written as ranges (see `read_numbers`); null or `none` leaves an option
-    out that need not be given.
+    Of an option that is a number, values may be written as ranges (see `read_numbers`), of one that is an interval as
+    `LOW HIGH`; null or `none` leaves an option out that need not be given.
     """
     annotation = GenerateConfig.model_fields[name].annotation
     number, optional = _number_type(annotation), type(None) in get_args(annotation)
+    interval = any(get_origin(one) is tuple for one in get_args(annotation))
 
     def read(given: Any) -> list[AxisValue]:
         values = split_values(given, _is_place if name in PLACES else None)
@@ -112,6 +113,8 @@ def option_axis(name: str) -> Axis:
             return AxisValue(NOT_GIVEN, lambda draft: draft.without_setting(name))
         if number is None and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
+        if interval:
+            value = read_interval(value)
         checked = getattr(GenerateConfig.build({name: value}, where="axes"), name)
         return AxisValue(_label(checked), lambda draft: draft.with_setting(name, checked))
 
@@ -133,6 +136,8 @@ def _expanded(value: Any, whole: bool) -> list[Any]:
 
 
 def _label(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_label, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -245,6 +250,7 @@ AXES: dict[str, Axis] = {
     "guidance_rescale": option_axis("guidance_rescale"),
     "negative_method": option_axis("negative_method"),
     "negative_strength": option_axis("negative_strength"),
+    "negative_interval": option_axis("negative_interval"),
     "steps": option_axis("steps"),
     "scheduler": option_axis("scheduler"),
     "clip_skip": option_axis("clip_skip"),

@@ -68,6 +68,24 @@ def read_numbers(given: Any, whole: bool = False) -> list[Any]:
     return numbers
 
 
+def read_interval(value: Any) -> list[float]:
+    """Where an interval begins and ends: text as `LOW HIGH`, or a list of both.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    ends = (
+        value.split() if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
+    )
+    try:
+        numbers = [read_numbers(end) for end in ends]
+    except ValueError:
+        numbers = []
+    if [len(one) for one in numbers] != [1, 1]:
+        raise ValueError(f"'{value}' is no interval; write it as LOW HIGH, such as 0 5")
+    return [end for one in numbers for end in one]
+
+
 def _pieces(given: Any) -> Iterable[Any]:
     for value in given if isinstance(given, (list, tuple)) else [given]:
         yield from (piece.strip() for piece in value.split(",")) if isinstance(value, str) else [value]

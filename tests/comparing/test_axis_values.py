@@ -1,6 +1,6 @@
 import pytest
 
-from lab.comparing.axis_values import read_numbers, read_texts
+from lab.comparing.axis_values import read_interval, read_numbers, read_texts
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,17 @@ def test_bad_numbers_say_what_to_write(written, words):
 def test_fractions_are_no_integers():
     with pytest.raises(ValueError, match="whole"):
         read_numbers("1.5", whole=True)
+
+
+@pytest.mark.parametrize("written", ["0 5", " 0  5.0", [0, 5], (0, "5")])
+def test_intervals(written):
+    assert read_interval(written) == [0, 5]
+
+
+@pytest.mark.parametrize("written", ["5", "0-5", "0 a", "0 1-5", "0 1 2", 5, [5], [[0, 5], 1], None])
+def test_bad_intervals_say_what_to_write(written):
+    with pytest.raises(ValueError, match="LOW HIGH"):
+        read_interval(written)
 
 
 def test_texts():

@@ -37,6 +37,10 @@ def texts(experiment):
         ("weighting", ["a1111", "ignore"], "weighting", ["a1111", "ignore"]),
         ("negative_prompt", '"", "a, b"', "negative_prompt", ["", "a, b"]),
         ("model", "emoji, other", "model", ["emoji", "other"]),
+        ("negative_method", "cfg, nag", "negative_method", ["cfg", "nag"]),
+        ("negative_strength", "none, 1-3 (+1)", "negative_strength", [None, 1, 2, 3]),
+        ("negative_interval", "none, 0 0.5, 0.5 40", "negative_interval", [None, (0, 0.5), (0.5, 40)]),
+        ("negative_interval", [None, [0, 0.5]], "negative_interval", [None, (0, 0.5)]),
     ],
 )
 def test_axes_over_options(config, name, given, field, expected):
