@@ -13,10 +13,11 @@ from lab.cli.flags import ModelFlags, TextFlags, choice_from
 from lab.condition.conditioning import Pool, pool_vector
 from lab.condition.config import TextOptions
 from lab.condition.embeds_file import check_embeds_file, write_embeds
+from lab.embeddings.facts import check_fits
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
-from lab.models.facts import check_clip_skip, check_widths, read_facts
+from lab.models.facts import check_clip_skip, read_facts
 from lab.prompt.dialects import DIALECTS
 from lab.prompt.parse import references_in
 from lab.terminal import Bars, make_console, say
@@ -76,7 +77,7 @@ def encode(
     library = collect(text.embedding, text.embeddings)
     named = (found for prompt in prompts for found in references_in(prompt, library, text.dialect))
     for reference in named:
-        check_widths(reference.name, library[reference.name].widths, facts)
+        check_fits(library[reference.name], facts)
     bundle = load_options(model, facts=facts, text_only=True)
     if to is not None:
         _show_translations(Translator(bundle, library, text, to, steps), prompts)

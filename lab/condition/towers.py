@@ -11,10 +11,11 @@ from lab.condition.chunks import Chunk
 from lab.condition.output_rows import with_output_rows
 from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.facts import check_fits
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.device import to_device
-from lab.models.facts import check_widths, layers_back
+from lab.models.facts import layers_back
 from lab.models.family import FAMILIES, Family
 from lab.models.patches import Placement, learned_rows
 
@@ -95,7 +96,7 @@ def vectors_for(bundle: Bundle, embedding: Embedding, elsewhere: bool = False) -
     """
     if (embedding.outputs or embedding.layers) and not elsewhere:
         raise InputError(f"{embedding.name}: not in front of the text encoder; prompts alone may name it")
-    check_widths(embedding.name, embedding.widths, bundle.facts)
+    check_fits(embedding, bundle.facts)
     by_width = {vectors.shape[-1]: vectors for vectors in embedding.vectors.values()}
     return {tower.key: embedding.vectors.get(tower.key, by_width[tower.width]) for tower in bundle.towers}
 

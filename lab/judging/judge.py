@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from lab.comparing.statistics import Array
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
+from lab.embeddings.facts import check_fits
 from lab.embeddings.library import collect
 from lab.errors import InputError
 from lab.files import atomic
@@ -22,7 +23,7 @@ from lab.judging.trial import Trial, rivals
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.config import LoadingOptions, ModelOptions
-from lab.models.facts import ModelFacts, check_widths
+from lab.models.facts import ModelFacts
 from lab.models.load import load_options
 from lab.models.source import ASSETS
 from lab.runs.pages import write_index
@@ -144,7 +145,7 @@ def check_before_weights(config: JudgeConfig, models: Sequence[ModelFacts]) -> N
     for facts in models:
         choose_prompts(config, side, embeddings[0].kind == "style", facts.root == ASSETS / "emoji")
         for embedding in embeddings:
-            check_widths(embedding.name, embedding.widths, facts)
+            check_fits(embedding, facts)
 
 
 def _loaded(source: str, config: JudgeConfig, listener: Listener) -> Bundle:

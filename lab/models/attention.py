@@ -164,15 +164,7 @@ def texts_by_layer(unet: UNet2DConditionModel, texts: Sequence[Tensor]) -> Itera
 
     Args:
         texts: (b, n, d) for each layer, from the U-Net's input to its output.
-
-    Raises:
-        InputError: it has another number of layers.
     """
-    count = len(cross_attention_layers(unet))
-    if count != len(texts):
-        raise InputError(
-            f"an embedding with vectors for {len(texts)} layers, as SD 1.x's U-Net has them; this one has {count}"
-        )
     with _cross_attention(unet, texts=texts):
         yield
 

@@ -23,7 +23,7 @@ from lab.models.detection import (
     file_marks,
     folder_family,
 )
-from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys, family_with_widths
+from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
 from lab.models.source import locate, locate_vae
@@ -127,6 +127,30 @@ class ModelFacts:
         """Pixels of which an image's sides must be a multiple: the VAE's scale, once more halved by the U-Net."""
         return vae_scale(self.vae) * 2 ** (len(self.unet["block_out_channels"]) - 1)
 
+    @property
+    def cross_attention_layers(self) -> int:
+        """How many layers of the U-Net read the prompt embeddings (16 in SD 1.x), as diffusers builds it."""
+        blocks = list(self.unet["down_block_types"])
+        layers, depths = (
+            list(value) if isinstance(value, (list, tuple)) else [value] * len(blocks)
+            for value in (
+                self.unet.get("layers_per_block", 2),
+                self.unet.get("transformer_layers_per_block", 1),
+            )
+        )
+        sides = (
+            zip(blocks, layers, depths, strict=True),
+            zip(
+                self.unet["up_block_types"],
+                (each + 1 for each in reversed(layers)),
+                reversed(depths),
+                strict=True,
+            ),
+        )
+        middle = "CrossAttn" in (self.unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "")
+        found = sum(count * depth for side in sides for block, count, depth in side if "CrossAttn" in block)
+        return found + (depths[-1] if middle else 0)
+
 
 def read_facts(
     options: ModelOptions, listener: Listener = Listener(), without_vae: bool = False
@@ -173,23 +197,6 @@ def check_lora(path: Path, facts: ModelFacts) -> None:
             )
 
 
-def check_widths(name: str, widths: Mapping[str, int], facts: ModelFacts) -> None:
-    """Refuses a learned embedding that was made for other text encoders than the model's.
-
-    Args:
-        widths: The embedding's, by encoder.
-
-    Raises:
-        InputError: with both widths and their families.
-    """
-    given, needed = sorted(widths.values()), sorted(facts.widths.values())
-    if given != needed:
-        raise InputError(
-            f"embedding {name} is {_described(given)}, the model {facts.source} takes {_described(needed)}; "
-            "use one made for this model's family"
-        )
-
-
 def check_clip_skip(clip_skip: int, facts: ModelFacts) -> None:
     """Refuses to leave out more layers than the model's text encoders have.
 
@@ -223,11 +230,6 @@ def _vae_config(root: Path) -> dict[str, Any] | None:
     paths = (root / "vae" / "config.json", root / "config.json")
     path = next((path for path in paths if path.is_file()), None)
     return read_part_config(path, "vae") if path else None
-
-
-def _described(widths: list[int]) -> str:
-    traits = family_with_widths(widths)
-    return f"{' + '.join(map(str, widths))} wide ({traits.short_label if traits else 'no known family'})"
 
 
 def _folder_facts(root: Path, options: ModelOptions) -> ModelFacts:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from lab.condition.config import TextOptions
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.facts import check_fits
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
-from lab.models.facts import ModelFacts, check_clip_skip, check_widths, vae_scale
+from lab.models.facts import ModelFacts, check_clip_skip, vae_scale
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.prompt.parse import parse, references_in, resolve
@@ -232,7 +233,7 @@ def check_requests_by_configs(
         library = libraries[key] = offered_embeddings(options, embeddings)
         for text in dict.fromkeys(text for request in group for text, _ in _texts(request)):
             for reference in references_in(text, library, options.dialect):
-                check_widths(reference.name, library[reference.name].widths, facts)
+                check_fits(library[reference.name], facts)
     # last, as the schedulers that settings are checked with take a while to import
     settings = make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
     _check_negative_weights(requests, settings, libraries)

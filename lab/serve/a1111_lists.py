@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.facts import check_fits
 from lab.embeddings.layout_readers import SD_CHECKPOINT
 from lab.errors import InputError, did_you_mean
-from lab.models.facts import check_widths
 from lab.models.schedulers import SCHEDULERS, check_scheduler
 from lab.serve.service import Service
 
@@ -86,7 +86,7 @@ def add_lists(router: APIRouter, service: Service) -> None:
             described |= {"shape": 0, "vectors": 0}
             try:
                 described = _described(library[name])
-                check_widths(name, library[name].widths, service.bundle.facts)
+                check_fits(library[name], service.bundle.facts)
                 loaded[name] = described
             except InputError as error:
                 skipped[name] = described | {"reason": str(error)}

@@ -4,14 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from lab.embeddings.embedding import Embedding
+from lab.embeddings.facts import check_fits
 from lab.errors import InputError
+from lab.models.attention import cross_attention_layers
 from lab.models.config import ModelOptions
-from lab.models.facts import check_clip_skip, check_widths, read_facts
+from lab.models.facts import CONFIGS, check_clip_skip, read_facts
+from lab.models.family import FAMILIES
 from lab.models.load import load
 from tests.paths import REPOSITORY
 
@@ -47,11 +52,28 @@ def test_a_lora_for_other_prompt_embeddings_is_refused_by_its_header(sd1_folder,
 
 
 def test_embeddings_and_clip_skips_that_do_not_fit_are_refused(sdxl, sd1):
+    def check(**widths):
+        check_fits(Embedding("toy", {key: torch.ones(1, width) for key, width in widths.items()}), sdxl.facts)
+
     with pytest.raises(InputError, match=r"toy is 768 wide \(SD 1.x\), the model .* takes 32 \+ 64 wide"):
-        check_widths("toy", {"clip_l": 768}, sdxl.facts)
-    check_widths("toy", {"clip_l": 32, "clip_g": 64}, sdxl.facts)
+        check(clip_l=768)
+    check(clip_l=32, clip_g=64)
     with pytest.raises(InputError, match="clip skip 3: the text encoder has 3 layers; use 0 to 2"):
         check_clip_skip(3, sd1.facts)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "emoji"])
+def test_configs_tell_how_many_layers_read_the_text(family, request):
+    bundle = request.getfixturevalue(family)
+    assert bundle.facts.cross_attention_layers == len(cross_attention_layers(bundle.unet))
+
+
+def test_published_unets_have_so_many_layers_that_read_the_text(sd1):
+    configs = {
+        family: json.loads((CONFIGS / family / "unet" / "config.json").read_text()) for family in FAMILIES
+    }
+    found = {family: replace(sd1.facts, unet=unet).cross_attention_layers for family, unet in configs.items()}
+    assert found == {"sd1": 16, "sd2": 16, "sdxl": 70}
 
 
 def test_an_unknown_scheduler_of_a_model_folder_is_refused(sd1_folder, tmp_path):

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 import lab
 from lab.embeddings.embedding import XTI_LAYERS, Embedding
 from lab.embeddings.merge import merge
+from lab.sample.config import GenerateConfig, requests
+from lab.sample.settings import check_requests_by_configs
 
 QUICK = {"steps": 2, "scheduler": "ddim", "seeds": 3}
 LAYERS = [
@@ -106,8 +108,10 @@ def test_the_record_lists_it_and_neighbours_see_nothing_of_it(bundle, file):
 
 def test_where_it_has_no_place_it_is_refused(bundle, file, sd1, tmp_path):
     learned = lab.read_embedding(file())
-    with pytest.raises(lab.InputError, match=r"16 layers, as SD 1\.x's U-Net has them; this one has"):
-        latents(sd1, learned)
+    with pytest.raises(lab.InputError, match=r"16 layers, as SD 1\.x's U-Net has them; .*'s has 4"):
+        check_requests_by_configs(sd1.facts, requests(GenerateConfig(prompt=["a <toy>"])), [learned])
+    with pytest.raises(lab.InputError, match=r"16 layers, as SD 1\.x's U-Net has them; .*'s has 4"):
+        lab.encode(sd1, "a <toy>", embeddings=[learned])
     with pytest.raises(lab.InputError, match="no layout"):
         learned.save(tmp_path / "x.safetensors")
     with pytest.raises(lab.InputError, match="cannot be merged"):

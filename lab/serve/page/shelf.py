@@ -10,12 +10,11 @@ from typing import Any
 import gradio as gr
 
 from lab.embeddings.embedding import CLIP_NORM, Embedding, norms_apart
-from lab.embeddings.facts import facts
+from lab.embeddings.facts import check_fits, facts
 from lab.embeddings.layouts import LAYOUTS, READ, WRITABLE
 from lab.embeddings.read import read_all
 from lab.errors import InputError
 from lab.judging.config import card_beside
-from lab.models.facts import check_widths
 from lab.models.vocabulary import Vocabulary, nearest_tokens, shown_token, vocabularies
 from lab.runs.pages import template
 from lab.serve.page.play import QUIET, said
@@ -111,7 +110,7 @@ class ShelfTab:
         about = dict(facts(embedding))
         warnings = [value for label, value in facts(embedding) if label == "note"]
         try:
-            check_widths(embedding.name, embedding.widths, self._service.bundle.facts)
+            check_fits(embedding, self._service.bundle.facts)
         except InputError as error:
             warnings.append(str(error))
         for key, rows in embedding.vectors.items():
