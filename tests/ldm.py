@@ -6,6 +6,7 @@ for U-Net and VAE, https://github.com/mlfoundations/open_clip for SD 2.x's and S
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -77,11 +78,15 @@ def write_checkpoint(bundle: Bundle, path: Path, **marks: Tensor) -> Path:
 
 
 def unet_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    steps = unet.config.layers_per_block + 1
+    return _unet_tensors(unet.config, unet.state_dict())
+
+
+def _unet_tensors(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    steps = config.layers_per_block + 1
 
     def block(match: re.Match) -> str:
         side, i, kind, j = match[1], int(match[2]), match[3], int(match[4])
-        attends = "CrossAttn" in unet.config[f"{side}_block_types"][i]
+        attends = "CrossAttn" in config[f"{side}_block_types"][i]
         if side == "down":
             place = f"input_blocks.{1 + i * steps + (j if kind != 'downsamplers' else steps - 1)}"
             return f"{place}.{ {'resnets': '0', 'attentions': '1', 'downsamplers': '0.op'}[kind] }"
@@ -89,11 +94,32 @@ def unet_tensors(unet: nn.Module) -> dict[str, Tensor]:
         return f"{place}.{ {'resnets': '0', 'attentions': '1', 'upsamplers': str(1 + attends)}[kind] }"
 
     renamed = {}
-    for name, tensor in unet.state_dict().items():
+    for name, tensor in tensors.items():
         if ".resnets." in name:
             name = _replace(name, RESNET_NAMES)
         name = re.sub(r"^(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)", block, _replace(name, UNET_NAMES))
         renamed[name.replace(".op.conv.", ".op.")] = tensor
+    return renamed
+
+
+CONTROL_NAMES = {
+    r"controlnet_cond_embedding\.conv_in": r"input_hint_block.0",
+    r"controlnet_cond_embedding\.conv_out": r"input_hint_block.14",
+    r"controlnet_down_blocks\.(\d+)": r"zero_convs.\1.0",
+    r"controlnet_mid_block": r"middle_block_out.0",
+}
+
+
+def controlnet_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """A ControlNet's by the names of https://github.com/lllyasviel/ControlNet."""
+    own = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("controlnet_")}
+    like_unet = {name: tensor for name, tensor in net.state_dict().items() if name not in own}
+    renamed = _unet_tensors(net.config, like_unet)
+    for name, tensor in own.items():
+        for ours, theirs in CONTROL_NAMES.items():
+            name = re.sub(rf"^{ours}(?=\.)", theirs, name)
+        hint = re.match(r"controlnet_cond_embedding\.blocks\.(\d+)", name)
+        renamed[name.replace(hint[0], f"input_hint_block.{2 + 2 * int(hint[1])}") if hint else name] = tensor
     return renamed
 
 

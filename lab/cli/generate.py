@@ -26,7 +26,7 @@ def generate(
     check_writable(settings.out or Path("outputs"))
     with Bars() as bars:
         facts = read_facts(settings, bars)
-        check_requests_by_configs(facts, requests(settings))
+        check_requests_by_configs(facts, requests(settings), listener=bars)
         from lab.models.load import load_options
         from lab.sample.generate import generate_to_disk
 

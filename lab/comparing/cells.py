@@ -12,11 +12,11 @@ from lab.models.bundle import Bundle
 from lab.models.config import ModelOptions
 from lab.models.facts import ModelFacts, read_facts
 from lab.models.load import load_options
-from lab.runs.run import RunFolder, file_digest, text_digest
+from lab.runs.run import RunFolder, text_digest
 from lab.sample.config import Request
 from lab.sample.generate import make_images
 from lab.sample.plan import Job, check_requests, plan
-from lab.sample.record import FILES
+from lab.sample.record import FILES, file_digests
 from lab.sample.settings import check_requests_by_configs
 
 SLAB = 256
@@ -65,7 +65,7 @@ def check_cells_by_configs(
         model = facts if own else read_facts(_model_options(experiment, source), listener)
         for alike in _by_library(cells):
             library = experiment.library(alike[0].options)
-            check_requests_by_configs(model, [_request(cell) for cell in alike], library)
+            check_requests_by_configs(model, [_request(cell) for cell in alike], library, listener)
 
 
 def make_cells(
@@ -191,10 +191,8 @@ def _file_digests(experiment: Experiment) -> dict[str, str]:
     for cell in experiment.pictures:
         for embedding in cell.embeddings:
             digests.setdefault(f"embedding {embedding.name}", set()).add(embedding.provenance.sha256)
-    for name, what in FILES.items():
-        for path in dict.fromkeys(getattr(cell.options, name) for cell in experiment.pictures):
-            if path is not None:
-                digests.setdefault(what, set()).add(file_digest(path))
+        for name, digest in file_digests(cell.options).items():
+            digests.setdefault(FILES[name], set()).add(digest)
     # One name may stand for several files: the saved steps of a training run.
     return {
         what: found.pop() if len(found) == 1 else text_digest(" ".join(sorted(found)))

@@ -24,7 +24,7 @@ from lab.embeddings.parts import (
     with_outputs,
 )
 from lab.errors import InputError
-from lab.models.detection import BUNDLED_EMBEDDING
+from lab.models.file_kinds import BUNDLED_EMBEDDING
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from lab.embeddings.containers import FileContents
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
 from lab.errors import InputError, did_you_mean
-from lab.models.detection import EMBEDDING, MODEL, FileKind, file_kind, is_of_model
+from lab.models.detection import is_of_model
+from lab.models.file_kinds import EMBEDDING, MODEL, FileKind, file_kind
 
 if TYPE_CHECKING:
     from torch import Tensor

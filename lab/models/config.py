@@ -64,6 +64,10 @@ def check_for_loaded(bundle: object, settings: Iterable[str] = ()) -> None:
             raise InputError(f"options: '{name}' does not apply to a loaded bundle; give it to lab.load")
 
 
+Source = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""Where something is: a folder, `file:x.safetensors`, `hub:org/name`, or `hub:org/name/x.safetensors`."""
+
+
 class LoadingOptions(Config):
     """How models are loaded, on which device, in which precision."""
 
@@ -83,7 +87,7 @@ class LoadingOptions(Config):
     variant: str | None = None
     """Weight variant of a diffusers folder, such as `fp16`."""
 
-    vae: str | None = None
+    vae: Source | None = None
     """Another VAE: a diffusers folder, `file:x.safetensors`, `hub:org/name`, or `hub:org/name/x.safetensors`."""
 
     config_folder: ExistingFolder | None = None
@@ -111,5 +115,5 @@ class LoadingOptions(Config):
 class ModelOptions(LoadingOptions):
     """Which model, on which device, in which precision."""
 
-    model: str = "emoji"
+    model: Source = "emoji"
     """The bundled `emoji`, a diffusers folder, `file:x.safetensors`, `hub:org/name` or `hub:org/name/x.safetensors`."""

@@ -1,7 +1,6 @@
-"""What a folder or file holds, told by configs and the names of tensors: a model of which family, or what else.
+"""What a folder or file holds, told by configs and the names of tensors: a model of which family, or what it lacks.
 
-No weights are read, and torch is not imported. Files are often given where another kind of file belongs: the message
-then says what it is and where it goes.
+No weights are read, and torch is not imported.
 """
 
 import re
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from lab.errors import InputError
 from lab.files import read_json
 from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
+from lab.models.file_kinds import OTHER_FAMILY, file_kind
 from lab.models.part_configs import read_part_config
 from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, known_variants, pick_weights, uses_variant
 
@@ -31,51 +31,6 @@ WHERE_TO_GET_A_VAE = (
 
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 """Either set of files is enough to make a tokenizer."""
-
-
-_OTHER_FAMILY = "the lab reads what is made for SD 1.x, SD 2.x and SDXL"
-
-
-class FileKind(NamedTuple):
-    """A kind of file, such as `a LoRA`, and what to do with it."""
-
-    label: str
-    use: str
-
-    def instead_of(self, wanted: str) -> str:
-        """What whoever gave it is told where something else is wanted, such as `a LoRA`."""
-        apart = "" if self.use == _OTHER_FAMILY else f", not {wanted}"
-        return f"{self.label}{apart}; {self.use}"
-
-
-EMBEDDING = FileKind("a textual-inversion embedding", "give it by --embedding")
-
-MODEL = FileKind("a model or a part of one", "models are given by --model")
-
-LORA = FileKind("a LoRA", "give it by --lora beside a model")
-
-BUNDLED_EMBEDDING = "bundle_emb."
-"""With this the names of an embedding's tensors begin that OneTrainer put into a LoRA's file."""
-
-_KINDS: Mapping[FileKind, str] = {
-    EMBEDDING: r"emb_params$|emp_params(_out)?$|string_to_(param|token)|bundle_emb\.|text_encoders_\d$"
-    r"|clip_[lgh](_out)?$|<[^<>]+>$",
-    FileKind("a LyCORIS file (LoHa, LoKr and the like)", "LyCORIS is not supported, take a LoRA"): r".*("
-    r"\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_(blocks|diag)|\.on_input$|\.glora_)|lycoris_",
-    FileKind("a LoRA for a transformer such as Flux or SD3", _OTHER_FAMILY): r"(?=.*lora[._])("
-    r"(lora_unet_|(model\.)?diffusion_model\.)?(double|single|joint)_blocks|(lora_)?transformer[._])",
-    LORA: r"(.*[._])?lora[._]",
-    FileKind("a hypernetwork of the A1111 web UI", "hypernetworks are not supported"): r"layer_structure$"
-    r"|activation_func$|(320|640|768|1024|1280)(\.|$)",
-    FileKind(
-        "the state of an optimizer", "it is for going on with a training; take the file of the vectors"
-    ): r"optimizer(_state_dict)?$|param_groups$|(.*\.)?exp_avg(_sq)?$",
-    FileKind("a ControlNet", "it goes beside a model"): r"(control_model|controlnet_cond_embedding)\.",
-    FileKind("a Flux model", _OTHER_FAMILY): r"(model\.diffusion_model\.)?(double|single)_blocks\.",
-    FileKind("an SD3 model", _OTHER_FAMILY): r"(model\.diffusion_model\.)?joint_blocks\.",
-    FileKind("a T5 text encoder", _OTHER_FAMILY): r"encoder\.block\.\d",
-}
-"""By the pattern with which a name of one of its tensors begins; the first that fits counts."""
 
 
 Tensors = TypeVar("Tensors")
@@ -110,15 +65,6 @@ def by_published_names(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
 _VAE_ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def file_kind(names: Iterable[str]) -> FileKind | None:
-    """The kind of a file with tensors of these names, or None for a model or what nobody knows."""
-    known = list(names)
-    for kind, pattern in _KINDS.items():
-        if any(re.match(pattern, name) for name in known):
-            return kind
-    return None
-
-
 def is_of_model(names: Iterable[str]) -> bool:
     """Whether tensors are a checkpoint's, by their names in the layout of the original code."""
     return any(
@@ -135,7 +81,7 @@ def folder_family(root: Path) -> Family:
     for part in ("unet", "text_encoder"):
         if not (root / part / "config.json").is_file():
             known = f"the lab loads diffusers folders of {known_families()}"
-            raise InputError(f"{root}: has no {part}/config.json; {known}{_contents(root)}")
+            raise InputError(f"{root}: has no {part}/config.json; {known}{contents_of(root)}")
     unet, text_encoder = (
         read_part_config(root / part / "config.json", part) for part in ("unet", "text_encoder")
     )
@@ -222,7 +168,7 @@ def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool 
 def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
     """What a file that lacks parts is, and what to do."""
     kind = file_kind(header)
-    if kind is not None and ("U-Net" in missing or kind.use == _OTHER_FAMILY):
+    if kind is not None and ("U-Net" in missing or kind.use == OTHER_FAMILY):
         return kind.instead_of("a model")
     if any(key.startswith(REFINER) for key in header) and "U-Net" not in missing:
         return "an SDXL refiner, which only goes on from another model's image; take the base model"
@@ -236,7 +182,7 @@ def _not_whole(header: Mapping[str, TensorInfo], missing: Sequence[str]) -> str:
     bare = {key.partition(".")[0] for key in header}
     if "U-Net" in missing and ((len(missing) > 1 and "VAE" not in missing) or {"encoder", "decoder"} <= bare):
         return "a VAE alone; give it by --vae file:x.safetensors beside a model"
-    if "input_blocks" in bare or ("U-Net" not in missing and len(missing) > 1):
+    if bare & {"input_blocks", "down_blocks"} or ("U-Net" not in missing and len(missing) > 1):
         return "a U-Net alone, without VAE and text encoder; take the model's whole file, or its diffusers folder"
     if missing == ["VAE"]:
         return f"not a whole checkpoint, it has no VAE; {WHERE_TO_GET_A_VAE}"
@@ -281,8 +227,8 @@ def _has_encoders(header: Mapping[str, TensorInfo], traits: FamilyTraits) -> boo
     return all(any(key.startswith(prefix) for key in header) for prefix in traits.checkpoint_prefixes)
 
 
-def _contents(root: Path) -> str:
-    """What the folder is instead, as far as one can tell."""
+def contents_of(root: Path) -> str:
+    """What a folder without the configs that were looked for is, as far as one can tell: the end of a message."""
     if (root / "model_index.json").is_file():
         return (
             f"; this is a {read_json(root / 'model_index.json').get('_class_name', 'model of another kind')}"

@@ -14,19 +14,17 @@ from lab.files import read_json
 from lab.listening import Listener
 from lab.models.config import ModelOptions, split_lora
 from lab.models.detection import (
-    BUNDLED_EMBEDDING,
-    LORA,
     by_published_names,
     check_folder,
     file_family,
-    file_kind,
     file_marks,
     folder_family,
 )
 from lab.models.family import FAMILIES, Family, FamilyTraits, encoder_keys
+from lab.models.file_kinds import BUNDLED_EMBEDDING, LORA, file_kind
 from lab.models.part_configs import read_part_config
 from lab.models.schedulers import SCHEDULERS, USUAL, scheduler_name
-from lab.models.source import locate, locate_vae
+from lab.models.source import locate, locate_part
 from lab.models.weights import check_floating, read_header, read_metadata
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -170,7 +168,7 @@ def read_facts(
     else:
         facts = _file_facts(root, options, without_vae or options.vae is not None)
     if options.vae:
-        vae_root = locate_vae(options.vae, listener)
+        vae_root = locate_part(options.vae, "vae", listener)
         facts = replace(facts, vae=_vae_config(vae_root) or facts.vae, vae_root=vae_root)
     for text in options.lora:
         check_lora(split_lora(text)[0], facts)

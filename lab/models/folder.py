@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -22,6 +21,7 @@ from lab.files import read_json
 from lab.models.detection import check_folder
 from lab.models.family import FAMILIES, Family
 from lab.models.part_configs import read_part_config
+from lab.models.source import part_weights
 from lab.models.weights import check_floating, pick_weights, read_header, uses_variant
 
 Encoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -151,21 +151,6 @@ def read_module(
     return module.eval()
 
 
-@lru_cache(maxsize=2)
-def read_controlnet(folder: Path, digest: str, dtype: torch.dtype, device: torch.device) -> ControlNetModel:
-    """Loads a ControlNet in diffusers' layout; one that was just used is not read again.
-
-    Args:
-        digest: Of what the folder holds: another one is read anew.
-
-    Raises:
-        InputError: damaged files, or weights that do not fit its config.
-    """
-    for name in pick_weights([f"controlnet/{path.name}" for path in folder.iterdir()], "controlnet", None):
-        read_header(folder / Path(name).name)
-    return read_module(ControlNetModel, folder, None, dtype).requires_grad_(False).to(device)
-
-
 def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path, ...]]:
     """Loads a VAE in float32.
 
@@ -184,15 +169,16 @@ def read_vae(root: Path, like: AutoencoderKL) -> tuple[AutoencoderKL, tuple[Path
         read_header(root)
         return _read_vae_file(root, like), (root,)
     folder = root / "vae" if (root / "vae" / "config.json").is_file() else root
-    names = [f"vae/{path.name}" for path in folder.iterdir()]
-    files = tuple(folder / Path(name).name for name in pick_weights(names, "vae", None))
-    if "vae/config.json" not in names or not files:
+    names = [path.name for path in folder.iterdir()]
+    variant, weights = part_weights(names, "vae")
+    files = tuple(folder / name for name in weights)
+    if "config.json" not in names or not files:
         raise InputError(
             f"{root}: no VAE; a VAE's folder has config.json and diffusion_pytorch_model.safetensors"
         )
     for file in files:
         read_header(file)
-    return read_module(AutoencoderKL, folder, None, torch.float32), files
+    return read_module(AutoencoderKL, folder, variant, torch.float32), files
 
 
 def _read_vae_file(path: Path, like: AutoencoderKL) -> AutoencoderKL:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.config import split_lora
-from lab.models.detection import BUNDLED_EMBEDDING
+from lab.models.file_kinds import BUNDLED_EMBEDDING
 from lab.models.folder import quiet_libraries
 
 

@@ -3,6 +3,7 @@
 Of a hub come safetensors, configs and tokenizers, nothing else.
 """
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lab.config import at_home
@@ -11,7 +12,7 @@ from lab.files import is_file, is_folder
 from lab.hub.repository import HUB, Repository, open_repository, split_source
 from lab.listening import Listener
 from lab.models.detection import check_file_names, folder_family
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, pick_weights, refuse_pickle
+from lab.models.weights import HOW_TO_CONVERT, PICKLES, known_variants, pick_weights, refuse_pickle
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The files that come with the lab: the bundled model, its samples, a font."""
@@ -27,8 +28,12 @@ def locate(
     revision: str | None = None,
     variant: str | None = None,
     listener: Listener = Listener(),
+    what: str = "model",
 ) -> Path:
     """The folder or the single file that a source stands for; a hub model is fetched.
+
+    Args:
+        what: The source is called in errors.
 
     Raises:
         InputError: nothing of that name, a file where `file:` is missing, a pickle, or a hub out of reach.
@@ -50,18 +55,30 @@ def locate(
         if source.count("/") == 1
         else did_you_mean(source, bundled())
     )
-    raise InputError(f"unknown model '{source}': neither bundled nor a folder{hint}")
+    raise InputError(f"unknown {what} '{source}': neither bundled nor a folder{hint}")
 
 
-def locate_vae(source: str, listener: Listener = Listener()) -> Path:
-    """The folder or the single file with a VAE that a source stands for; of a hub model the VAE alone is fetched.
+def locate_part(source: str, part: str, listener: Listener = Listener()) -> Path:
+    """The folder or the single file with a `vae` or a `controlnet` that a source stands for; of a repository on a hub
+    that alone is fetched.
 
     Raises:
         InputError: as `locate`.
     """
     if source.startswith(HUB):
-        return _download_vae(source, listener)
-    return locate(source)
+        return _download_part(source, part, listener)
+    return locate(source, what=PART_NAMES[part])
+
+
+def part_weights(names: Iterable[str], part: str) -> tuple[str | None, list[str]]:
+    """The safetensors files among the names in a part's own folder, and of which variant they are: the plain ones
+    (None), else those of the first variant there is; no files if there are none."""
+    inside = [f"{part}/{name}" for name in names]
+    for variant in (None, *known_variants(inside)):
+        found = pick_weights(inside, part, variant)
+        if found:
+            return variant, [name.removeprefix(f"{part}/") for name in found]
+    return None, []
 
 
 def _single_file(path: Path) -> Path:
@@ -72,6 +89,9 @@ def _single_file(path: Path) -> Path:
         raise InputError(f"{path}: no such file")
     return path
 
+
+PART_NAMES = {"vae": "VAE", "controlnet": "ControlNet"}
+"""What people call the parts that may be given apart from a model."""
 
 _SMALL_FILES = (".json", ".txt")
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -113,22 +133,26 @@ def _download(source: str, revision: str | None, variant: str | None, listener: 
     return repository.fetch([*small, *(name for names in weights.values() for name in names)], listener)
 
 
-def _download_vae(source: str, listener: Listener) -> Path:
-    """Fetches a VAE alone: `hub:org/name/x.safetensors`, a repository that holds one, or that of a model.
+def _download_part(source: str, part: str, listener: Listener) -> Path:
+    """Fetches a part alone: `hub:org/name/x.safetensors`, a repository or a folder in one that holds it, or that of a
+    whole model.
 
     Raises:
         InputError: as `_download`.
     """
-    name, file = split_source(source)
+    name, inside = split_source(source)
+    if PurePosixPath(inside).suffix.lower() in PICKLES:
+        raise InputError(f"{source}: {HOW_TO_CONVERT}")
     repository = open_repository(name, None, listener)
-    if file:
-        return repository.fetch([file], listener) / file
-    inside = "vae/" if "vae/config.json" in repository.files else ""
-    names = [f"vae/{name.removeprefix(inside)}" for name in repository.files if name.startswith(inside)]
-    weights = [inside + name.removeprefix("vae/") for name in pick_weights(names, "vae", None)]
-    if not weights or f"{inside}config.json" not in repository.files:
-        raise InputError(f"{repository}: no VAE in safetensors there; {_instead(repository)}")
-    return repository.fetch([f"{inside}config.json", *weights], listener)
+    folder = next((each for each in (inside, part) if f"{each}/config.json" in repository.files), "")
+    if inside and not folder:
+        return repository.fetch([inside], listener) / inside
+    prefix = f"{folder}/" if folder else ""
+    names = [name.removeprefix(prefix) for name in repository.files if name.startswith(prefix)]
+    _, weights = part_weights(names, part)
+    if not weights or "config.json" not in names:
+        raise InputError(f"{repository}: no {PART_NAMES[part]} in safetensors there; {_instead(repository)}")
+    return repository.fetch([prefix + name for name in ("config.json", *weights)], listener) / folder
 
 
 def _instead(repository: Repository) -> str:

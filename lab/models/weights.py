@@ -14,7 +14,8 @@ from lab.files import is_file
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 HOW_TO_CONVERT = (
     "pickled checkpoints can run code, so the lab reads safetensors only; convert it in an environment you trust: "
-    "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True)"
+    "StableDiffusionPipeline.from_single_file('x.ckpt').save_pretrained('folder', safe_serialization=True), with "
+    "AutoencoderKL or ControlNetModel in the pipeline's place for one of these"
 )
 
 LARGEST_EMBEDDING = 5 * 10**6

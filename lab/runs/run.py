@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -236,12 +236,21 @@ def file_digest(path: Path) -> str:
     """
     if is_folder(path):
         files = sorted(file for file in path.iterdir() if is_file(file) and not file.name.startswith("."))
-        return text_digest("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
+        return digest_of_files(files)
     try:
         status = path.stat()
         return _file_digest(path.resolve(), status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """The SHA-256 of a list of files' digests and names, in the form of the command sha256sum, in hexadecimal.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return text_digest("".join(f"{file_digest(file)}  {file.name}\n" for file in files))
 
 
 @lru_cache(maxsize=64)

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from lab.condition.conditioning import Conditioning
 from lab.condition.config import TextOptions
 from lab.condition.weighting import WEIGHTINGS
-from lab.config import Config, ExistingFile, ExistingFolder, NewPath, one_of
+from lab.config import Config, ExistingFile, NewPath, one_of
 from lab.errors import InputError, given_twice
-from lab.models.config import ModelOptions
+from lab.models.config import ModelOptions, Source
 from lab.models.schedulers import SCHEDULERS
 from lab.sample.negatives import NEGATIVE_METHODS
 from lab.text import read_lines
@@ -140,8 +140,9 @@ class SamplingOptions(NegativeOptions):
     strength: float | None = Field(None, gt=0, le=1)
     """With an init image: the share of the denoising steps that is run (0.8)."""
 
-    controlnet: ExistingFolder | None = None
-    """A ControlNet in diffusers' layout (2302.05543), which holds the image to the shapes of a control image."""
+    controlnet: Source | None = None
+    """A ControlNet (2302.05543), which holds the image to the shapes of a control image: a diffusers folder,
+    `file:x.safetensors`, `hub:org/name`, or `hub:org/name/x.safetensors`."""
 
     control_image: ExistingFile | None = None
     """With a ControlNet: edges, depth, a pose, as it takes them; is scaled to cover the image and cut."""

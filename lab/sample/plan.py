@@ -14,12 +14,11 @@ from lab.embeddings.library import Sources
 from lab.errors import InputError
 from lab.images import fit, open_image, to_tensor
 from lab.models.bundle import Bundle
+from lab.models.controlnet import read_controlnet
 from lab.models.device import to_device
-from lab.models.folder import read_controlnet
 from lab.models.unet import Control
 from lab.prompt.dialects import find_dialect
 from lab.prompt.syntax import is_negated
-from lab.runs.run import file_digest
 from lab.sample.config import Request
 from lab.sample.negatives import NEGATIVE_METHODS, check_weights, weights_in
 from lab.sample.pixels import encode_image
@@ -277,9 +276,9 @@ def _all_controls(
 
 
 def _control(bundle: Bundle, request: Request, settings: Settings) -> Control | None:
-    folder, path = request.options.controlnet, request.options.control_image
-    if folder is None or path is None or settings.control_scale is None:
+    source, path = request.options.controlnet, request.options.control_image
+    if source is None or path is None or settings.control_scale is None:
         return None
-    model = read_controlnet(folder.resolve(), file_digest(folder), bundle.dtype, bundle.device)
+    model = read_controlnet(source, bundle.facts, bundle.dtype, bundle.device)
     image = to_tensor([fit(open_image(path), (settings.width, settings.height))])
     return Control(model, to_device(image, bundle.device), settings.control_scale)

@@ -11,10 +11,12 @@ from PIL import Image
 
 from lab.condition.weighting import WEIGHTINGS
 from lab.models.bundle import Bundle
+from lab.models.controlnet import find_controlnet
 from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import find_dialect
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
+from lab.sample.config import GenerateConfig
 from lab.sample.negatives import NEGATIVE_METHODS
 from lab.sample.plan import Job
 
@@ -27,7 +29,7 @@ FILES = {
     "controlnet": "ControlNet",
     "control_image": "control image",
 }
-"""The options that name a file or folder which makes the image, and what people call it."""
+"""The options that name something on disk which makes the image, and what people call it."""
 
 BY_CONTENT = frozenset({*FILES, "prompt", "prompt_file", "embedding", "embeddings", "model"})
 """The options of `GenerateConfig` whose effect on the images `contents` covers."""
@@ -61,11 +63,21 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
         "applied": _applied(job),
         "versions": {name: _version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    for name in FILES:
-        path = getattr(options, name)
-        if path is not None:
-            used[f"{name}_sha256"] = file_digest(path)
+    used |= {f"{name}_sha256": digest for name, digest in file_digests(options).items()}
     return given | used
+
+
+def file_digests(options: GenerateConfig) -> dict[str, str]:
+    """A digest of what each option in `FILES` names, by the option, of those that are given.
+
+    Raises:
+        InputError: it cannot be read any more.
+    """
+    given = {name: value for name in FILES if (value := getattr(options, name)) is not None}
+    return {
+        name: find_controlnet(value).digest if name == "controlnet" else file_digest(value)
+        for name, value in given.items()
+    }
 
 
 def save_result(path: Path, image: Image.Image, record: dict[str, Any]) -> None:
@@ -90,11 +102,7 @@ def contents(bundle: Bundle, jobs: Sequence[Job]) -> dict[str, str]:
     things |= {f"prompt {number}": text_digest(prompt) for number, prompt in enumerate(prompts, start=1)}
     for job in jobs:
         things |= {f"embedding {use['name']}": use["sha256"] for use in _applied(job)}
-        options = job.request.options
-        for name, what in FILES.items():
-            path = getattr(options, name)
-            if path is not None:
-                things[what] = file_digest(path)
+        things |= {FILES[name]: digest for name, digest in file_digests(job.request.options).items()}
     return things
 
 

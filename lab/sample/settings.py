@@ -4,7 +4,6 @@ configs. Imports no torch."""
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.condition.config import TextOptions
@@ -12,8 +11,9 @@ from lab.embeddings.embedding import Embedding
 from lab.embeddings.facts import check_fits
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError
-from lab.models.facts import ModelFacts, check_clip_skip, vae_scale
-from lab.models.part_configs import read_part_config
+from lab.listening import Listener
+from lab.models.controlnet import controlnet_config, find_controlnet
+from lab.models.facts import ModelFacts, check_clip_skip
 from lab.models.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 from lab.prompt.parse import parse, references_in, resolve
 from lab.sample.config import Request, SamplingOptions
@@ -86,8 +86,13 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
+def resolve_settings(
+    facts: ModelFacts, options: SamplingOptions, listener: Listener = Listener()
+) -> Settings:
     """Completes the options with the defaults of a model, which need not be loaded yet.
+
+    Args:
+        listener: Hears how much of a ControlNet on a hub is fetched.
 
     Raises:
         InputError: a size that the model cannot make, a scheduler that cannot work with it, an interval that is
@@ -107,7 +112,7 @@ def resolve_settings(facts: ModelFacts, options: SamplingOptions) -> Settings:
         negative_interval=options.negative_interval,
         karras=options.karras,
         strength=_strength(options),
-        control_scale=_control_scale(facts, options),
+        control_scale=_control_scale(facts, options, listener),
     )
     check_scheduler(settings.scheduler, settings.karras, facts.scheduler_config)
     _check_size(facts, settings)
@@ -157,44 +162,17 @@ def _strength(options: SamplingOptions) -> float | None:
     return None
 
 
-def _control_scale(facts: ModelFacts, options: SamplingOptions) -> float | None:
+def _control_scale(facts: ModelFacts, options: SamplingOptions, listener: Listener) -> float | None:
     if options.controlnet is not None and options.control_image is not None:
-        _check_controlnet(options.controlnet, facts)
+        controlnet_config(find_controlnet(options.controlnet, listener), facts)
         return 1.0 if options.control_scale is None else options.control_scale
     if options.controlnet is not None:
         raise InputError("controlnet: needs an image of the shapes to hold to; give one with --control-image")
     if options.control_image is not None:
-        raise InputError("control_image: is for a ControlNet to read; give its folder with --controlnet")
+        raise InputError("control_image: is for a ControlNet to read; give one with --controlnet")
     if options.control_scale is not None:
         raise InputError("control_scale: says how much a ControlNet says; give one with --controlnet")
     return None
-
-
-def _check_controlnet(folder: Path, facts: ModelFacts) -> None:
-    """Refuses a folder without a ControlNet, and one whose layers are not those of the model's U-Net.
-
-    Raises:
-        InputError: as said; tells which of its settings differ.
-    """
-    config = read_part_config(folder / "config.json", "controlnet")
-    if not str(config.get("_class_name", "")).startswith("ControlNetModel"):
-        raise InputError(
-            f"{folder}: a {config.get('_class_name', 'model of another kind')}, not a ControlNet"
-        )
-    alike = ("in_channels", "block_out_channels", "cross_attention_dim", "addition_embed_type")
-    differing = [name for name in alike if config.get(name) != facts.unet.get(name)]
-    blocks = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
-    if 2 ** (len(blocks) - 1) != vae_scale(facts.vae):
-        raise InputError(
-            f"{folder}: reads control images at 1/{2 ** (len(blocks) - 1)} of their size, and {facts.source}'s "
-            f"latents have 1/{vae_scale(facts.vae)}; use one made for this model"
-        )
-    if differing:
-        said = ", ".join(f"{name} {config.get(name)} for {facts.unet.get(name)}" for name in differing)
-        raise InputError(
-            f"{folder}: a ControlNet for another U-Net than {facts.source}'s ({said}); use one made for "
-            f"{facts.traits.short_label}"
-        )
 
 
 def _size_conditioning(
@@ -211,9 +189,15 @@ def _size_conditioning(
 
 
 def check_requests_by_configs(
-    facts: ModelFacts, requests: Sequence[Request], embeddings: Sources = ()
+    facts: ModelFacts,
+    requests: Sequence[Request],
+    embeddings: Sources = (),
+    listener: Listener = Listener(),
 ) -> None:
     """Refuses, before a model's weights are read, what `plan` would refuse because of the model's configs.
+
+    Args:
+        listener: Hears how much of a ControlNet on a hub is fetched.
 
     Raises:
         InputError: settings or a clip skip that the model cannot serve, a text that names no embedding there is or
@@ -235,7 +219,9 @@ def check_requests_by_configs(
             for reference in references_in(text, library, options.dialect):
                 check_fits(library[reference.name], facts)
     # last, as the schedulers that settings are checked with take a while to import
-    settings = make_by_key(requests, sampling_key, lambda request: resolve_settings(facts, request.options))
+    settings = make_by_key(
+        requests, sampling_key, lambda request: resolve_settings(facts, request.options, listener)
+    )
     _check_negative_weights(requests, settings, libraries)
 
 

@@ -9,7 +9,7 @@ from lab.errors import InputError
 from lab.models.describe import describe
 from lab.models.folder import read_vae
 from lab.models.load import load
-from lab.models.source import locate_vae
+from lab.models.source import locate_part
 from tests.embeddings.files import TOKEN, torch_file, vectors
 from tests.hub_server import Heard
 from tests.ldm import write_checkpoint
@@ -160,9 +160,9 @@ def test_a_vae(stored, sd1, tmp_path):
     stored.put("org/vae", files)
     weights = load_file(sd1.root / "vae" / "diffusion_pytorch_model.safetensors")
     for source in ("hub:org/vae", "hub:org/name"):
-        vae, _ = read_vae(locate_vae(source), sd1.vae)
+        vae, _ = read_vae(locate_part(source, "vae"), sd1.vae)
         assert torch.equal(vae.state_dict()["encoder.conv_in.weight"], weights["encoder.conv_in.weight"])
     assert not stored.asked("/unet/")
     with pytest.raises(InputError, match="no VAE in safetensors there; the lab loads"):
         stored.put("org/no", {"README.md": b"nothing"})
-        locate_vae("hub:org/no")
+        locate_part("hub:org/no", "vae")
