@@ -53,6 +53,8 @@ TABLES_AND_OPTIONS = [
 WINDOWS = r"C:\models\cat.safetensors"
 """A path, and neither a `prefix:` nor a `name=value`, wherever values are read."""
 
+CONTROLLED = ["generate", "--prompt", "a", "--control-image", "README.md", "--controlnet"]
+
 WRONG = [
     (["nope"], "nope"),
     (["generat"], "generate"),
@@ -80,7 +82,10 @@ WRONG = [
     (["search", "--over", f"embeddings:{WINDOWS}", "--text", "a"], f"{WINDOWS}: no such folder"),
     (["generate", "--prompt", "a", "--lora", "absent.safetensors=0.5"], "absent.safetensors: no such file"),
     (["generate", "--prompt", "a", "--lora", "README.md=strong"], "'strong' is not a scale"),
-    (["generate", "--prompt", "a", "--vae", "absent"], "unknown model 'absent'"),
+    (["generate", "--prompt", "a", "--vae", "absent"], "unknown VAE 'absent'"),
+    (["generate", "--prompt", "a", "--vae", WINDOWS], f"unknown VAE '{WINDOWS}'"),
+    ([*CONTROLLED, "absent"], "unknown ControlNet 'absent'"),
+    ([*CONTROLLED, f"file:{WINDOWS}"], f"{WINDOWS}: no such file"),
     (["generate", "--prompt", "a", "--model", "emojy"], "nearest: emoji"),
     (["generate", "--prompt", "a", "--model", "file:absent.safetensors"], "absent.safetensors: no such file"),
     (["generate", "--prompt", "a", "--config-folder", "absent"], "absent: no such folder"),
