@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "Write an embedding in another file layout.",
     "merge": "Mix embeddings into one.",
     "search": "Find the nearest prompts, images, embeddings or vocabulary tokens.",
+    "compose": "Write prompts about keywords.",
     "rerun": "Make an image again from its own metadata.",
     "serve": "Serve a model over HTTP, to programs that speak OpenAI's API.",
     "models": "List what is bundled, or say what a folder or file is.",
