@@ -39,7 +39,7 @@ def serve(
 
         app = create_app(settings, load_options(settings, bars, facts))
     print(_where(settings, listening), flush=True)
-    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    options = uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=5)
     uvicorn.Server(options).run([listening])
 
 

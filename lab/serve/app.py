@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from lab.models.bundle import Bundle
 from lab.models.load import load_options
@@ -51,6 +52,7 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
     app.state.service, app.state.jobs = service, jobs
     say_errors(app)
     app.add_middleware(Guards, config=config)
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=["127.0.0.1", "::1", *config.allow_proxy])
     for router in (openai_router(service), images_router(service), a1111_router(service), jobs_router(jobs)):
         app.include_router(router)
 

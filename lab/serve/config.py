@@ -3,13 +3,21 @@
 import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from lab.config import Config, ExistingPath, NewPath
 from lab.models.config import ModelOptions
 from lab.sample.config import GenerateConfig
+
+
+def _checked_network(address: str) -> str:
+    try:
+        ipaddress.ip_network(address, strict=False)
+    except ValueError:
+        raise ValueError(f"'{address}' is no address; write 10.0.0.5 or 10.0.0.0/8") from None
+    return address
 
 
 class ServeOptions(Config):
@@ -38,6 +46,10 @@ class ServeOptions(Config):
 
     allow_origin: list[str] = Field(default_factory=list)
     """A page that may send requests, as https://name, beside the server's own; repeatable."""
+
+    allow_proxy: list[Annotated[str, AfterValidator(_checked_network)]] = Field(default_factory=list)
+    """The address of a proxy (or 10.0.0.0/8) that is believed for whom it asks (X-Forwarded-For), so that its clients
+    take turns and do not stop each other's work; repeatable. One on this machine always is."""
 
     page: bool = True
     """Shows a page to play on at /, where Gradio is installed."""

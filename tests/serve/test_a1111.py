@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from starlette.testclient import TestClient
 from webuiapi import WebUIApi
 
 import lab
@@ -238,6 +239,18 @@ def test_clip_skip_counts_from_one_everywhere(api, address):
         == skipped()
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("proxy", "believed"), [("127.0.0.1", True), ("10.1.2.3", True), ("10.2.0.1", False)]
+)
+def test_clients_behind_a_proxy_that_is_believed_are_told_apart(emoji, tmp_path, proxy, believed):
+    config = ServeConfig(out=tmp_path, allow_proxy=["10.1.0.0/16"], page=False)
+    behind = TestClient(create_app(config, emoji), "http://127.0.0.1", client=(proxy, 1))
+    asked = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in (1, 2)]
+    behind.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2}, headers=asked[0])
+    told = [behind.get("/sdapi/v1/options", headers=each).json() for each in asked]
+    assert [each["CLIP_stop_at_last_layers"] for each in told] == [2, 1 if believed else 2]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,11 @@ def test_bodies_are_bounded_whatever_they_say_of_their_length():
     assert guarded.post("/", content=b"x", headers={"Content-Length": "-1"}).status_code == 413
 
 
+def test_a_proxy_is_named_by_its_address():
+    with pytest.raises(InputError, match="is no address"):
+        ServeConfig.build({"allow_proxy": ["proxy.example.org"]})
+
+
 def test_other_machines_are_let_in_with_a_key_alone():
     for host in ("0.0.0.0", "", "::", "192.168.1.5", "lab.example.org"):
         with pytest.raises(InputError, match="--api-key"):
