@@ -209,8 +209,6 @@ class TextToImage(Config):
         }
         given = {name: value for name, value in chosen.items() if value is not None}
         texts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt, "bare_names": True}
-        if service.config.embeddings:
-            texts["embeddings"] = service.config.embeddings  # where `lab rerun` finds them again
         return texts | given | {"dialect": "a1111", "karras": karras, "clip_skip": clip_skip - 1}
 
     def echo(self) -> dict[str, Any]:

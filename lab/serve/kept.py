@@ -34,7 +34,7 @@ class KeptImages:
     newest."""
 
     def __init__(self, options: ServeOptions):
-        self._sent = options.out / "uploads"
+        self._sent = options.out.absolute() / "uploads"  # which records say to `lab rerun`
         self._offered = options.out / "images"
         self._options = options
 

@@ -22,7 +22,7 @@ from lab.sample.config import GenerateConfig, Request, requests
 from lab.sample.denoise import Step, clean_estimate
 from lab.sample.engine import automatic_batch, run_jobs
 from lab.sample.pixels import decode_images
-from lab.sample.plan import plan
+from lab.sample.plan import Job, plan
 from lab.sample.record import make_record
 from lab.sample.settings import (
     Settings,
@@ -158,9 +158,8 @@ class Service:
             InputError: see `collect`.
         """
         served = collect(self.config.embeddings)
-        self.library = collect(
-            self.config.embeddings, [file for file in self.learned if file.stem not in served]
-        )
+        learned = [file for file in self.learned if file.stem not in served]
+        self.library = collect(self.config.embeddings, learned)
 
     def close(self) -> None:
         """Cancels what waits, and waits for what is under way to break off."""
@@ -187,13 +186,7 @@ class Service:
             InputError: what `plan` would refuse, or more than the server's bounds allow.
             BusyError: too many images wait.
         """
-        config = GenerateConfig.build(settings)
-        asked = requests(config)
-        sampled = resolve_settings(self.bundle.facts, config)
-        check_bounds(self.config, sampled, asked)
-        library = self._offered(embeddings)
-        check_requests_by_configs(self.bundle.facts, asked, library)
-        check_readings(asked, sampled.prompt_steps, library)
+        _, asked, sampled = self._checked(settings, self._offered(embeddings))
         order = PictureOrder(client, asked, sampled, tell, previews)
         self.pictures.put(order)
         return order
@@ -206,14 +199,20 @@ class Service:
             InputError: what `order_pictures` would refuse.
         """
         prompts = {"prompt": "", "negative_prompt": text} if negative else {"prompt": text}
-        config = GenerateConfig.build(dict(settings) | prompts)
-        asked = requests(config)
-        sampled = resolve_settings(self.bundle.facts, config)
-        check_bounds(self.config, sampled, asked)
-        check_requests_by_configs(self.bundle.facts, asked, self.library)
-        check_readings(asked, sampled.prompt_steps, self.library)
+        config, _, sampled = self._checked(dict(settings) | prompts, self.library)
         encoder = PromptEncoder(self.bundle, self.library, config, sampled.prompt_steps)
         return account(self.bundle, encoder, encoder.encode([text], negative)[text], config, negative)
+
+    def _checked(
+        self, settings: Mapping[str, Any], library: Mapping[str, Embedding]
+    ) -> tuple[GenerateConfig, list[Request], Settings]:
+        """What is asked for, when nothing of it would be refused later."""
+        config = GenerateConfig.build(settings)
+        asked, sampled = requests(config), resolve_settings(self.bundle.facts, config)
+        check_bounds(self.config, sampled, asked)
+        check_requests_by_configs(self.bundle.facts, asked, library)
+        check_readings(asked, sampled.prompt_steps, library)
+        return config, asked, sampled
 
     def order_vectors(
         self, client: Hashable, texts: Sequence[str], pooling: Pool = "eos", dialect: str = "plain"
@@ -266,10 +265,20 @@ class Service:
         for sample in run_jobs(self.bundle, jobs, observer=watch):
             piece = pieces[sample.job.index]
             words = sum(span.end - span.start for span in sample.job.positive.spans)
-            picture = Picture(sample.image, make_record(self.bundle, sample.job), words)
+            picture = Picture(sample.image, self._record(sample.job), words)
             piece.order.done = len(piece.order.results) + 1.0
             piece.order.tell(Finished(piece.place, picture))
             piece.order.finish(piece.place, picture)
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        """What made an image, with the files of its embeddings, where `lab rerun` finds them from any folder."""
+        request = job.request
+        names = {use.name for side in (job.positive, job.negative) for use in side.applied}
+        for text in filter(None, (request.prompt, request.negative_prompt)):  # also what is never in force
+            names |= {each.name for each in references_in(str(text), self.library, request.options.dialect)}
+        used = (self.library[name] for name in sorted(names))
+        files = [f"{one.provenance.path.absolute()}={one.name}" for one in used if one.provenance.path]
+        return make_record(self.bundle, job) | ({"embedding": files} if files else {})
 
     def _show(self, step: Step, row: int, piece: Piece) -> None:
         """Tells the preview that is due after a step, if one is."""

@@ -4,6 +4,7 @@ import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from time import monotonic, sleep
 from unittest.mock import ANY
 
@@ -180,6 +181,8 @@ def test_what_open_webui_sends(address):
     answer = post(address, "txt2img", **sent).json()
     assert len(answer["images"]) == 2 and json.loads(answer["info"])["negative_prompt"] == "blurry"
     assert json.loads(answer["info"])["sampler_name"] == "DDIM"  # the model's own
+    small = post(address, "txt2img", prompt="a", steps=1).json()
+    assert image(small["images"][0]).size == (128, 128)  # likewise
 
 
 def test_every_list_is_what_webuiapi_reads(api):
@@ -194,6 +197,19 @@ def test_every_list_is_what_webuiapi_reads(api):
     assert api.refresh_checkpoints() is None and api.skip() is None
     api.util_set_model("emoji")
     api.util_wait_for_ready(check_interval=0.1)
+
+
+def test_an_image_is_made_again_from_another_folder(emoji, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    config = ServeConfig(out=Path("out"), embeddings=[Path(folder.name)], page=False)
+    there = TestClient(create_app(config, emoji), "http://127.0.0.1")
+    text = {"prompt": "[<cat-toy>:a:0]", "negative_prompt": "<cat-toy>", "cfg_scale": 1}
+    start = there.post("/sdapi/v1/txt2img", json=SMALL | text | {"steps": 1}).json()["images"]
+    made = there.post("/sdapi/v1/img2img", json=SMALL | text | {"init_images": start}).json()["images"]
+    (tmp_path / "again.png").write_bytes(base64.b64decode(made[0]))
+    monkeypatch.chdir(tmp_path)
+    rerun(Path("again.png"))
+    assert "the same, pixel for pixel" in capsys.readouterr().out
 
 
 def test_embeddings_are_listed_and_found_by_their_bare_names(api, address, folder, tmp_path, capsys):

@@ -16,7 +16,9 @@ from lab.condition.conditioning import pool_vector
 from lab.images import text_chunks
 from lab.runs.png import read_record
 from lab.search.features import BundleFeatures
+from tests.paths import REPOSITORY
 
+NEGATIVE = "lab/assets/emoji/negative.safetensors"
 APPLE = "noto emoji of a red apple"
 QUICK = {"steps": 2, "seed": 7}
 
@@ -69,7 +71,7 @@ def test_usage_counts_the_models_own_tokens(client, emoji):
     text = "a red apple on <negative>"
     usage = client.embeddings.create(input=[text, "a"], model="emoji").usage
     words = emoji.towers[0].tokenizer("a red apple on", add_special_tokens=False).input_ids
-    vectors = lab.read_embedding("lab/assets/emoji/negative.safetensors").count
+    vectors = lab.read_embedding(NEGATIVE).count
     assert usage.prompt_tokens == usage.total_tokens == len(words) + vectors + 1
 
 
@@ -105,11 +107,11 @@ def test_images_are_those_of_lab_generate_with_their_records(client, emoji):
         guidance=3,
         width=128,
         height=128,
-        embeddings="lab/assets/emoji/negative.safetensors",
+        embeddings=NEGATIVE,
     )
     for datum, result in zip(made.data, own, strict=True):
         assert equal(image(datum), result.image)
-        assert datum.record == result.record
+        assert datum.record == result.record | {"embedding": [f"{REPOSITORY}/{NEGATIVE}=negative"]}
     assert made.usage.input_tokens == 2 * 6
 
 
@@ -126,6 +128,12 @@ def test_a_url_leads_to_a_file_that_says_what_made_it(client, tmp_path, output_f
         comment = Image.open(file).getexif().get_ifd(0x8769)[0x9286]
         assert comment.removeprefix(b"UNICODE\0").decode("utf-16-be").startswith(f"{APPLE}\nSteps: 2")
     assert httpx.get(made.url.replace("/v1/images/files/", "/v1/images/files/..%2f")).status_code == 404
+
+
+def test_without_a_size_it_is_the_models_own(client):
+    for size in ({}, {"size": "auto"}):
+        made = client.images.generate(prompt="a", extra_body={"steps": 1}, **size)
+        assert image(made.data[0]).size == (128, 128) and made.size == "128x128"
 
 
 def test_a_stream_brings_previews_and_then_the_image(client, emoji):

@@ -117,10 +117,7 @@ class Studio:
             InputError, BusyError: see `Service.order_pictures`.
         """
         making = Making(self.folder)
-        found = {"embeddings": offered} if (offered := self.service.config.embeddings) else {}
-        making.order = self.service.order_pictures(
-            client, found | dict(settings), tell=making.tell, previews=2
-        )
+        making.order = self.service.order_pictures(client, settings, tell=making.tell, previews=2)
         self._under_way[client] = making
         making.order.future.add_done_callback(lambda _: self._forget(client, making))
         return making
