@@ -156,14 +156,44 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def text_chunks(path: Path) -> Mapping[str, str]:
-    """The text chunks of a PNG by their keywords.
+def text_chunks(path: Path, data: bytes | None = None, most: int | None = None) -> Mapping[str, str]:
+    """The text chunks of a PNG by their keywords. What the A1111 web UI writes into the EXIF data of JPEG and WebP
+    files is called `parameters`, as the chunk in its PNGs.
+
+    Args:
+        path, data, most: As `load_image` takes them.
 
     Raises:
         InputError: see `load_image`.
     """
-    info = load_image(path).info
-    return {str(key): value for key, value in info.items() if isinstance(value, str)}
+    image = load_image(path, data, most)
+    chunks = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    comment = _exif_comment(image)
+    return {"parameters": comment} | chunks if comment else chunks
+
+
+_EXIF, _USER_COMMENT = 0x8769, 0x9286
+"""The part of EXIF data, and the tag in it, that holds a comment; behind 8 bytes that name its encoding."""
+
+
+def comment_exif(comment: str) -> Image.Exif:
+    """EXIF data that holds a comment, as the A1111 web UI writes it."""
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF)[_USER_COMMENT] = b"UNICODE\0" + comment.encode("utf-16-be", "replace")
+    return exif
+
+
+def _exif_comment(image: Image.Image) -> str:
+    """The comment in an image's EXIF data; empty if there is none, or none that can be read."""
+    try:
+        with _quietly():
+            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT, b"")
+    except Exception:  # the data is damaged, the image need not be
+        return ""
+    if isinstance(comment, str):
+        return comment
+    encoding = "utf-16-be" if comment.startswith(b"UNICODE\0") else "utf-8"
+    return comment.removeprefix(b"UNICODE\0").removeprefix(b"ASCII\0\0\0").decode(encoding, "replace")
 
 
 def to_tensor(images: Sequence[Image.Image]) -> "Tensor":

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -100,6 +101,36 @@ def test_text_chunks_behind_the_pixels_are_found(tmp_path):
     end = data.index(b"IEND") - 4
     (tmp_path / "x.png").write_bytes(data[:end] + chunk(b"tEXt", b"note\0behind") + data[end:])
     assert text_chunks(tmp_path / "x.png")["note"] == "behind"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize(
+    ("comment", "found"),
+    [
+        (b"UNICODE\0" + "ein Apfel, 林檎".encode("utf-16-be"), "ein Apfel, 林檎"),
+        (b"ASCII\0\0\0an apple", "an apple"),
+        (b"UNICODE\0" + "half a letter".encode("utf-16-be") + b"\xd8", "half a letter\ufffd"),
+        (b"", None),
+    ],
+)
+def test_a_comment_in_exif_data_is_what_made_an_image(tmp_path, suffix, comment, found):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    exif.get_ifd(0x8769)[0x9286] = comment
+    Image.new("RGB", (8, 4)).save(tmp_path / f"a{suffix}", exif=exif)
+    assert text_chunks(tmp_path / f"a{suffix}").get("parameters") == found
+    assert load_image(tmp_path / f"a{suffix}").size == (4, 8)
+
+
+def test_damaged_exif_data_is_no_more_than_one_line(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0\0a"
+    data = exif.tobytes()
+    for place in range(len(data)):
+        damaged = data[:place] + b"\xff" + data[place + 1 :]
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=damaged)
+        with suppress(lab.InputError):
+            assert set(text_chunks(tmp_path / "a.png")) <= {"parameters"}
 
 
 def test_too_many_pixels_are_called_too_large(tmp_path):

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from lab.config import Config
 from lab.errors import InputError
-from lab.images import load_image
+from lab.images import text_chunks
 from lab.runs.png import read_parameters
 from lab.serve.a1111_images import WebUI
 from lab.serve.a1111_lists import add_lists
@@ -127,11 +127,9 @@ def _add_images(router: APIRouter, web_ui: WebUI) -> None:
 
     @router.post("/png-info")
     def png_info(sent: SentImage) -> dict[str, Any]:
-        """What made a PNG, as far as it says: `info` is A1111's text, `parameters` its parts, and the lab's record is
-        among the `items`."""
-        data = decode_image(sent.image, "image")
-        image = load_image(Path("image"), data, MOST_PIXELS_SENT)
-        items = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        """What made an image, as far as it says: `info` is A1111's text, `parameters` its parts, and the lab's record
+        is among a PNG's `items`."""
+        items = dict(text_chunks(Path("image"), decode_image(sent.image, "image"), MOST_PIXELS_SENT))
         info = items.pop("parameters", "")
         return {"info": info, "items": items, "parameters": read_parameters(info)}
 

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from lab.errors import InputError
+from lab.images import comment_exif
 from lab.runs.png import write_png
 from lab.sample.config import MAX_SEED
 from lab.sample.record import parameters_text
@@ -249,14 +250,8 @@ def _encoded(image: Image.Image, asked: ImagesRequest, record: Mapping[str, Any]
     if asked.output_format == "png":
         write_png(file, image, record or {}, text)
     else:
-        exif = Image.Exif()
-        exif.get_ifd(_EXIF)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
-        image.save(file, asked.output_format, quality=asked.output_compression, exif=exif)
+        image.save(file, asked.output_format, quality=asked.output_compression, exif=comment_exif(text))
     return file.getvalue()
-
-
-_EXIF, _USER_COMMENT = 0x8769, 0x9286
-"""Where the A1111 web UI writes and reads the parameters of JPEG and WebP files."""
 
 
 def _base64(data: bytes) -> str:

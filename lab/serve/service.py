@@ -33,12 +33,7 @@ from lab.sample.settings import (
 )
 from lab.search.features import BLOCK, BundleFeatures
 from lab.search.search import names_as_words
-from lab.serve.bounds import (
-    MOST_TEXTS_WAITING,
-    check_bounds,
-    check_readings,
-    check_texts,
-)
+from lab.serve.bounds import MOST_TEXTS_WAITING, check_bounds, check_readings, check_texts
 from lab.serve.config import ServeConfig
 from lab.serve.kept import KeptImages
 from lab.serve.lane import Lane, Order, Piece, Tell, UnwantedError, unwanted

@@ -20,6 +20,7 @@ from webuiapi import WebUIApi
 import lab
 from lab.cli.rerun import rerun
 from lab.embeddings.embedding import Embedding
+from lab.images import comment_exif
 from lab.runs.png import read_parameters
 from lab.serve.a1111_lists import find_sampler
 from lab.serve.app import create_app
@@ -285,7 +286,7 @@ def test_samplers_and_schedulers_have_the_web_uis_names(sampler, scheduler, mean
     assert find_sampler(sampler, scheduler) == meant
 
 
-def test_a_png_tells_what_made_it(api):
+def test_an_image_tells_what_made_it(api, address):
     made = api.txt2img(prompt=f"{APPLE},\ntwo lines", negative_prompt="a: b", width=64, height=64)
     told = api.png_info(made.image)
     assert told.info == made.image.info["parameters"]
@@ -295,6 +296,10 @@ def test_a_png_tells_what_made_it(api):
     assert (
         parts["Sampler"] == "Euler a" and parts["Seed"] == str(made.info["seed"]) and parts["Size-1"] == "64"
     )
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", exif=comment_exif(made.image.info["parameters"]))
+    told = post(address, "png-info", image=base64.b64encode(file.getvalue()).decode()).json()
+    assert told == {"info": made.image.info["parameters"], "items": {}, "parameters": parts}
     assert api.png_info(Image.new("RGB", (8, 8))).json == {
         "info": "",
         "items": {},

@@ -125,8 +125,9 @@ def test_a_url_leads_to_a_file_that_says_what_made_it(client, tmp_path, output_f
     if output_format == "png":
         assert read_record(file) == made.record and APPLE in text_chunks(file)["parameters"]
     else:
-        comment = Image.open(file).getexif().get_ifd(0x8769)[0x9286]
+        comment = Image.open(file).getexif().get_ifd(0x8769)[0x9286]  # where the web UI looks
         assert comment.removeprefix(b"UNICODE\0").decode("utf-16-be").startswith(f"{APPLE}\nSteps: 2")
+        assert text_chunks(file) == {"parameters": comment[8:].decode("utf-16-be")}
     assert httpx.get(made.url.replace("/v1/images/files/", "/v1/images/files/..%2f")).status_code == 404
 
 

@@ -111,7 +111,7 @@ class PlayTab:
         self._dropped = gr.File(
             label="An image whose settings to take",
             show_label=False,
-            file_types=[".png"],
+            file_types=[".png", ".jpg", ".jpeg", ".webp"],
             height=64,
             elem_id="dropped",
         )
