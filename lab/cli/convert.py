@@ -1,10 +1,20 @@
-"""`lab convert`: an embedding in another file layout."""
+"""`lab convert`: an embedding in another file layout, or for another model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from lab.cli.flags import LayoutFlag, check_embeddings
 from lab.embeddings.layouts import check_target
+from lab.errors import InputError
 from lab.files import check_writable
+from lab.models.config import ModelOptions
+from lab.models.facts import check_widths, read_facts
+from lab.terminal import make_console, say
+
+if TYPE_CHECKING:  # what is wrong is told before the engine is imported
+    from lab.embeddings.embedding import Embedding
 
 
 def convert(
@@ -13,23 +23,59 @@ def convert(
     /,
     *,
     layout: LayoutFlag = None,
+    from_model: str | None = None,
+    to_model: str | None = None,
 ) -> None:
-    """Write an embedding in another file layout, typically a pickle as safetensors.
+    """Write an embedding in another file layout, typically a pickle as safetensors, or for another model.
 
     Args:
         source: The embedding: a file of any layout, a folder that holds one, or hub:org/name.
         out: The file to write: .safetensors, or .pt or .bin for a pickle.
+        from_model: The model that it was made for: emoji, a diffusers folder, file:x.safetensors or hub:org/name.
+        to_model: A model with the same vocabulary that it is to be used with instead; words that are kept apart say
+            how much is lost on the way.
     """
     check_embeddings([source])
     check_target(out, layout)
     check_writable(out.parent, "place")
+    if (from_model is None) != (to_model is None):
+        raise InputError("from one model to another takes both; give --from-model and --to-model")
     from lab.embeddings.read import read_one
 
     embedding = read_one(source, name=out.stem)
-    embedding.save(out, layout)
+    made, how = embedding, ""
+    if from_model is not None and to_model is not None:
+        made, how = _for_model(embedding, from_model, to_model)
+    made.save(out, layout)
     written = read_one(out)
     left = sorted(embedding.foreign.keys() - written.foreign.keys())
     if left:
         print(f"left out, as no model here has their text encoders: {', '.join(left)}")
     vectors = " + ".join(f"{key} {written.count} x {width}" for key, width in written.widths.items())
-    print(f"{source} ({embedding.provenance.layout}) -> {out} ({written.provenance.layout}): {vectors}")
+    print(f"{source} ({embedding.provenance.layout}) -> {out} ({written.provenance.layout}): {vectors}{how}")
+
+
+def _for_model(embedding: "Embedding", from_model: str, to_model: str) -> "tuple[Embedding, str]":
+    """The embedding for another model, and how it was made; prints what that loses of words."""
+    here, there = (ModelOptions(model=model) for model in (from_model, to_model))
+    check_widths(embedding.name, embedding.widths, read_facts(here, without_vae=True))
+    read_facts(there, without_vae=True)
+    from lab.condition.convert import convert as carry
+    from lab.models.load import load_options
+
+    source, target = (load_options(options, text_only=True) for options in (here, there))
+    found = carry(embedding, source, target)
+    if found.losses:
+        table = Table("of words kept apart is lost", "of vectors", "of what they do")
+        for method, loss in found.losses.items():
+            table.add_row(method, *(f"{100 * share:.0f} %" for share in loss))
+        console = make_console()
+        console.print(table)
+        if found.taken:
+            say(console, f"taken as they are, of the same text encoder: {', '.join(found.taken)}")
+    how = (
+        f"by {found.method}"
+        if found.method
+        else "as they are: the text encoders know words by the same vectors"
+    )
+    return found.embedding, f", {how}"

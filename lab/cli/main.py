@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Learn an embedding from a folder of images.",
     "encode": "Show what a prompt becomes: chunks, tokens, weights, embeddings, schedule.",
     "inspect": "Show what embedding files hold.",
-    "convert": "Write an embedding in another file layout.",
+    "convert": "Write an embedding in another file layout, or for another model.",
     "merge": "Mix embeddings into one.",
     "search": "Find the nearest prompts, images, embeddings or vocabulary tokens.",
     "compose": "Write prompts about keywords.",

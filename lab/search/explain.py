@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.condition.chunks import Chunk
-from lab.condition.effect import Expected, laid_out
+from lab.condition.effect import Contexts, Expected, laid_out
 from lab.condition.tokens import Word
 from lab.condition.towers import encode_chunks, vectors_for
 from lab.embeddings.embedding import Embedding
@@ -66,8 +65,7 @@ def explain(
     """
     words, measured = _Words(bundle), measured_in(bundle, embedding)
     searched, apart = (
-        _Effect(bundle, embedding, contexts, words.ids)
-        for contexts in (_fitting(bundle, embedding, SEARCHED_IN), measured)
+        _Effect(bundle, embedding, contexts, words.ids) for contexts in (SEARCHED_IN, measured)
     )
     found: tuple[int, ...] = ()
     best, idle = -float("inf"), 0
@@ -101,23 +99,14 @@ def measured_in(bundle: Bundle, embedding: Embedding) -> list[str]:
     Raises:
         InputError: there are more vectors than a chunk has room for.
     """
-    found = _fitting(bundle, embedding, KEPT_APART) or _fitting(bundle, embedding, SEARCHED_IN)
+    fitting = (Contexts(bundle, texts, embedding.count).texts for texts in (KEPT_APART, SEARCHED_IN))
+    found = next(filter(None, fitting), None)
     if not found:
         raise InputError(
             f"{embedding.name}: {embedding.count} vectors, and a chunk has room for {bundle.context_length - 2}; they "
             "cannot be explained"
         )
     return found
-
-
-def _fitting(bundle: Bundle, embedding: Embedding, contexts: Sequence[str]) -> list[str]:
-    room, tokenizer = bundle.context_length - 2 - embedding.count, bundle.towers[0].tokenizer
-    words = {context: context.replace("{}", "") for context in contexts}
-    return [
-        context
-        for context, rest in words.items()
-        if len(tokenizer(rest, add_special_tokens=False)["input_ids"]) <= room
-    ]
 
 
 class _Words:
@@ -166,16 +155,12 @@ class _Effect:
         tables = [tower.encoder.get_input_embeddings().weight.float() for tower in bundle.towers]
         self._tables = [(table, table[torch.tensor(ids, device=table.device)]) for table in tables]
         self._count = embedding.count
-        tokenizer = bundle.towers[0].tokenizer
-        self._contexts = [
-            [tokenizer(part, add_special_tokens=False)["input_ids"] for part in context.split("{}")]
-            for context in contexts
-        ]
+        self._contexts = Contexts(bundle, contexts, embedding.count)
         own = Word(
             embedding.name, ((0,) * embedding.count,) * len(bundle.towers), (0, 0), embedding=embedding.name
         )
-        self._with = encode_chunks(bundle, self._chunks([own]), self._vectors)
-        self._without = encode_chunks(bundle, self._chunks([]))
+        self._with = encode_chunks(bundle, self._contexts.chunks([own]), self._vectors)
+        self._without = encode_chunks(bundle, self._contexts.chunks([]))
 
     def shares(self, candidates: Sequence[Sequence[int]]) -> Tensor:
         """(candidates,) shares of the effect that sequences of tokens have, all of one length."""
@@ -183,10 +168,10 @@ class _Effect:
         chunks = [
             chunk
             for tokens in candidates
-            for chunk in self._chunks([self._word((token,)) for token in tokens])
+            for chunk in self._contexts.chunks(self._contexts.words([(token,) for token in tokens]))
         ]
         encoded = encode_chunks(self._bundle, chunks)
-        places = torch.arange(len(self._contexts), device=self._bundle.device).repeat(len(candidates))
+        places = torch.arange(len(self._with.states), device=self._bundle.device).repeat(len(candidates))
         missing = expected.missing(encoded.states, encoded.pooled, places)
         return 1 - missing.view(len(candidates), -1).mean(dim=1).cpu()
 
@@ -225,8 +210,8 @@ class _Effect:
             stand_in = {tower.key: each for tower, each in zip(self._bundle.towers, learned, strict=True)}
             count = len(rows[0])
             word = Word(_STANDS_IN, ((0,) * count,) * len(rows), (0, 0), embedding=_STANDS_IN)
-            encoded = encode_chunks(self._bundle, self._chunks([word]), {_STANDS_IN: stand_in})
-            places = torch.arange(len(self._contexts), device=self._bundle.device)
+            encoded = encode_chunks(self._bundle, self._contexts.chunks([word]), {_STANDS_IN: stand_in})
+            places = torch.arange(len(self._with.states), device=self._bundle.device)
             missing = self._expected(count).missing(encoded.states, encoded.pooled, places).mean()
             gradients = torch.autograd.grad(missing, learned)
         gains = torch.zeros(count, len(self._ids), device=self._bundle.device)
@@ -237,18 +222,8 @@ class _Effect:
     def _expected(self, count: int) -> Expected:
         """What is to be met by `count` tokens in the embedding's place."""
         text, nothing = [], []
-        for number, (before, _) in enumerate(self._contexts):
-            rows = range(1 + len(before), 1 + len(before) + count)
+        for number, start in enumerate(self._contexts.starts()):
+            rows = range(start, start + count)
             text.append(laid_out(self._with.states[number].float(), rows, self._count))
             nothing.append(laid_out(self._without.states[number].float(), rows, 0))
         return Expected.of(torch.stack(text), self._with.pooled, torch.stack(nothing), self._without.pooled)
-
-    def _chunks(self, words: Sequence[Word]) -> list[Chunk]:
-        """The contexts with words in their places."""
-        return [
-            Chunk([*(self._word(before),) * bool(before), *words, *(self._word(after),) * bool(after)])
-            for before, after in self._contexts
-        ]
-
-    def _word(self, ids: Sequence[int]) -> Word:
-        return Word("", (tuple(ids),) * len(self._bundle.towers), (0, 0))
