@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from lab.cli.flags import LayoutFlag, check_embeddings
+from lab.embeddings.facts import check_fits
 from lab.embeddings.layouts import check_target
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
-from lab.models.facts import check_widths, read_facts
+from lab.models.facts import read_facts
 from lab.terminal import make_console, say
 
 if TYPE_CHECKING:  # what is wrong is told before the engine is imported
@@ -58,7 +59,7 @@ def convert(
 def _for_model(embedding: "Embedding", from_model: str, to_model: str) -> "tuple[Embedding, str]":
     """The embedding for another model, and how it was made; prints what that loses of words."""
     here, there = (ModelOptions(model=model) for model in (from_model, to_model))
-    check_widths(embedding.name, embedding.widths, read_facts(here, without_vae=True))
+    check_fits(embedding, read_facts(here, without_vae=True))
     read_facts(there, without_vae=True)
     from lab.condition.convert import convert as carry
     from lab.models.load import load_options
