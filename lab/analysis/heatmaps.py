@@ -56,12 +56,16 @@ def check_target(job: Job, target: Target) -> None:
 
     Raises:
         InputError: a word that is not in the prompt (with the nearest words), or the side of a negative prompt
-            that takes no part.
+            that is no row of the U-Net's batch.
     """
     if target.side == "negative" and not job.guided:
+        part = (
+            "acts where the prompt's words are attended to, and has no map"
+            if job.negative_acts
+            else "takes no part"
+        )
         raise InputError(
-            f"heat map of '{target.label}': without guidance the negative prompt takes no part; "
-            f"raise --guidance above 1"
+            f"heat map of '{target.label}': without guidance the negative prompt {part}; raise --guidance above 1"
         )
     prompt = getattr(job, target.side)
     entries = [encoding for part in prompt.parts for _, encoding in part.entries]

@@ -179,6 +179,8 @@ def test_bad_choices_are_one_line(sd1):
     job = make_job(sd1, guidance=1.0)
     with pytest.raises(lab.InputError, match="takes no part"):
         heat_maps(sd1, [job], [Target("blurry", "negative")])
+    with pytest.raises(lab.InputError, match="has no map; raise --guidance"):
+        heat_maps(sd1, [make_job(sd1, guidance=1.0, negative_method="nag")], [Target("blurry", "negative")])
     with pytest.raises(lab.InputError, match="is empty"):
         heat_maps(sd1, [make_job(sd1, negative="")], [Target(None, "negative")])
     with pytest.raises(lab.InputError, match=r"there are .*mid_block"):
