@@ -135,7 +135,7 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, str]:
         settings["CFG Rescale"] = record["guidance_rescale"]
     method = NEGATIVE_METHODS[record.get("negative_method", "cfg")]
     if method.a1111:
-        settings |= dict([method.a1111])
+        settings |= dict([method.a1111]) | {"Negative strength": record["negative_strength"]}
     hashes = {use["name"]: use["sha256"][:12] for use in record["applied"]}
     if hashes:
         settings["TI hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())

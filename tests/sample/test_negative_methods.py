@@ -320,6 +320,7 @@ def test_a_record_names_the_method_makes_the_image_again_and_other_tools_read_it
     assert parsed.samplers[0].parameters["cfg_scale"] == "1"
     key, value = NEGATIVE_METHODS[method].a1111
     assert parsed.metadata[key] == value
+    assert float(parsed.metadata["Negative strength"]) == NEGATIVE_METHODS[method].strength
 
 
 def test_heat_maps_of_the_prompt_are_there_whatever_acts_beside_it(sd1):
