@@ -16,6 +16,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError, features
 from lab.errors import InputError
 from lab.files import is_folder
 from lab.listening import Listener
+from lab.text import counted
 
 if TYPE_CHECKING:  # a missing file is told before torch is imported
     from torch import Tensor
@@ -258,14 +259,10 @@ def sort_out(folder: Path, subfolders: bool = True) -> tuple[list[Path], str]:
     if others:
         names = [name for name, _ in others.most_common()]
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        said.append(f"{_counted(others.total(), 'file')} left out: {shown}")
+        said.append(f"{counted(others.total(), 'file')} left out: {shown}")
     if len(images) > len(taken):
-        said.append(f"{_counted(len(images) - len(taken), 'image')} in its subfolders left out")
+        said.append(f"{counted(len(images) - len(taken), 'image')} in its subfolders left out")
     return taken, "; ".join(said)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 ROUNDING = 50.0

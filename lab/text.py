@@ -59,6 +59,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most + 20 else f"{text[:most]}..."
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: `1 image`, `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 MAX_CHARACTERS = 100_000
 """Of a prompt: at 77 tokens a chunk, what is longer takes minutes and gigabytes, and is a mistake."""
 

@@ -12,6 +12,7 @@ from lab.files import atomic
 from lab.runs.png import record_beside
 from lab.runs.run import RunFolder
 from lab.runs.sheet import SheetGroup, write_sheets
+from lab.text import counted
 
 
 def template(package: str, name: str) -> Template:
@@ -49,11 +50,12 @@ class _Section:
     members: list[tuple[int, str]]
 
 
-def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
+def write_overview(folder: RunFolder, images: Mapping[int, Path], animations: Sequence[Path] = ()) -> None:
     """Writes contact-sheet.png (and -2, -3, ...) and index.html for a run of `lab generate`.
 
     Args:
         images: By their index, the files that the run has written in its folder, with their records beside them.
+        animations: Of these images, files in its folder too, which the page shows above them.
 
     Raises:
         InputError: the folder cannot be written.
@@ -66,7 +68,7 @@ def write_overview(folder: RunFolder, images: Mapping[int, Path]) -> None:
         for section in _sections(records, shared)
     ]
     write_sheets(folder.path / "contact-sheet.png", groups, "\n".join(summary(shared)))
-    write_index(folder, images, "generate")
+    write_index(folder, images, "generate", animations=animations)
 
 
 def write_index(
@@ -75,6 +77,7 @@ def write_index(
     command: str,
     variants: Mapping[int, str] | None = None,
     link: tuple[str, str] | None = None,
+    animations: Sequence[Path] = (),
 ) -> None:
     """Writes index.html: all images of a run, what made each on a click, to be filtered by words.
 
@@ -83,6 +86,7 @@ def write_index(
         command: What `lab` is told to make the run again.
         variants: By the same index, what an image is a variant of.
         link: Another page of the run, beside this one, and what it is called.
+        animations: Files in the run's folder that are shown above the images.
 
     Raises:
         InputError: the folder cannot be written.
@@ -103,6 +107,7 @@ def write_index(
         title=folder.path.name or str(folder.path),
         about=summary(shared),
         link=link,
+        animations=[file.name for file in animations],
         images=[_shown(file, record, labels[place]) for place, (file, record) in enumerate(pairs)],
         groups=[(section.heading, [place for place, _ in section.members]) for section in sections],
         viewed={"shared": shared, "images": [_own(file, record, shared) for file, record in pairs]},
@@ -125,9 +130,10 @@ def summary(record: Record) -> list[str]:
     lines = [record["prompt"]] if record.get("prompt") else []
     if record.get("negative_prompt"):
         lines.append(f"Negative prompt: {record['negative_prompt']}")
+    shown = {**record, "steps": counted(record["steps"], "step")} if record.get("steps") else record
     forms = {
         "seed": "seed {seed}",
-        "steps": "{steps} steps",
+        "steps": "{steps}",
         "guidance": "guidance {guidance:g}",
         "scheduler": "{scheduler}",
         "strength": "strength {strength:g}",
@@ -135,7 +141,7 @@ def summary(record: Record) -> list[str]:
         "model": "model {model}",
     }
     lines.append(
-        ", ".join(form.format(**record) for key, form in forms.items() if record.get(key) is not None)
+        ", ".join(form.format(**shown) for key, form in forms.items() if record.get(key) is not None)
     )
     return [line for line in lines if line]
 

@@ -25,7 +25,7 @@ from lab.sample.engine import run_jobs
 from lab.sample.plan import Job, plan
 from lab.sample.record import BY_CONTENT, contents, make_record, parameters_text
 from lab.sample.walk import Walk, plan_walk, write_animations
-from lab.terminal import is_first
+from lab.text import counted
 
 SHOWN = 48
 """Images of a list that a notebook shows."""
@@ -197,10 +197,7 @@ def generate_to_disk(
     def frames() -> Sequence[Job]:
         return plan_walk(bundle, config, walk, out, embeddings, listener)
 
-    results = _generate_to_disk(bundle, config, jobs, out, listener, frames)
-    if is_first():
-        write_animations(out, parse_seeds(config.seeds), [result.path for result in results if result.path])
-    return results
+    return _generate_to_disk(bundle, config, jobs, out, listener, frames)
 
 
 def _tell_notes(jobs: Sequence[Job], listener: Listener) -> None:
@@ -235,7 +232,7 @@ def share_images(
     waiting = [job for job in jobs if not _is_made(job, paths[job.index])]
     if len(waiting) < len(jobs):
         there = len(jobs) - len(waiting)
-        listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
+        listener.note(f"{folder.path}: {counted(there, 'image')} there already; going on with the rest.")
     processes.wait_for_everyone()  # everybody looks before anybody writes
     with processes.split_between_processes(waiting) as mine:
         make_images(bundle, mine, folder, listener)
@@ -283,14 +280,16 @@ def _generate_to_disk(
     listener: Listener,
     frames: Callable[[], Sequence[Job]] | None = None,
 ) -> Results:
-    """Makes what was asked, or what is then planned of it, in a folder that holds no other run."""
+    """Makes what was asked, or the frames that are then planned of it, in a folder that holds no other run."""
     processes = PartialState(cpu=bundle.device.type == "cpu")
     made_of = contents(bundle, asked)
     with RunFolder.shared(out, _stored(bundle, config), made_of, BY_CONTENT, processes) as folder:
         jobs = frames() if frames else asked
         files = share_images(bundle, jobs, folder, processes, listener)
         if processes.is_main_process:
-            write_overview(folder, files)
+            seeds = parse_seeds(config.seeds)
+            animations = write_animations(out, seeds, [files[job.index] for job in jobs]) if frames else []
+            write_overview(folder, files, animations)
     return Results((Result(job.index, path=files[job.index]) for job in jobs), out)
 
 

@@ -165,18 +165,23 @@ def even_places(places: Sequence[float], changes: Sequence[float]) -> list[float
     return [*found, places[-1]]
 
 
-def write_animations(folder: Path, seeds: Sequence[int], frames: Sequence[Path]) -> None:
+def write_animations(folder: Path, seeds: Sequence[int], frames: Sequence[Path]) -> list[Path]:
     """Writes for each seed an animated WebP that goes there and back again without end.
 
     Args:
         frames: As `plan_walk` orders them.
 
+    Returns:
+        The files, in the order of the seeds.
+
     Raises:
         InputError: a frame that cannot be read, or a folder that cannot be written.
     """
-    for number, seed in enumerate(seeds):
+    files = [folder / f"walk-seed{seed}.webp" for seed in seeds]
+    for number, file in enumerate(files):
         own = frames[number :: len(seeds)]
-        _write_animation(folder / f"walk-seed{seed}.webp", (*own, *own[-2:0:-1]))
+        _write_animation(file, (*own, *own[-2:0:-1]))
+    return files
 
 
 def _write_animation(path: Path, frames: Sequence[Path]) -> None:

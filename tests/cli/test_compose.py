@@ -29,7 +29,7 @@ def test_the_best_are_drawn_as_generate_draws_them(cli, sd1_folder, tmp_path, mo
     code, out, said = cli(
         "generate", "--model", sd1_folder, *(part for prompt in best for part in ("--prompt", prompt))
     )
-    assert code == 0 and f"outputs/{folder.name}" in out and "2 images are there already" in said
+    assert code == 0 and f"outputs/{folder.name}" in out and "2 images there already" in said
 
 
 def test_a_chat_server_writes_in_the_librarys_place(cli, sd1_folder):

@@ -78,7 +78,7 @@ def test_what_is_there_is_not_made_again(sd1, tmp_path):
     first[0].path.unlink()
     heard = Notes()
     lab.generate(sd1, prompt="a cat", out=tmp_path, listener=heard, **SETTINGS)
-    assert "1 images are there already" in heard.notes[0] and heard.done[-1] == (1, 1)
+    assert "1 image there already" in heard.notes[0] and heard.done[-1] == (1, 1)
     assert len(pngs(tmp_path)) == 2
 
 

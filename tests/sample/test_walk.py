@@ -47,6 +47,7 @@ def test_a_walk_goes_from_one_image_to_the_other(family, request, tmp_path):
     for seed in (1, 2):
         with Image.open(tmp_path / "walk" / f"walk-seed{seed}.webp") as animation:
             assert animation.n_frames == 4  # there and back
+        assert f'<img src="walk-seed{seed}.webp"' in (tmp_path / "walk" / "index.html").read_text()
     again = lab.generate(bundle, lab.GenerateConfig.build({"embeds": frames[2].record["embeds"], **common}))
     assert psnr(again[0].image, frames[2].image) > 45  # other company in the batch
     before = {
