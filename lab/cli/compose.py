@@ -14,6 +14,7 @@ from lab.sample.settings import check_requests_by_configs
 from lab.search.chat import ask
 from lab.search.config import ChatOptions, ComposeConfig, ComposeOptions
 from lab.terminal import Bars, console, say
+from lab.text import counted
 
 if TYPE_CHECKING:
     from lab.models.bundle import Bundle
@@ -47,7 +48,10 @@ def compose(
     if settings.out is not None:
         with atomic(settings.out) as path:
             path.write_text("\n".join([*prompts, ""]), encoding="utf-8")
-        say(console, f"{settings.out}: {len(prompts)} prompts; lab generate --prompt-file takes them")
+        say(
+            console,
+            f"{settings.out}: {counted(len(prompts), 'prompt')}; lab generate --prompt-file takes them",
+        )
     if settings.then_generate:
         _generate(bundle, facts, settings, prompts[: settings.then_generate])
 
@@ -61,4 +65,4 @@ def _generate(bundle: "Bundle", facts: ModelFacts, settings: ComposeConfig, prom
     check_requests_by_configs(facts, requests(images))
     with Bars() as bars:
         results = generate_to_disk(bundle, images, bars)
-    say(console, f"{len(results)} images in {results.folder}; index.html shows them")
+    say(console, f"{counted(len(results), 'image')} in {results.folder}; index.html shows them")

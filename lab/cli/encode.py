@@ -21,6 +21,7 @@ from lab.models.facts import check_clip_skip, read_facts
 from lab.prompt.dialects import DIALECTS
 from lab.prompt.parse import references_in
 from lab.terminal import Bars, make_console, say
+from lab.text import counted
 
 if TYPE_CHECKING:  # what is wrong is told before the engine is imported
     from torch import Tensor
@@ -131,7 +132,10 @@ def _show_prompt(console: Console, account: "Account") -> None:
                 console.print(_table(chunks))
     for use in account.applied:
         rows = said_rows(use.positions)
-        say(console, f"embedding {use.name}: {use.vectors} vectors at {rows}, weight {use.weight:g}")
+        say(
+            console,
+            f"embedding {use.name}: {counted(use.vectors, 'vector')} at {rows}, weight {use.weight:g}",
+        )
     for line in (account.size, account.layer, account.reading):
         say(console, line)
 
@@ -164,7 +168,7 @@ def _table(chunks: "Sequence[Sequence[Line]]") -> Table:
             else:
                 style = "bold" if line.kind == "embedding" else ""
                 tokens, weight = Text(" ".join(line.tokens), style=style), f"{line.weight:g}"
-            learned = f"{line.tokens[0][1:-1]}, {line.vectors} vectors" if line.vectors else ""
+            learned = f"{line.tokens[0][1:-1]}, {counted(line.vectors, 'vector')}" if line.vectors else ""
             table.add_row(first, said_rows(line.rows), tokens, weight, Text(learned))
         table.add_section()
     return table

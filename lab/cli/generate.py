@@ -10,6 +10,7 @@ from lab.models.facts import read_facts
 from lab.sample.config import GenerateConfig, PromptOptions, SamplingOptions, read_prompts, requests
 from lab.sample.settings import check_requests_by_configs
 from lab.terminal import Bars, is_first, own_device
+from lab.text import counted
 
 
 def generate(
@@ -34,4 +35,4 @@ def generate(
         bundle = load_options(here, bars, facts)
         results = generate_to_disk(bundle, settings, bars)
     if is_first():
-        print(f"{len(results)} images in {results.folder}; index.html shows them")
+        print(f"{counted(len(results), 'image')} in {results.folder}; index.html shows them")

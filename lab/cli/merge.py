@@ -10,6 +10,7 @@ from lab.embeddings.layouts import check_target
 from lab.embeddings.merge import METHODS, check_counts
 from lab.embeddings.merge import merge as mix
 from lab.files import check_writable
+from lab.text import counted
 
 
 def merge(
@@ -37,4 +38,4 @@ def merge(
 
     merged = mix([read_one(file) for file in files], weights, method, name=out.stem)
     merged.save(out, layout)
-    print(f"{out}: {merged.count} vectors; {merged.provenance.metadata['modelspec.merged_from']}")
+    print(f"{out}: {counted(merged.count, 'vector')}; {merged.provenance.metadata['modelspec.merged_from']}")

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from lab.text import counted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -45,7 +47,7 @@ def _table(model: "Description") -> "Table":
         "stored as": ", ".join(model.dtypes),
         "hash": model.hash[:10],
         "default size": f"{defaults.width} x {defaults.height} px",
-        "defaults": f"{defaults.scheduler}, {defaults.steps} steps, guidance {defaults.guidance:g}, "
+        "defaults": f"{defaults.scheduler}, {counted(defaults.steps, 'step')}, guidance {defaults.guidance:g}, "
         f"guidance rescale {defaults.guidance_rescale:g}",
         "where": str(facts.root),
     }

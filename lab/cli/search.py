@@ -12,6 +12,7 @@ from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.search.config import SearchConfig, SearchOptions
 from lab.terminal import Bars, make_console
+from lab.text import counted
 
 SearchFlags = Annotated[SearchOptions, Parameter(name="*", group="What to look for, and where")]
 
@@ -37,7 +38,8 @@ def search(
     console = make_console()
     if settings.index is not None:
         console.print(
-            f"{settings.index}: {len(result.index.rows)} rows, {result.added} of them new", markup=False
+            f"{settings.index}: {counted(len(result.index.rows), 'row')}, {result.added} of them new",
+            markup=False,
         )
     score = "distance" if result.index.kind == "flat-l2" else "cosine"
     for query, hits in result.hits.items():

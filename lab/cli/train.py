@@ -11,6 +11,7 @@ from lab.config import Config
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
 from lab.terminal import Bars, is_first, own_device
+from lab.text import counted
 from lab.training.config import DataOptions, LearningOptions, RunOptions, StopOptions, TrainConfig
 from lab.training.objectives.objective import objective_options
 from lab.training.run_folder import check_model, run_config
@@ -60,7 +61,7 @@ def train(
                 if len(settings.counts) == 1
                 else f"vectors-{embedding.count}/index.html there"
             )
-            print(f"<{embedding.name}>: {embedding.count} vectors in {settings.out}; see {page}")
+            print(f"<{embedding.name}>: {counted(embedding.count, 'vector')} in {settings.out}; see {page}")
 
 
 def _with_options(command: Callable[..., None], classes: Iterable[type[Config]]) -> None:

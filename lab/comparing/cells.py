@@ -18,6 +18,7 @@ from lab.sample.generate import make_images
 from lab.sample.plan import Job, check_requests, plan
 from lab.sample.record import FILES, file_digests
 from lab.sample.settings import check_requests_by_configs
+from lab.text import counted
 
 SLAB = 256
 """Images whose prompts are encoded together; more would only take memory."""
@@ -92,7 +93,7 @@ def make_cells(
     missing = [experiment.cells[index] for index in wanted if index not in finished]
     there = len(wanted) - len(missing)
     if there and not cells:
-        listener.note(f"{folder.path}: {there} images are there already; going on with the rest.")
+        listener.note(f"{folder.path}: {counted(there, 'image')} there already; going on with the rest.")
     state.wait_for_everyone()  # everybody looks before anybody writes
     # Pairs come together with all their variants, so that what an interrupted run leaves can be compared.
     missing.sort(key=lambda cell: (cell.pair, cell.index))

@@ -19,6 +19,7 @@ from lab.runs.png import record_beside
 from lab.runs.run import RunFolder
 from lab.sample.generate import generate
 from lab.score.clip import image_features, open_clip
+from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.data.captions import fill_template
 from lab.training.prepare import prepare
@@ -141,9 +142,10 @@ def learning(bundle: Bundle, out: Path, listener: Listener) -> Section:
         "kept apart": apart,
     }
     text = (
-        f"An embedding of {after.count} vectors learned from the five pictures of the first row; nothing else of the "
-        f"model changed. Each column has one prompt; before, <{NAME}> stands for its initial vectors. The last row "
-        f"shows other placements of the same drawing, which nothing has learned from. {_judged(bundle, rows, out)}"
+        f"An embedding of {counted(after.count, 'vector')} learned from the five pictures of the first row; nothing "
+        f"else of the model changed. Each column has one prompt; before, <{NAME}> stands for its initial vectors. The "
+        "last row shows other placements of the same drawing, which nothing has learned from. "
+        f"{_judged(bundle, rows, out)}"
     )
     asked = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in RECIPE.items())
     command = (

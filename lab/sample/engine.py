@@ -16,6 +16,7 @@ from lab.models.bundle import Bundle
 from lab.sample.denoise import Observer, Step, denoise
 from lab.sample.pixels import decode_images
 from lab.sample.plan import Job
+from lab.text import counted
 
 AUTOMATIC_BATCH = {"cpu": 32 * 16 * 16, "cuda": 32 * 64 * 64, "mps": 4 * 64 * 64}
 """Latent pixels that an automatic batch begins with, by device; on a CPU larger batches gain nothing."""
@@ -110,7 +111,7 @@ def _smaller(size: int, asked: int | Literal["auto"]) -> int:
         torch.cuda.empty_cache()
     if asked != "auto":
         raise InputError(
-            f"batch_size: memory ran out at {asked} images; give a smaller --batch-size, or auto"
+            f"batch_size: memory ran out at {counted(asked, 'image')}; give a smaller --batch-size, or auto"
         )
     if size == 1:
         raise InputError(

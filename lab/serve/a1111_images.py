@@ -24,6 +24,7 @@ from lab.serve.a1111_lists import clip_skip_of, options
 from lab.serve.a1111_requests import TextToImage
 from lab.serve.answers import client_of, wait_for
 from lab.serve.service import Picture, PictureOrder, Service
+from lab.text import counted
 
 
 @dataclass
@@ -137,7 +138,7 @@ class WebUI:
             "eta_relative": elapsed / task.progress - elapsed,
             "state": task.state(),
             "current_image": image,
-            "textinfo": f"{made} of {count} images" if task.started else "waiting for its turn",
+            "textinfo": f"{made} of {counted(count, 'image')}" if task.started else "waiting for its turn",
         }
 
     def stop(self, request: Request, whole: bool) -> None:

@@ -7,6 +7,7 @@ from lab.errors import InputError
 from lab.files import atomic
 from lab.listening import Listener
 from lab.terminal import is_first
+from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.objectives.objective import find_objective
 from lab.training.run_folder import TrainingFolder, run_config
@@ -49,8 +50,8 @@ def learn_counts(
     shares = {count: best_share(folder) for count, folder in folders.items()}
     chosen = fewest(shares, config.tolerance)
     for count, share in shares.items():
-        mark, plural = " (kept)" * (count == chosen), "s" * (count > 1)
-        listener.note(f"{count} vector{plural}: {100 * share:.1f} % of what the text does{mark}")
+        mark = " (kept)" * (count == chosen)
+        listener.note(f"{counted(count, 'vector')}: {100 * share:.1f} % of what the text does{mark}")
     kept = learned[chosen]
     for embedding in kept if isinstance(kept, list) else [kept]:
         path = embedding.provenance.path

@@ -15,6 +15,7 @@ from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.vocabulary import norm_range, token_text, whole_words
 from lab.score.clip import Clip, image_features
+from lab.text import counted
 
 TEXTS_AT_ONCE = 1024
 """Words whose CLIP text features are computed together."""
@@ -121,7 +122,7 @@ def _from_embedding(bundle: Bundle, path: str, count: int) -> Initial:
             f"init: {path} has vectors of widths {found.widths}, but {bundle.source} needs {widths}"
         )
     if found.count != count:
-        raise InputError(f"init: {path} has {found.count} vectors; give --vectors {found.count}")
+        raise InputError(f"init: {path} has {counted(found.count, 'vector')}; give --vectors {found.count}")
     origins = tuple(f"{found.name}[{row}]" for row in range(count))
     return Initial(dict(found.vectors), origins, f"file:{found.name}")
 

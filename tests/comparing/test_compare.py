@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on(sd1, config, denoised):
     denoised.clear()
     heard = Heard()
     lab.compare(sd1, settings, listener=heard)
-    assert len(denoised) == 4 and "8 images are there already" in heard.notes[-1]
+    assert len(denoised) == 4 and "8 images there already" in heard.notes[-1]
     assert (settings.out / "effects.csv").read_bytes() == before
 
 

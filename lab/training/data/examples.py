@@ -13,6 +13,7 @@ from torch import Tensor
 from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.models.device import to_device
+from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.data.captions import vary_tags
 from lab.training.data.latents import Latents
@@ -208,11 +209,12 @@ class ImageData:
 
     def describe(self) -> Iterator[str]:
         """Yields lines for people: how many images there are, their buckets and captions."""
-        yield f"{len(self.pictures)} images of {self.images[0].parent}, {len(self.views)} views of them"
+        images, views = counted(len(self.pictures), "image"), counted(len(self.views), "view")
+        yield f"{images} of {self.images[0].parent}, {views} of them"
         yield from self.skipped
         yield "buckets:"
         for bucket, count in Counter(picture.bucket for picture in self.pictures).items():
-            yield f"  {bucket.width} x {bucket.height} px: {count} images"
+            yield f"  {bucket.width} x {bucket.height} px: {counted(count, 'image')}"
         yield f"captions ({len(self.captions)} in all; each names what is learned):"
         for caption in list(self.captions)[:CAPTIONS_SHOWN]:
             yield f"  {caption}"

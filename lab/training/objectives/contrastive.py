@@ -24,6 +24,7 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.vocabulary import embedding_rms, whole_words
 from lab.score.clip import MAX_IMAGES, Clip, image_features, open_clip
+from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionChunker, fill_template, read_templates, vector_counts
 from lab.training.learned import Initial, Learned
@@ -131,8 +132,9 @@ class Contrastive(Objective[Pick]):
 
     def describe(self) -> Iterator[str]:
         """Yields how many images there are, what they are told from, and the contexts."""
-        against = f"{len(self._others)} other images" if self._others else f"{RIVALS} words"
-        yield f"{len(self.images)} images, told from {against}, in {len(self._contexts)} contexts:"
+        against = counted(len(self._others), "other image") if self._others else f"{RIVALS} words"
+        images, contexts = counted(len(self.images), "image"), counted(len(self._contexts), "context")
+        yield f"{images}, told from {against}, in {contexts}:"
         yield from (f"  {context}" for context in self._contexts)
 
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:

@@ -29,7 +29,7 @@ from lab.score.config import TOOLS, ScoreOptions
 from lab.score.metrics import METRICS
 from lab.score.reward import Reward, read_weights
 from lab.score.tools import Batch, Tools, open_tools
-from lab.text import read_lines
+from lab.text import counted, read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import CaptionEncoder, placeholder
 from lab.training.data.examples import FIXED
@@ -110,7 +110,7 @@ class RewardAscent(Objective[Shot]):
 
     def describe(self) -> Iterator[str]:
         """Yields the prompts."""
-        yield f"{len(self._prompts)} prompts, of which images are made in every step:"
+        yield f"{counted(len(self._prompts), 'prompt')}, of which images are made in every step:"
         yield from (f"  {prompt}" for prompt in self._prompts[:PROMPTS_SHOWN])
         if len(self._prompts) > PROMPTS_SHOWN:
             yield f"  ... and {len(self._prompts) - PROMPTS_SHOWN} more"

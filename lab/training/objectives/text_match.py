@@ -16,7 +16,7 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.score.clip import open_clip
-from lab.text import read_lines
+from lab.text import counted, read_lines
 from lab.training.config import TrainConfig
 from lab.training.data.captions import (
     CaptionChunker,
@@ -105,10 +105,10 @@ class TextMatch(Objective[int]):
         """Yields the text's length and the contexts, or the size of the embeddings in its place."""
         if self._target is not None:
             rows, width = self._target.embeds.shape
-            yield f"{self.config.embeds}: {rows} rows, {width} wide: {self._text or 'of no known words'}"
+            yield f"{self.config.embeds}: {counted(rows, 'row')}, {width} wide: {self._text or 'of no known words'}"
             return
-        yield f"{self._whole(self._text).length} tokens: {self._text}"
-        yield f"learned in {len(self._learned_in)} contexts:"
+        yield f"{counted(self._whole(self._text).length, 'token')}: {self._text}"
+        yield f"learned in {counted(len(self._learned_in), 'context')}:"
         yield from (f"  {self._contexts[number]}" for number in self._learned_in)
         yield f"and measured in {len(self._apart)} others:"
         yield from (f"  {self._contexts[number]}" for number in self._apart)
@@ -185,7 +185,7 @@ class TextMatch(Objective[int]):
         found = ", ".join(f"{share} in {what}" for what, share in shares.items())
         where = "as a negative prompt" if negative else "as the prompt"
         images = len(asked["prompt"]) * len(asked["seeds"])
-        return f"Of what it does to {images} images {where} they do {found}."
+        return f"Of what it does to {counted(images, 'image')} {where} they do {found}."
 
     def _fitting(self, contexts: Sequence[str]) -> tuple[list[str], list[str]]:
         """The contexts in which text and vectors fit into a chunk, and a line on those that do not."""
