@@ -85,6 +85,17 @@ class Journal(Listener):
             self.write_page(f"Step {report.step} of at most {last}.", ended=False)
         self._listener.step(report, last)
 
+    def show(self, step: int, embeddings: Sequence[Embedding]) -> None:
+        """Previews of the vectors that a run leaves, unless there are some of the step at which they were so."""
+        if self._config.preview_every and not self._previews.made(step):
+            self._previews.make(step, embeddings)
+
+    def break_off(self) -> None:
+        """Of a run that was interrupted and can go on: shows the vectors as they are."""
+        step = self._loop.state.step
+        self.show(step, self._run.learned.embeddings())
+        self.write_page(f"Stopped at step {step}; it can go on.", ended=True)
+
     def end(self, good: bool) -> None:
         """After the last step: a checkpoint, unless its loss was no number; and closes the trackers."""
         if good:
@@ -100,7 +111,7 @@ class Journal(Listener):
         save_checkpoint(self._folder.state, self._loop)
 
     def save_embeddings(self, embeddings: Sequence[Embedding], step: int, status: str) -> None:
-        """The files that a run is for, and the page of a run that has ended.
+        """The files that a run is for, previews of what they hold, and the page of a run that has ended.
 
         Args:
             step: At which the vectors were so.
@@ -110,6 +121,7 @@ class Journal(Listener):
             self._writer.write(embedding, self._folder.path / embedding.name, step, final=True)
             if embedding.kind == "negative":
                 self._writer.write_prompt_embeds(embedding, self._folder.path / "embeds")
+        self.show(step, embeddings)
         self.write_page(status, ended=True)
 
     @property

@@ -47,6 +47,10 @@ class Previews:
         every = self._config.preview_every
         return every > 0 and (step % every == 0 or step == last)
 
+    def made(self, step: int) -> bool:
+        """Whether the run's folder has previews of a step."""
+        return any(self._run.folder.previews.glob(f"{step:06d}-prompt*.png"))
+
     def make(self, step: int, embeddings: Sequence[Embedding]) -> float | None:
         """Writes the previews of a step.
 

@@ -108,6 +108,8 @@ def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list
                 raise InputError(what_would_fit(run.bundle, config)) from None
             raise
         if ending.interrupted:
+            if first:
+                journal.break_off()
             heard.note(f"Stopped at step {loop.state.step}; --resume {folder.path} goes on.")
             raise KeyboardInterrupt
         _finish(run, loop, journal, first, ending)
