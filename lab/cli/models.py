@@ -38,9 +38,9 @@ def _table(model: "Description") -> "Table":
     from lab.models.detection import WHERE_TO_GET_A_VAE
 
     facts, defaults = model.facts, model.facts.defaults
-    marked = {"family": facts.traits.label, "predicts": facts.prediction_type, "zero terminal SNR": "yes"}
+    marked = {"family": facts.traits.label, "predicts": facts.prediction_type}
     rows = {
-        **{name: f"{marked[name]} ({by})" for name, by in model.told_by.items()},
+        **{name: f"{marked.get(name, 'yes')} ({by})" for name, by in model.told_by.items()},
         "text encoders": ", ".join(f"{key} ({width} wide)" for key, width in model.encoders),
         "parameters": ", ".join(f"{part} {count:,}" for part, count in model.parameters.items() if count),
         **({} if model.parameters["vae"] else {"lacks": f"a VAE; {WHERE_TO_GET_A_VAE}"}),

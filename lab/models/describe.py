@@ -13,6 +13,13 @@ from lab.models.facts import ModelFacts, read_facts
 from lab.models.family import encoder_keys
 from lab.models.weights import TensorInfo, hash_files, read_header, read_metadata
 
+TOLD = {
+    "prediction_type": "predicts",
+    "rescale_betas_zero_snr": "zero terminal SNR",
+    "_class_name": "distilled with guidance",
+}
+"""What a mark of a single file tells, by the first setting that it brings."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -25,7 +32,7 @@ class Description:
         dtypes: The precisions that the weights are stored in, the most frequent first, as safetensors names them.
         hash: As `Bundle.hash` would be.
         told_by: By which tensors, metadata or configs a `family`, what it `predicts` and, where a file has a mark of
-            it, `zero terminal SNR` were recognised.
+            it, `zero terminal SNR` or `distilled with guidance` were recognised.
     """
 
     facts: ModelFacts
@@ -73,8 +80,8 @@ def _told_by_tensors(facts: ModelFacts) -> dict[str, str]:
         "family": " and ".join(encoders),
         "predicts": f"no mark in the file: what {facts.traits.short_label} does",
     }
-    for mark in file_marks(header, read_metadata(facts.root)):
-        told["predicts" if "prediction_type" in mark.settings else "zero terminal SNR"] = mark.told_by
+    for mark in file_marks(facts.root, header, facts.family, read_metadata(facts.root)):
+        told[TOLD[next(iter(mark.settings))]] = mark.told_by
     return told
 
 

@@ -13,7 +13,15 @@ from lab.files import read_json
 from lab.models.family import FAMILIES, Family, FamilyTraits, check_channels, family_of, known_families
 from lab.models.file_kinds import OTHER_FAMILY, file_kind
 from lab.models.part_configs import read_part_config
-from lab.models.weights import HOW_TO_CONVERT, PICKLES, TensorInfo, known_variants, pick_weights, uses_variant
+from lab.models.weights import (
+    HOW_TO_CONVERT,
+    PICKLES,
+    TensorInfo,
+    known_variants,
+    pick_weights,
+    spread,
+    uses_variant,
+)
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 """Prefixes of a part's tensors in a single file in the layout of the original code."""
@@ -27,6 +35,10 @@ LATENTS_IN, LATENTS_OUT = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight
 WHERE_TO_GET_A_VAE = (
     "give one by --vae, such as hub:stabilityai/sd-vae-ft-mse for SD 1.x and 2.x or "
     "hub:madebyollin/sdxl-vae-fp16-fix for SDXL"
+)
+
+NOT_DIFFUSED = (
+    "the noise of EDM (2206.00364), as Playground 2.5 and CosXL were, for which the lab has no scheduler"
 )
 
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
@@ -162,6 +174,9 @@ def file_family(header: Mapping[str, TensorInfo], path: Path, without_vae: bool 
         raise InputError(f"{path}: {_not_whole(header, missing)}")
     if LATENTS_IN in header and LATENTS_OUT in header:
         check_channels(header[LATENTS_IN].shape[1], header[LATENTS_OUT].shape[0], path)
+    other_noise = next((name for name in header if name.startswith(("edm_mean", "edm_vpred."))), None)
+    if other_noise is not None:
+        raise InputError(f"{path}: its tensor {other_noise} says that it was trained on {NOT_DIFFUSED}")
     return family
 
 
@@ -205,21 +220,46 @@ _SAID = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v
 }
 
 
-def file_marks(header: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[Mark]:
+GUIDED_STEP, DISTILLED = f"{UNET}time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"
+"""Takes the guidance scale in a U-Net that was distilled with it (LCM), and what diffusers calls it."""
+
+_TELLS_PREDICTION = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_SPREAD_OF_V = 0.09
+"""In SD 2.x's U-Nets that predict v this tensor's standard deviation is above it, as ComfyUI tells them."""
+
+
+def file_marks(
+    path: Path,
+    header: Mapping[str, TensorInfo],
+    family: Family,
+    metadata: Mapping[str, str],
+    guess: bool = True,
+) -> list[Mark]:
     """What a file says of the noise schedule; what comes later counts more.
 
-    ModelSpec's `prediction_type`, as kohya's sd-scripts write it, and the marker tensors `v_pred` and `ztsnr`, as
-    ComfyUI reads them in SDXL files.
+    A tensor's spread in SD 2.x; ModelSpec's `prediction_type` as kohya's sd-scripts write it, or `predict_key` as
+    ComfyUI does; the marker tensors `v_pred` and `ztsnr`, as ComfyUI reads them in SDXL files; an LCM's own tensor.
+
+    Args:
+        header: What is known of its tensors, by the names of the published files.
+        guess: Goes by a tensor's spread as well; not where configs are given.
     """
     marks = []
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    if said in _SAID:
-        marks.append(Mark({"prediction_type": _SAID[said]}, "metadata modelspec.prediction_type"))
+    width = spread(path, _TELLS_PREDICTION) if guess and family == "sd2" else None
+    if width is not None:
+        predicted = "v_prediction" if width > _SPREAD_OF_V else "epsilon"
+        marks.append(Mark({"prediction_type": predicted}, f"the spread of {_TELLS_PREDICTION}"))
+    for key in ("modelspec.predict_key", "modelspec.prediction_type"):
+        said = metadata.get(key, "").lower()
+        if said in _SAID:
+            marks.append(Mark({"prediction_type": _SAID[said]}, f"metadata {key}"))
     if "v_pred" in header:
         marks.append(Mark({"prediction_type": "v_prediction"}, "tensor v_pred"))
     if "ztsnr" in header:
         zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         marks.append(Mark(zero_snr, "tensor ztsnr"))
+    if GUIDED_STEP in header:
+        marks.append(Mark({"_class_name": "LCMScheduler"}, f"tensor {GUIDED_STEP}"))
     return marks
 
 

@@ -14,6 +14,7 @@ from lab.files import read_json
 from lab.listening import Listener
 from lab.models.config import ModelOptions, split_lora
 from lab.models.detection import (
+    GUIDED_STEP,
     by_published_names,
     check_folder,
     file_family,
@@ -241,18 +242,19 @@ def _file_facts(path: Path, options: ModelOptions, without_vae: bool) -> ModelFa
     family = file_family(header, path, without_vae)
     check_floating(header, path)
     marks: dict[str, Any] = {}
-    for mark in file_marks(header, read_metadata(path)):
-        marks |= mark.settings
     given = [options.config_folder] if options.config_folder else []
-    # SD 2.x's tensors do not tell whether the U-Net predicts noise or v: without an override it is v.
-    published_size: dict[str, Any] = {}
+    for mark in file_marks(path, header, family, read_metadata(path), guess=not given):
+        marks |= mark.settings
+    unet: dict[str, Any] = {}
     if (
         family == "sd2"
         and "epsilon" in (options.prediction_type or marks.get("prediction_type"),)
         and not given
     ):
-        published_size["sample_size"] = 64  # the noise-predicting models are the 512 px ones
-    return _facts(path, family, [*given, CONFIGS / family], options, published_size, marks)
+        unet["sample_size"] = 64  # the noise-predicting models are the 512 px ones
+    if GUIDED_STEP in header:
+        unet["time_cond_proj_dim"] = header[GUIDED_STEP].shape[1]
+    return _facts(path, family, [*given, CONFIGS / family], options, unet, marks)
 
 
 def _facts(

@@ -91,6 +91,12 @@ class _Scheduler(_Part):
     rescale_betas_zero_snr: bool = False
 
     @model_validator(mode="after")
+    def _diffuses(self) -> Self:
+        if self.class_name is not None and self.class_name.startswith(("EDM", "FlowMatch")):
+            raise ValueError(f"{self.class_name} is for noise that the lab has no scheduler for")
+        return self
+
+    @model_validator(mode="after")
     def _as_many_betas_as_timesteps(self) -> Self:
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(f"trained_betas are {len(self.trained_betas)}, not {self.num_train_timesteps}")

@@ -5,6 +5,7 @@ the published architectures. A file has no tokenizer: that comes from the given 
 vocabulary is in `clip-tokenizer/`.
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 from lab.errors import InputError
 from lab.files import read_json
-from lab.models.detection import VOCABULARIES, by_published_names
+from lab.models.detection import DISTILLED, GUIDED_STEP, VOCABULARIES, by_published_names
 from lab.models.facts import CONFIGS, ModelFacts
 from lab.models.family import FAMILIES, Family
 from lab.models.folder import (
@@ -54,13 +55,13 @@ def read_single_file(
     with tempfile.TemporaryDirectory() as folder:
         configs = Path(folder)
         gather_configs(configs, family, config_folder)
+        (configs / "unet" / "config.json").write_text(json.dumps(dict(facts.unet)), encoding="utf-8")
         tokenizers = [read_tokenizer(configs / f"tokenizer{suffix}") for suffix in FAMILIES[family].suffixes]
         without = {"unet", "vae"} if text_only else {"vae"} if facts.vae_root is not None else set()
         modules = _convert(path, configs, family, without)
         with quiet_libraries():
             modules["unet"].to(dtype)
         settings = read_json(configs / "model_index.json")
-    modules["unet"].register_to_config(sample_size=facts.unet.get("sample_size"))
     return Parts(
         tokenizers=tokenizers,
         encoders=[modules[f"text_encoder{suffix}"].float().eval() for suffix in FAMILIES[family].suffixes],
@@ -115,9 +116,14 @@ def _convert(path: Path, configs: Path, family: Family, without: set[str]) -> di
             modules[name] = without_weights(kind, configs / name)
             if name not in without:
                 converted = convert(dict(tensors), config=modules[name].config)
+                if name == "unet" and GUIDED_STEP in tensors:  # which diffusers' conversion leaves out
+                    converted[DISTILLED] = tensors[GUIDED_STEP]
                 modules[name].load_state_dict(converted, strict=False, assign=True)
     for name, module in modules.items():
         absent = [key for key, tensor in module.named_parameters() if tensor.is_meta]
         if absent and name not in without:
-            raise InputError(f"{path}: its {name} lacks {len(absent)} tensors, among them {absent[0]}")
+            raise InputError(
+                f"{path}: its {name} lacks {len(absent)} tensors of {label}, among them {absent[0]}; if it was made "
+                "smaller, give its own configs by --config-folder"
+            )
     return modules

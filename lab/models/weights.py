@@ -1,6 +1,7 @@
 """Weight files: which ones a part of a model has, what their headers say, and their hash. No tensors are read."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,17 +92,43 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return _read_safetensors(path)[0]
 
 
+_SCALES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax")
+"""What stands beside weights of 8 bits or fewer that mean something only with it; plain float8 has nothing."""
+
+
 def check_floating(header: Mapping[str, TensorInfo], path: Path) -> None:
-    """Refuses weights in whole numbers, which mean something only with the scales of a quantisation.
+    """Refuses weights that mean something only with the scales of a quantisation, such as whole numbers.
 
     Raises:
         InputError: names the first such tensor.
     """
     for name, info in header.items():
-        if name.endswith((".weight", ".bias")) and re.match("[IU]|BOOL", info.dtype):
+        whole = name.endswith((".weight", ".bias")) and re.match("[IU]|BOOL", info.dtype)
+        if whole or name.endswith(_SCALES):
+            what = f"is {info.dtype}" if whole else "is a scale"
             raise InputError(
-                f"{path}: its {name} is {info.dtype}: quantised weights are not read; take the model in 16 or 32 bits"
+                f"{path}: its {name} {what}: quantised weights are not read; take the model in 16 or 32 bits"
             )
+
+
+def spread(path: Path, name: str) -> float | None:
+    """The standard deviation of a small tensor in a safetensors file, without torch; None if there is no such tensor,
+    or none of 16 or 32 bits."""
+    import numpy as np
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        about = json.loads(file.read(size)).get(name)
+        if about is None or about["dtype"] not in ("F32", "F16", "BF16"):
+            return None
+        start, end = about["data_offsets"]
+        file.seek(8 + size + start)
+        data = file.read(end - start)
+    if about["dtype"] == "BF16":
+        numbers = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    else:
+        numbers = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[about["dtype"]]).astype("<f4")
+    return float(numbers.std()) if numbers.size else None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -163,6 +163,12 @@ def test_a_vae(stored, sd1, tmp_path):
         vae, _ = read_vae(locate_part(source, "vae"), sd1.vae)
         assert torch.equal(vae.state_dict()["encoder.conv_in.weight"], weights["encoder.conv_in.weight"])
     assert not stored.asked("/unet/")
+    half = {name.replace("model.safetensors", "model.fp16.safetensors"): data for name, data in files.items()}
+    stored.put("org/half", {f"vae/{name}": data for name, data in half.items()} | {"vae.ckpt": b"x" * 3000})
+    for source in ("hub:org/half", "hub:org/half/vae"):
+        assert (load("hub:org/name", device="cpu", vae=source).hash) == sd1.hash
+    assert "pickled checkpoints can run code" in refused("hub:org/name", vae="hub:org/half/vae.ckpt")
+    assert not stored.asked("vae.ckpt")
     with pytest.raises(InputError, match="no VAE in safetensors there; the lab loads"):
         stored.put("org/no", {"README.md": b"nothing"})
         locate_part("hub:org/no", "vae")

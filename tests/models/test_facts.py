@@ -98,6 +98,12 @@ def test_an_unknown_scheduler_of_a_model_folder_is_refused(sd1_folder, tmp_path)
             "beta_start: input should be a valid number",
         ),
         ("scheduler/scheduler_config.json", {"_class_name": []}, "_class_name"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "EDMEulerScheduler"},
+            "EDMEulerScheduler is for noise",
+        ),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "prediction_type: input"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.5]}, "trained_betas are 1, not 1000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 1}, "num_train_timesteps"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "beta_schedule"),

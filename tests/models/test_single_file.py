@@ -197,7 +197,9 @@ def test_a_file_without_a_vae_takes_the_given_one_or_says_where_to_get_one(check
 def test_a_missing_tensor_is_told_by_name(checkpoints, sd1, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(without(load_file(checkpoints["sd1"]), "model.diffusion_model.out.2.bias"), path)
-    with pytest.raises(InputError, match=r"its unet lacks 1 tensors, among them conv_out\.bias"):
+    with pytest.raises(
+        InputError, match=r"its unet lacks 1 tensors of Stable Diffusion 1.x, among them conv_out\.bias"
+    ):
         load(f"file:{path}", config_folder=sd1.root, device="cpu")
 
 
