@@ -22,7 +22,8 @@ MAX_INFLATION = 16
 NEWEST_PROTOCOL = 3
 """Of pickles that torch's restricted unpickler reads."""
 
-_TENSOR_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int")
+_DTYPES = {f"torch.{name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+_NUMBERS = "Float Double Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble"
 ALLOWED_GLOBALS = {
     "collections.OrderedDict",
     "__builtin__.set",
@@ -31,13 +32,19 @@ ALLOWED_GLOBALS = {
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._tensor._rebuild_from_type_v2",
+    "torch._tensor.Tensor",
+    "torch.Tensor",
+    "torch.nn.parameter.Parameter",
     "torch.nn.modules.container.ParameterDict",
-    *(f"torch.{name}Storage" for name in _TENSOR_TYPES),
+    "torch.Size",
+    *(f"torch.{name}Storage" for name in _NUMBERS.split()),
     "torch.storage.UntypedStorage",
-    "torch.float8_e4m3fn",
-    "torch.float8_e5m2",
+    *_DTYPES,
 }
-"""All that a file of tensors needs; `ParameterDict` is in A1111's older files, the last three in float8's."""
+"""All that a file of tensors needs, of every torch since 1.8: tensors with attributes come by the two functions above
+the classes, `ParameterDict` is in A1111's older files, dtypes are in float8's."""
 
 _INTEGERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _LEGACY_PREAMBLE = 3  # magic number, protocol version and the writer's byte order, each a pickle
@@ -52,12 +59,7 @@ def load_tensors(data: bytes) -> Any:
     Raises:
         InputError: the pickle asks for anything else than tensors and plain data, or declares what it lacks.
     """
-    if data[:2] == b"PK":
-        data = _checked_archive(data)
-    else:
-        stream = BytesIO(data[:MAX_PICKLE_BYTES])
-        for position in range(_LEGACY_PREAMBLE + 2):  # behind the tensors, the names of their storages
-            _check_opcodes(stream, len(data), limited=position >= _LEGACY_PREAMBLE)
+    data = _checked_archive(data) if data[:2] == b"PK" else _checked_legacy(data)
     with torch.serialization.safe_globals([torch.nn.ParameterDict]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -83,6 +85,46 @@ def _check_shapes(content: Any) -> None:
             waiting += value
         elif isinstance(value, torch.nn.ParameterDict):  # old ones have no more than their attributes
             waiting += vars(value).values()
+
+
+def _checked_legacy(data: bytes) -> bytes:
+    """The file of torch's old container as its restricted unpickler reads it."""
+    stream = BytesIO(data[:MAX_PICKLE_BYTES])
+    ends = []
+    for position in range(_LEGACY_PREAMBLE + 2):  # behind the tensors, the names of their storages
+        _check_opcodes(stream, len(data), limited=position >= _LEGACY_PREAMBLE)
+        ends.append(stream.tell())
+    begin, end = ends[_LEGACY_PREAMBLE - 1 : _LEGACY_PREAMBLE + 1]
+    return data[:begin] + _without_sources(data[begin:end]) + data[end:]
+
+
+def _without_sources(pickled: bytes) -> bytes:
+    """A pickle in which classes stand by their names alone.
+
+    Where a class of `nn.Module` such as `ParameterDict` comes first, the old container has ("module", class, file,
+    source code), which the restricted unpickler does not take.
+    """
+    operations = [
+        (opcode.name, argument, place or 0) for opcode, argument, place in pickletools.genops(pickled)
+    ]
+    made, copied, begin = bytearray(), 0, 0
+    lost: set[object] = set()
+    for number, (name, _, place) in enumerate(operations):
+        if name == "MARK":
+            begin = number
+        if name != "BINPERSID" or operations[begin + 1][1] != "module":
+            continue
+        inside = operations[begin : number + 1]
+        which = [name for name, _, _ in inside].index("GLOBAL")
+        stored = {each: operation[1] for each, operation in enumerate(inside) if "PUT" in operation[0]}
+        stored.pop(which + 1, None)  # the class may be asked for again
+        after = which + 1 + ("PUT" in inside[which + 1][0])
+        made += pickled[copied : inside[0][2]] + pickled[inside[which][2] : inside[after][2]]
+        copied = place + 1
+        lost |= set(stored.values())
+    if any("GET" in name and argument in lost for name, argument, _ in operations):
+        raise InputError("its pickle names classes in a way that is not read; save it again as .safetensors")
+    return bytes(made) + pickled[copied:]
 
 
 def _checked_archive(data: bytes) -> bytes:
@@ -130,17 +172,33 @@ def _check_opcodes(stream: BinaryIO, size: int, limited: bool) -> None:
         size: Bytes in the file: the storages together cannot have more values.
         limited: Whether integers may be no larger than an embedding's size.
     """
-    words = ["", ""]
+    words, memo, said = (
+        ["", ""],
+        [],
+        False,
+    )  # protocol 4 makes names of two texts, which may be kept from before
     number = stored = protocol = 0
     for opcode, argument, _ in pickletools.genops(stream):
-        if isinstance(argument, str):
-            words = [words[-1], argument]
+        if opcode.name == "MEMOIZE":
+            memo.append(words[-1] if said else "")
+        elif "GET" in opcode.name and isinstance(argument, int) and argument < len(memo):
+            words = [words[-1], memo[argument]]
+        said = isinstance(argument, str)
+        if said:
+            words = [words[-1], str(argument)]
         if opcode.name in ("GLOBAL", "INST"):
             _check_global(str(argument).replace(" ", "."))
         elif opcode.name == "STACK_GLOBAL":
             _check_global(".".join(words))
         elif opcode.name == "PROTO":
             protocol = int(argument or 0)
+        elif (
+            not limited and words[-1] == "little_endian" and (argument is False or opcode.name == "NEWFALSE")
+        ):
+            raise InputError(
+                "was written on a big-endian machine, of whose old files torch does not turn the bytes round; "
+                "save it again there as .safetensors"
+            )
         elif opcode.name in _INTEGERS:
             number = int(argument or 0)
             if limited and abs(number) > MAX_VALUES:

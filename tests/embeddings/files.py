@@ -113,6 +113,14 @@ LAYOUTS: dict[str, tuple[str, Callable[[Tensor], bytes]]] = {
         "a1111",
         lambda t: torch_file(a1111(t, string_to_param=old_parameter_dict(t))),
     ),
+    "A1111, ParameterDict, legacy pickle": (
+        "a1111",
+        lambda t: torch_file(a1111(t, string_to_param=nn.ParameterDict({"*": nn.Parameter(t)})), legacy=True),
+    ),
+    "A1111, ParameterDict before torch 1.12, legacy pickle": (
+        "a1111",
+        lambda t: torch_file(a1111(t, string_to_param=old_parameter_dict(t)), legacy=True),
+    ),
     "list of one": ("list", lambda t: torch_file([{TOKEN: t}])),
     "list of rows": ("list", lambda t: torch_file([{f"<{i}>": row} for i, row in enumerate(t)])),
     "A1111 PNG with a text chunk": ("a1111", text_chunk_image),

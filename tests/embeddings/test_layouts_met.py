@@ -2,11 +2,13 @@
 
 import io
 import zipfile
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save as save_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 import lab
 from lab.embeddings.read import read_all
@@ -173,9 +175,69 @@ def test_float8_is_read_from_pickles(tmp_path):
     assert torch.equal(embedding.vectors["clip_l"], L.to(torch.float8_e4m3fn).float())
 
 
+def zipped(data: object, other: dict[str, bytes]) -> bytes:
+    """What torch writes, with other records in the place of some."""
+    with zipfile.ZipFile(io.BytesIO(torch_file(data))) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    return packed(files | {f"archive/{name}": value for name, value in other.items()}, zipfile.ZIP_STORED)
+
+
+def with_attribute(tensor: Tensor) -> Tensor:
+    tensor.note = "of a trainer"
+    return tensor
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {TOKEN: with_attribute(L.clone())},
+        {TOKEN: with_attribute(nn.Parameter(L.clone()))},
+        {TOKEN: L, "shape": L.shape, "dtype": L.dtype},
+        OrderedDict([(TOKEN, nn.Parameter(L.clone(), requires_grad=False))]),
+        {TOKEN: torch.cat([L, L, L])[4:6].t().contiguous().t()},
+    ],
+    ids=["attribute", "parameter with state", "size and dtype", "ordered", "view"],
+)
+def test_what_stands_beside_the_values_keeps_no_file_from_being_read(tmp_path, data, legacy):
+    expected = data[TOKEN].detach()
+    assert torch.equal(read(tmp_path, torch_file(data, legacy)).vectors["clip_l"], expected)
+
+
+@pytest.mark.parametrize("version", ["1.8.1", "1.12.1"])
+def test_files_that_old_torch_wrote_are_read(version):
+    """Each an A1111 dictionary with a `ParameterDict`, written by that torch itself."""
+    embedding = lab.read_embedding(Path(__file__).parent / "old" / f"torch-{version}.pt")
+    expected = torch.arange(8.0).reshape(2, 4) / 8
+    assert torch.equal(embedding.vectors["clip"], expected) and embedding.provenance.step == 1419
+
+
+def test_a_zip_of_a_big_endian_machine_is_read(tmp_path):
+    other = {"byteorder": b"big", "data/0": L.numpy().astype(">f4").tobytes()}
+    assert torch.equal(read(tmp_path, zipped({TOKEN: L}, other)).vectors["clip_l"], L)
+
+
+def test_an_old_container_of_a_big_endian_machine_is_refused(tmp_path):
+    data = torch_file({TOKEN: L}, legacy=True)
+    place = data.index(b"little_endian") + len(b"little_endian")
+    turned = data[:place] + data[place:].replace(b"\x88", b"\x89", 1)  # True, False
+    assert "big-endian machine" in refusal(tmp_path, turned)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "complex64"])
+def test_numbers_that_no_vector_has_are_named(tmp_path, dtype):
+    assert f"vectors are {dtype}" in refusal(tmp_path, torch_file({TOKEN: L.to(getattr(torch, dtype))}))
+
+
+@pytest.mark.parametrize("name", ["<猫 Ł\"'/\\ é>", "<😀>", "<a\nb>", "", "../<x>"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_token_may_be_called_anything(tmp_path, name, legacy):
+    assert torch.equal(read(tmp_path, torch_file({name: L}, legacy)).vectors["clip_l"], L)
+
+
 def test_a_newer_pickle_is_told_from_a_damaged_one(tmp_path, recwarn):
     buffer = io.BytesIO()
-    torch.save({TOKEN: L}, buffer, pickle_protocol=4)
+    torch.save(a1111(nn.ParameterDict({"*": nn.Parameter(L)})), buffer, pickle_protocol=4)
     assert "its pickle has protocol 4" in refusal(tmp_path, buffer.getvalue())
     assert not recwarn
 
