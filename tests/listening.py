@@ -19,3 +19,14 @@ class Heard(Listener):
 
     def step(self, report, last):
         self.steps.append(report)
+
+
+class StopsAt(Heard):
+    """Asks for an end before the step of that number, over all runs that it hears, as Ctrl-C would."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def stopping(self):
+        return len(self.steps) == self.last - 1

@@ -88,7 +88,9 @@ class Journal(Listener):
     def show(self, step: int, embeddings: Sequence[Embedding]) -> None:
         """Previews of the vectors that a run leaves, unless there are some of the step at which they were so."""
         if self._config.preview_every and not self._previews.made(step):
-            self._previews.make(step, embeddings)
+            similarity = self._previews.make(step, embeddings)
+            if similarity is not None:
+                self._folder.add_to_progress(step, {"similarity": similarity})
 
     def break_off(self) -> None:
         """Of a run that was interrupted and can go on: shows the vectors as they are."""

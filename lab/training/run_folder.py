@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,15 @@ class TrainingFolder(RunFolder):
         with writing(self.progress), self.progress.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def add_to_progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds what became known later to the line of a step, if there is one.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        lines = [{**line, **values} if line["step"] == step else line for line in self.read_progress()]
+        self._write_progress(lines)
+
     def read_progress(self) -> list[dict[str, Any]]:
         """The progress lines so far; what is no step's line is left out, such as one that a crash cut short."""
         lines = []
@@ -132,9 +141,11 @@ class TrainingFolder(RunFolder):
             InputError: the folder cannot be written.
         """
         if self.progress.is_file():
-            kept = [json.dumps(line) + "\n" for line in self.read_progress() if line["step"] <= step]
-            with atomic(self.progress) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+            self._write_progress([line for line in self.read_progress() if line["step"] <= step])
+
+    def _write_progress(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        with atomic(self.progress) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def run_config(config: TrainConfig) -> TrainConfig:

@@ -13,8 +13,8 @@ import lab
 from lab.cli.main import main
 from lab.errors import InputError
 from lab.training.prepare import prepare
-from lab.training.run_folder import run_config
-from tests.listening import Heard
+from lab.training.run_folder import TrainingFolder, run_config
+from tests.listening import StopsAt
 
 
 def weights(bundle):
@@ -126,20 +126,11 @@ def test_previews_use_the_loader_of_inference(sd1, changed):
     assert "curves.png" in page and Image.open(config.out / "curves.png").size[0] > 400
 
 
-class StopsAt(Heard):
-    """Asks for an end before step `last`, as Ctrl-C would."""
-
-    def __init__(self, last):
-        super().__init__()
-        self.last = last
-
-    def stopping(self):
-        return len(self.steps) == self.last - 1
-
-
-def test_what_a_run_leaves_is_shown_wherever_it_ends(sd1, changed, heard):
+def test_what_a_run_leaves_is_shown_wherever_it_ends(sd1, changed, heard, clip_folder):
     settles = {"stop": "auto", "stop_window": 2, "stop_ratio": 0.99, "evaluate_every": 1}
-    config = changed(preview_every=100, preview_seeds="1", preview_steps=2, steps=40, **settles)
+    config = changed(
+        preview_every=100, preview_seeds="1", preview_steps=2, steps=40, clip=clip_folder, **settles
+    )
 
     def shown():
         return [int(path.name[:6]) for path in sorted((config.out / "previews").glob("*.png"))]
@@ -147,6 +138,8 @@ def test_what_a_run_leaves_is_shown_wherever_it_ends(sd1, changed, heard):
     with pytest.raises(KeyboardInterrupt):
         lab.train(sd1, config, listener=StopsAt(2))
     assert shown() == [0, 2] and "Stopped at step 2; it can go on." in (config.out / "index.html").read_text()
+    told = TrainingFolder(config.out).read_progress()
+    assert ["similarity" in line for line in told] == [False, True]
     lab.train(sd1, resume=config.out, listener=heard)
     kept = int(re.search(r"of step (\d+), are kept", heard.notes[-1])[1])
     assert shown() == [0, 2, kept] and kept < config.steps
