@@ -194,6 +194,11 @@ def _portable(value: Any, key: str) -> Any:
     return without_folders(value) if isinstance(value, str) and key in SOURCES else value
 
 
+def embedding_file(stem: Path, layout: str | None) -> Path:
+    """A file with the suffix of a run's layout."""
+    return stem.with_name(stem.name + (WRITABLE[layout].suffixes[0] if layout else ".safetensors"))
+
+
 class EmbeddingWriter:
     """Writes the embeddings of one run."""
 
@@ -205,8 +210,7 @@ class EmbeddingWriter:
 
     def path(self, stem: Path) -> Path:
         """A file with the suffix of the run's layout."""
-        layout = self._config.layout
-        return stem.with_name(stem.name + (WRITABLE[layout].suffixes[0] if layout else ".safetensors"))
+        return embedding_file(stem, self._config.layout)
 
     def write(self, embedding: Embedding, stem: Path, step: int, final: bool = False) -> None:
         """Writes an embedding; what it was learned from joins it where the layout has room.

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from lab.embeddings.embedding import Embedding
+from lab.embeddings.read import read_file
 from lab.errors import InputError
 from lab.files import atomic
 from lab.listening import Listener
 from lab.terminal import is_first
 from lab.text import counted
+from lab.training.checkpoint import embedding_file
 from lab.training.config import TrainConfig
 from lab.training.objectives.objective import find_objective
 from lab.training.run_folder import TrainingFolder, run_config
@@ -20,7 +22,8 @@ def learn_counts(
 ) -> Learned:
     """Learns with each of the config's numbers of vectors, in a folder of its own, and tells how much each does.
 
-    What is kept is copied into the run's folder beside these.
+    What is kept is copied into the run's folder beside these. Where there are such runs already, those that ended are
+    taken as they are, and one that was interrupted goes on.
 
     Args:
         learn: Carries out a run with one number of vectors.
@@ -30,7 +33,8 @@ def learn_counts(
         What the run learned that has the fewest vectors within `tolerance` of the best.
 
     Raises:
-        InputError: an objective that measures no share of an effect, or a folder that holds such runs already.
+        InputError: an objective that measures no share of an effect, or a folder that holds runs with other settings.
+        KeyboardInterrupt: after Ctrl-C, with what was learned so far on disk.
     """
     if "explained" not in find_objective(config.objective).watched:
         raise InputError(
@@ -43,10 +47,11 @@ def learn_counts(
         for count in config.counts
     }
     folders = {count: TrainingFolder(config.out / f"vectors-{count}") for count in runs}
-    taken = [folder.path for folder in folders.values() if folder.exists]
-    if taken:
-        raise InputError(f"{taken[0]}: holds a run already; choose another --out")
-    learned = {count: learn(run) for count, run in runs.items()}
+    try:
+        learned = {count: _learned(run, folders[count], learn) for count, run in runs.items()}
+    except KeyboardInterrupt:
+        listener.note(f"The same command with --out {config.out} goes on with all numbers of vectors.")
+        raise
     shares = {count: best_share(folder) for count, folder in folders.items()}
     chosen = fewest(shares, config.tolerance)
     for count, share in shares.items():
@@ -59,6 +64,20 @@ def learn_counts(
             with atomic(config.out / path.name) as temporary:
                 temporary.write_bytes(path.read_bytes())
     return kept
+
+
+def _learned(config: TrainConfig, folder: TrainingFolder, learn: Callable[[TrainConfig], Learned]) -> Learned:
+    """What a run learns: it begins, goes on, or ended before."""
+    if not folder.exists:
+        return learn(config)
+    before = folder.read_config()
+    resumed = config.model_copy(update={"resume": folder.path, "dtype": before.dtype})
+    run_config(resumed)  # refuses other settings
+    files = [embedding_file(folder.path / subject.name, before.layout) for subject in before.subjects()]
+    if not all(file.is_file() for file in files):
+        return learn(resumed)
+    found = [read_file(file) for file in files]
+    return found[0] if len(found) == 1 else found
 
 
 def best_share(folder: TrainingFolder) -> float:

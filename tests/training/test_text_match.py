@@ -11,6 +11,7 @@ from lab.training.config import TrainConfig
 from lab.training.counts import fewest
 from lab.training.image_share import share
 from lab.training.prepare import describe_run
+from tests.listening import Heard, StopsAt
 
 TEXT = "red apple, blurry photo"
 
@@ -133,11 +134,29 @@ def test_of_several_numbers_the_fewest_near_the_best_are_kept(sd1, worded, heard
         "2 vectors",
         "4 vectors",
     ]
-    with pytest.raises(InputError, match="vectors-1: holds a run already"):
-        lab.train(sd1, config)
+    with pytest.raises(InputError, match=r"tolerance: the run in .*vectors-1 has"):
+        lab.train(sd1, config, tolerance=0.5)
     with pytest.raises(InputError, match="several numbers are for --objective text"):
         lab.train(sd1, config, objective="concept")
     assert fewest({1: 0.5, 2: 0.895, 4: 0.89, 8: 0.9}, 0.01) == 2
+
+
+def test_several_numbers_go_on_where_they_were_interrupted(sd1, worded, heard, tmp_path):
+    settings = {"vectors": "1,2,4", "steps": 4, "tolerance": 0.0}
+    whole = lab.train(sd1, worded(**settings, out=tmp_path / "whole"))
+    config = worded(**settings)
+    interrupted = StopsAt(7)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(sd1, config, listener=interrupted)
+    assert (
+        interrupted.notes[-1]
+        == f"The same command with --out {config.out} goes on with all numbers of vectors."
+    )
+    embedding = lab.train(sd1, config, listener=heard)
+    assert [report.step for report in heard.steps] == [4, 1, 2, 3, 4]
+    assert torch.equal(embedding.vectors["clip"], whole.vectors["clip"])
+    again = Heard()
+    assert lab.train(sd1, config, listener=again).count == embedding.count and not again.steps
 
 
 @pytest.mark.parametrize(
