@@ -134,10 +134,15 @@ class Config(BaseModel):
         """Takes one value for a list of one, and the other way round."""
         if not isinstance(settings, Mapping):
             return settings
-        fields = cls.model_fields
+        fields, settings = cls.model_fields, {cls._field(key): value for key, value in settings.items()}
         return {
             key: _shaped(fields[key], value) if key in fields else value for key, value in settings.items()
         }
+
+    @classmethod
+    def _field(cls, key: Any) -> Any:
+        """The field that a key means: `from` is `from_`, since Python keeps the word for itself."""
+        return f"{key}_" if f"{key}_" in cls.model_fields else key
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], where: str = "options") -> Self:
@@ -177,6 +182,7 @@ class Config(BaseModel):
         if path is None:
             return cls.build(over)
         settings, lines = _read_file(path)
+        settings, lines = ({cls._field(key): each[key] for key in each} for each in (settings, lines))
         for key in settings:
             if key not in cls.model_fields:
                 nearest = did_you_mean(str(key), cls.model_fields)
@@ -265,7 +271,7 @@ def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors()[0]
     parts = (str(part) for part in problem["loc"])
     name = ".".join(
-        part for part in parts if not re.search(r"[\[-]|^str$", part)
+        part.removesuffix("_") for part in parts if not re.search(r"[\[-]|^str$", part)
     )  # a union's names its members
     if problem["type"] == "extra_forbidden":
         return f"unknown option '{name}'{did_you_mean(name, cls.model_fields)}"

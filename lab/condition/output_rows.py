@@ -42,7 +42,8 @@ def with_output_rows(
 
 
 def use_notes(applied: Sequence[AppliedEmbedding], embeddings: Mapping[str, Embedding]) -> Iterator[str]:
-    """Says where a weight does nothing to an embedding, and where a part of it is not used, one line each."""
+    """Says where a weight does nothing to an embedding, or not what one thinks, and where a part of it is not used, one
+    line each."""
     for name in dict.fromkeys(use.name for use in applied):
         if foreign := embeddings[name].foreign:
             yield f"<{name}>: made for another family; of it the CLIP half alone is used, not {', '.join(foreign)}"
@@ -51,4 +52,9 @@ def use_notes(applied: Sequence[AppliedEmbedding], embeddings: Mapping[str, Embe
             yield (
                 f"<{use.name}>: its rows are put in behind the text encoder, after all weights; {use.weight:g} "
                 "does nothing to them"
+            )
+        if use.weight < 0 and embeddings[use.name].kind == "slider":
+            yield (
+                f"<{use.name}>: a slider acts from weight 0 up, and {use.weight:g} does not turn it round; learn one "
+                "with --from and --to exchanged"
             )

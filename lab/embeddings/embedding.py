@@ -12,7 +12,7 @@ from lab.models.family import encoder_key, family_with_keys
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["concept", "style", "negative", "unknown"]
+Kind = Literal["concept", "style", "negative", "slider", "unknown"]
 
 NEGATIVE_SUFFIX = "-neg"
 """DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""

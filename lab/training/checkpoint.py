@@ -242,6 +242,7 @@ class EmbeddingWriter:
             "lab.initial_text": self._beginnings[name].initial.text,
             "lab.learning_rate": f"{self._beginnings[name].rate:g}",
             "lab.config": json.dumps(recipe(self._config)),
+            **self._objective.facts(),
         }
 
     def write_prompt_embeds(self, embedding: Embedding, folder: Path) -> None:

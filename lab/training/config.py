@@ -16,17 +16,24 @@ from lab.training.option_types import MAX_VECTORS, Init, Lines, Name, Rate, Stop
 if TYPE_CHECKING:  # options are read without torch
     import torch
 
-    from lab.training.objectives.objective import (
+    from lab.training.objectives.options import (
         ContrastiveOptions,
         MakingOptions,
         PairOptions,
         RewardOptions,
+        SliderOptions,
         TextMatchOptions,
         WorstOptions,
     )
 
     class ObjectiveOptions(
-        MakingOptions, WorstOptions, RewardOptions, PairOptions, ContrastiveOptions, TextMatchOptions
+        MakingOptions,
+        WorstOptions,
+        RewardOptions,
+        PairOptions,
+        ContrastiveOptions,
+        TextMatchOptions,
+        SliderOptions,
     ):
         """What the table's objectives can be told: a type checker reads no tables."""
 else:
@@ -59,7 +66,7 @@ class DataOptions(Config):
     objective: ObjectiveName = "concept"
     """What is learned: a thing, a style, a thing together with its negative (`pair`), a negative embedding from
     images of what is to be avoided (`negative`) or by a reward for better images (`reward`), what CLIP sees in images
-    (`contrastive`), or what words do (`text`)."""
+    (`contrastive`), what words do (`text`), or a direction between two prompts (`slider`)."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)
     """A file or folder of other embeddings that captions and prompts may name, repeatable; they stay as they are."""

@@ -21,6 +21,7 @@ from lab.runs.run import text_digest
 from lab.training.checkpoint import load_checkpoint
 from lab.training.config import TrainConfig, config_class
 from lab.training.counts import learn_counts
+from lab.training.ends import learn_ends
 from lab.training.estimate import what_would_fit
 from lab.training.journal import Journal
 from lab.training.loop import Ending, Loop
@@ -68,6 +69,7 @@ def train(
     def learn_one(one: TrainConfig) -> Embedding | list[Embedding]:
         return learn(prepare(bundle, one, embeddings, listener), listener)
 
+    config = learn_ends(config, learn_one)
     return learn_counts(config, learn_one, listener) if len(config.counts) > 1 else learn_one(config)
 
 

@@ -6,10 +6,11 @@ from lab.cli.main import main
 from lab.training.config import TrainConfig
 from tests.paths import REPOSITORY
 
-NEGATIVES = {"emoji-negative", "emoji-pair", "emoji-reward"}
+OTHERS = {"emoji-negative", "emoji-pair", "emoji-reward", "emoji-slider"}
 FROM_IMAGES = ("5 images", "buckets:", "begins at:", "vector 4:", "memory: about", "time: about")
 PRINTED = {
     "negative": ("192 images would be made", "24 worst", "PROMPT, <emoji-negative>", "time: about"),
+    "slider": ("noto emoji of a dog on a white background ->", "begins at:", "vector 4:", "time: about"),
     "reward": ("256 prompts", "begins at:", "vector 8:", "memory: about", "time: about"),
 }
 RECIPES = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
@@ -17,7 +18,7 @@ RECIPES = sorted((REPOSITORY / "configs" / "train").glob("*.yaml"))
 
 def test_every_family_has_both_kinds():
     expected = {f"{model}-{kind}" for model in ("emoji", "sd15", "sdxl") for kind in ("object", "style")}
-    assert {recipe.stem for recipe in RECIPES} == expected | NEGATIVES
+    assert {recipe.stem for recipe in RECIPES} == expected | OTHERS
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
