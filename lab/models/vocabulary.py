@@ -33,6 +33,11 @@ def norm_range(encoder: PreTrainedModel) -> tuple[float, float, float]:
     return float(norms.min()), float(norms.median()), float(norms.max())
 
 
+def norm_mean(encoder: PreTrainedModel) -> float:
+    """Mean norm of a text encoder's token embeddings (about 0.4 in CLIP-L)."""
+    return float(encoder.get_input_embeddings().weight.detach().float().norm(dim=1).mean())
+
+
 def embedding_rms(encoder: PreTrainedModel) -> float:
     """Root mean square of the values in a text encoder's token embeddings (about 0.014 in CLIP-L)."""
     return float(encoder.get_input_embeddings().weight.detach().float().square().mean().sqrt())

@@ -126,7 +126,8 @@ class LearningOptions(Config):
 
     init: Init = "auto"
     """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), `auto`: the words
-    whose CLIP text features lie nearest the images' CLIP image features, or `contrastive`: these, brought nearer."""
+    whose CLIP text features lie nearest the images' CLIP image features, `contrastive`: these, brought nearer, or
+    `cross`: what the text encoder makes of them (2312.15905)."""
 
     clip: ExistingFolder | None = None
     """Folder of a CLIPModel for `auto` and for the similarity curve; by default the model's own, if it has one."""
@@ -146,9 +147,9 @@ class LearningOptions(Config):
     gradient_checkpointing: bool = False
     """Computes the U-Net's activations twice to save memory."""
 
-    optimizer: Literal["adamw", "shampoo"] = "adamw"
-    """AdamW without decay, or Shampoo (1802.09568) with steps as long as AdamW's: with the latter the bundled model
-    learns a thing in half the steps."""
+    optimizer: Literal["adamw", "shampoo", "sphere"] = "adamw"
+    """AdamW without decay, Shampoo (1802.09568), or descent on the sphere with a prior, which leaves norms alone
+    (2512.13672, with `--norm mean`); the latter two with steps as long as AdamW's."""
 
     learning_rate: Rate | None = None
     """AdamW's learning rate, for either; by default one that suits the size of the vocabulary's vectors."""
@@ -171,8 +172,11 @@ class LearningOptions(Config):
     timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
     """Learns from timesteps LOW to HIGH (HIGH not included); by default all."""
 
-    norm: Literal["free", "clamp", "rescale"] = "free"
-    """Vector norms: left alone, kept within the vocabulary's range, or kept at its median."""
+    norm: Literal["free", "clamp", "rescale", "mean"] = "free"
+    """Vector norms: left alone, kept within the vocabulary's range, or kept at its median or mean."""
+
+    keep_context: float = Field(0.0, ge=0)
+    """Weight of what the vectors change of other words' meaning in prompts without images (CoRe, 2408.15914)."""
 
     clip_skip: int = Field(0, ge=0, le=11)
     """Leaves out this many of the text encoder's last layers."""

@@ -13,7 +13,7 @@ from lab.embeddings.embedding import Embedding, Kind
 from lab.embeddings.read import read_one
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
-from lab.models.vocabulary import norm_range, token_text, whole_words
+from lab.models.vocabulary import norm_mean, norm_range, token_text, whole_words
 from lab.score.clip import Clip, image_features
 from lab.text import counted
 
@@ -45,9 +45,9 @@ def initial_vectors(
     """Makes `count` vectors for each text encoder.
 
     Args:
-        init: `text:WORDS`, `file:EMBEDDING`, `random` or `auto`.
+        init: `text:WORDS`, `file:EMBEDDING`, `random`, `auto`, or `cross` for what the encoders make of `auto`'s words.
         generator: For `random`.
-        words: For `auto`: what finds the words, or a text if there is no CLIP to find them with.
+        words: For `auto` and `cross`: what finds the words, or a text if there is no CLIP to find them with.
 
     Raises:
         InputError: no text, or an embedding of another number of vectors or for another model.
@@ -57,16 +57,20 @@ def initial_vectors(
         return _from_chance(bundle, count, generator)
     if kind == "file":
         return _from_embedding(bundle, value, count)
-    if kind == "auto":
+    if kind in ("auto", "cross"):
         value = words if isinstance(words, str) else " ".join(words(count))
-    return initial_from_text(bundle, value, count)
+    return initial_from_text(bundle, value, count, crossed=kind == "cross")
 
 
-def initial_from_text(bundle: Bundle, text: str, count: int) -> Initial:
+def initial_from_text(bundle: Bundle, text: str, count: int, crossed: bool = False) -> Initial:
     """Spreads the tokens of a text over `count` vectors.
 
     Vector i of n takes token floor(i k / n) of k, as the A1111 web UI stretches them; with fewer vectors than
     tokens, it takes the mean of tokens floor(i k / n) up to floor((i + 1) k / n).
+
+    Args:
+        crossed: Takes the text encoders' outputs for the tokens in the place of their inputs, as Cross Initialization
+            does (2312.15905): learned vectors end nearer to these, and are as long.
 
     Raises:
         InputError: a text without tokens.
@@ -77,14 +81,24 @@ def initial_from_text(bundle: Bundle, text: str, count: int) -> Initial:
         ids = tower.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise InputError(f"init: '{text}' holds no token to begin with; write text:WORDS")
-        table = tower.encoder.get_input_embeddings().weight.detach().float().cpu()
+        rows = _outputs(tower, ids) if crossed else tower.encoder.get_input_embeddings().weight[ids]
+        rows, ids = rows.detach().float().cpu(), ids[: len(rows)]
         groups = [
-            ids[i * len(ids) // count : max((i + 1) * len(ids) // count, i * len(ids) // count + 1)]
+            slice(i * len(ids) // count, max((i + 1) * len(ids) // count, i * len(ids) // count + 1))
             for i in range(count)
         ]
-        vectors[tower.key] = torch.stack([table[group].mean(dim=0) for group in groups])
-        origins = origins or tuple(_spelled(tower, group) for group in groups)
+        vectors[tower.key] = torch.stack([rows[group].mean(dim=0) for group in groups])
+        origins = origins or tuple(_spelled(tower, ids[group]) for group in groups)
     return Initial(vectors, origins, text)
+
+
+@torch.no_grad()
+def _outputs(tower: TextTower, ids: list[int]) -> Tensor:
+    """(k, width): what a text encoder makes of k tokens, each in its place behind the start token."""
+    tokenizer = tower.tokenizer
+    whole = [tokenizer.bos_token_id, *ids[: tower.context_length - 2], tokenizer.eos_token_id]
+    states = tower.encoder(torch.tensor([whole], device=tower.encoder.device)).last_hidden_state
+    return states[0, 1:-1]
 
 
 def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path]) -> WordFinder:
@@ -172,6 +186,7 @@ class Learned:
             for beginning in beginnings
         }
         self._norms = {tower.key: norm_range(tower.encoder) for tower in bundle.towers}
+        self._means = {tower.key: norm_mean(tower.encoder) for tower in bundle.towers}
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter under `NAME/ENCODER`, always in the same order."""
@@ -237,12 +252,16 @@ class Learned:
         return lines
 
     @torch.no_grad()
-    def adjust_norms(self, how: Literal["free", "clamp", "rescale"]) -> None:
+    def adjust_norms(self, how: Literal["free", "clamp", "rescale", "mean"]) -> None:
         """Scales vectors: `clamp` into the vocabulary's range of norms, `rescale` to its median (as OneTrainer's
-        `preserve_embedding_norm`); `free` leaves them alone."""
+        `preserve_embedding_norm`), `mean` to its mean (as 2512.13672); `free` leaves them alone."""
         if how == "free":
             return
         for name, rows in self.named():
-            low, median, high = self._norms[name.rsplit("/", 1)[1]]
+            key = name.rsplit("/", 1)[1]
+            low, median, high = self._norms[key]
             norms = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            rows.mul_((norms.clamp(low, high) if how == "clamp" else median) / norms)
+            wanted = (
+                norms.clamp(low, high) if how == "clamp" else median if how == "rescale" else self._means[key]
+            )
+            rows.mul_(wanted / norms)

@@ -17,6 +17,7 @@ from lab.training.config import TrainConfig
 from lab.training.learned import Learned, Snapshot
 from lab.training.objectives.objective import Objective, split_evenly
 from lab.training.shampoo import Shampoo
+from lab.training.sphere import Sphere
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ GRADIENT_SCALE = 2.0**12
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
     "shampoo": Shampoo,
+    "sphere": Sphere,
 }
 """By the name of `--optimizer`: each takes `Learned.parameter_groups`."""
 

@@ -10,9 +10,9 @@ MAX_VECTORS = 64
 
 
 def _check_init(value: str) -> str:
-    if value not in ("auto", "random", "contrastive") and not re.match(r"(text|file):.", value):
+    if value not in ("auto", "random", "contrastive", "cross") and not re.match(r"(text|file):.", value):
         raise ValueError(
-            f"'{value}' is not auto, contrastive, random, text:WORDS or file:EMBEDDING; write text:{value}"
+            f"'{value}' is not auto, contrastive, cross, random, text:WORDS or file:EMBEDDING; write text:{value}"
         )
     return value
 

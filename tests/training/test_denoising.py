@@ -7,6 +7,7 @@ from diffusers.training_utils import compute_snr
 from torch import nn
 
 from lab.models.patches import frozen
+from lab.training.data.captions import CaptionEncoder, read_templates
 from lab.training.objectives.denoising import (
     ERRORS,
     Concept,
@@ -161,3 +162,29 @@ def test_masked_parts_of_an_image_have_no_say(sd1, changed, images, started, mon
     with torch.no_grad():
         torch.testing.assert_close(wronged.losses(objective.batch(0)), objective.losses(objective.batch(0)))
     assert objective.data.latents.get(0)["weight"].mean() == 0.5
+
+
+def test_words_behind_the_vectors_are_drawn_to_what_they_are_behind_a_known_word(sd1, changed, started):
+    """Against CoRe's formula, computed from whole prompts; vectors that are the word's own do nothing to it."""
+    config = changed(keep_context=2.0, vectors=1, init="text:cat")
+    objective, learned = started(sd1, config)
+    examples = objective.batch(0)
+    torch.testing.assert_close(objective.losses(examples), objective.errors(examples), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        learned.rows["cat-toy"]["clip"] += torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    added = (objective.losses(examples) - objective.errors(examples)) / 2.0
+    prompts = [line for line in read_templates(["context"]) if not line.endswith("{name}")]
+    for example, found in zip(examples, added.tolist(), strict=True):
+        generator = config.generator("context", example.step, example.slot)
+        prompt = prompts[int(torch.randint(len(prompts), (), generator=generator))]
+        vectors = {"cat-toy": {"clip": learned.rows["cat-toy"]["clip"].detach()}}
+        with torch.no_grad():
+            encode = CaptionEncoder(sd1, vectors)
+            texts = [prompt.replace("{name}", text) for text in ("<cat-toy>", "cat")]
+            with_vector, with_word = encode(texts)[0]
+        spans = encode.spans(texts[0])
+        (own,) = (span for span in spans if span.embedding)
+        behind = [row for span in spans if span.start > own.start for row in range(span.start, span.end)]
+        cosines = torch.cosine_similarity(with_vector[behind], with_word[behind], dim=1)
+        assert found == pytest.approx(float((1 - cosines).mean()), abs=1e-5) and found > 1e-4
+    assert torch.equal(objective.watch(examples)[:, 0], objective.errors(examples))

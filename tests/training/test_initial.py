@@ -89,19 +89,37 @@ def test_auto_takes_the_words_it_is_given_or_the_objectives_own(sd1):
     assert initial_vectors(sd1, "auto", 1, generator(), "apple").origins == ("apple",)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_cross_begins_at_what_the_encoders_make_of_the_words(family, request):
+    bundle = request.getfixturevalue(family)
+    crossed = initial_vectors(bundle, "cross", 2, generator(), lambda count: ["red", "apple"])
+    assert crossed.origins == ("red", "apple")
+    for tower in bundle.towers:
+        ids = tower.tokenizer("red apple", return_tensors="pt").input_ids
+        expected = tower.encoder(ids).last_hidden_state[0, 1:3]
+        torch.testing.assert_close(crossed.vectors[tower.key], expected.detach())
+        assert not torch.allclose(initial_from_text(bundle, "red apple", 2).vectors[tower.key], expected)
+
+
 def test_text_without_tokens_is_refused(sd1):
     with pytest.raises(InputError, match="no token"):
         initial_from_text(sd1, " ", 1)
 
 
-@pytest.mark.parametrize("how", ["free", "clamp", "rescale"])
+@pytest.mark.parametrize("how", ["free", "clamp", "rescale", "mean"])
 def test_norms_are_adjusted(sd1, how):
     low, median, high = norm_range(sd1.towers[0].encoder)
+    mean = float(sd1.towers[0].encoder.get_input_embeddings().weight.norm(dim=1).mean())
     vectors = torch.nn.functional.normalize(torch.randn(2, 32), dim=1) * torch.tensor([[0.01], [50.0]])
     learned = learned_at(sd1, {"clip": vectors})
     assert "x/clip" in learned.outside_vocabulary()
     learned.adjust_norms(how)
-    wanted = {"free": [0.01, 50.0], "clamp": [low, high], "rescale": [median, median]}[how]
+    wanted = {
+        "free": [0.01, 50.0],
+        "clamp": [low, high],
+        "rescale": [median, median],
+        "mean": [mean, mean],
+    }[how]
     assert learned.norms()["x/clip"] == pytest.approx(wanted, rel=1e-4)
     torch.testing.assert_close(
         torch.nn.functional.normalize(learned.rows["x"]["clip"], dim=1),

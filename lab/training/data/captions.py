@@ -151,7 +151,7 @@ class CaptionEncoder:
             clip_skip: Leaves out this many of the text encoder's last layers.
         """
         self._bundle = bundle
-        self._vectors = vectors
+        self.vectors = vectors
         self._clip_skip = clip_skip
         self._chunker = CaptionChunker(bundle, vector_counts(vectors))
 
@@ -160,7 +160,7 @@ class CaptionEncoder:
         once."""
         distinct = list(dict.fromkeys(captions))
         chunks = [self._chunker(caption) for caption in distinct]
-        encoded = encode_chunks(self._bundle, chunks, self._vectors, self._clip_skip)
+        encoded = encode_chunks(self._bundle, chunks, self.vectors, self._clip_skip)
         places = torch.tensor([distinct.index(caption) for caption in captions])
         index = to_device(places, self._bundle.device)
         pooled = None if encoded.pooled is None else encoded.pooled[index]

@@ -30,6 +30,7 @@ from lab.training.data.captions import (
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned
+from lab.training.objectives.context import ContextDrift
 from lab.training.objectives.objective import Cost, Objective, split_evenly
 
 GAMMA = 5.0
@@ -110,6 +111,9 @@ class Denoising(Objective[Example]):
         """Encodes every view of the images."""
         vectors = {**self._others, **learned.rows}
         self._encode = CaptionEncoder(self.bundle, vectors, self.config.clip_skip)
+        if self.config.keep_context:
+            names = [subject.name for subject in self.config.subjects()]
+            self._context = ContextDrift(self.bundle, self._encode, names, self._known_word(learned))
         self.data.latents.encode_all(listener)
 
     def batch(self, step: int) -> Sequence[Example]:
@@ -127,8 +131,22 @@ class Denoising(Objective[Example]):
         ]
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
-        """(b,) losses of examples of one bucket: the mean squared (or Huber) error of what the U-Net predicts, weighted
-        by mask and timestep."""
+        """(b,) losses of examples of one bucket: their errors, and with `keep_context` what the vectors do to other
+        words, see `ContextDrift`."""
+        errors = self.errors(examples)
+        if not self.config.keep_context:
+            return errors
+        places = [("context", example.step, example.slot) for example in examples]
+        return errors + self.config.keep_context * self._context(
+            [self.config.generator(*each) for each in places]
+        )
+
+    def watch(self, examples: Sequence[Example]) -> Tensor:
+        """(b, 1): the errors alone."""
+        return self.errors(examples)[:, None]
+
+    def errors(self, examples: Sequence[Example]) -> Tensor:
+        """(b,): the mean squared (or Huber) error of what the U-Net predicts, weighted by mask and timestep."""
         batch = self.data.load(examples)
         noisy, target = add_noise(
             batch.latents, batch.noise, self._alphas[batch.timesteps], self.bundle.prediction_type
@@ -141,6 +159,11 @@ class Denoising(Objective[Example]):
     def predict(self, noisy: Tensor, batch: ImageBatch) -> Tensor:
         """(b, c, h, w) float32: what the model predicts from noisy latents, given the captions."""
         return self._call_unet(noisy, batch.timesteps, batch.captions, batch.time_ids)
+
+    def _known_word(self, learned: Learned) -> str:
+        """The word that stands for what is learned: the first that the vectors begin at, or the objective's own."""
+        text = next(iter(learned.beginnings.values())).initial.text
+        return self.word if not text or ":" in text else text.split()[0]
 
     def _call_unet(
         self, noisy: Tensor, timesteps: Tensor, captions: Sequence[str], time_ids: Tensor
