@@ -1,7 +1,9 @@
 """Paint the sample folders that ship: drawings that no training saw, to learn embeddings from and to test them on.
 
 lab/assets/samples/NAME/ holds images to learn from, lab/assets/samples_test/NAME/ others of the same drawing (or,
-for the held-out style, of other objects in that style). A text file beside each image holds its captions, which name
+for the held-out style, of other objects in that style). What is shown in that style are objects that the model draws
+in others: it can be told which, so that the style alone is left to learn. A folder that is there stays as it is. A text
+file beside each image holds its captions, which name
 the background and leave a place for the embedding: what a caption says, an embedding need not learn.
 """
 
@@ -66,8 +68,8 @@ def main() -> None:
     order = random.Random(config["seed"])
     icons: Icons = torch.load(WORK / "icons.pt", weights_only=True)
     folders = {n: (list(STYLES)[i % len(STYLES)], [n] * 10) for i, n in enumerate(config["objects"])}
-    drawn = [n for s, n in icons if s == "emojione" and n in data.split.objects]
-    folders["emojione style"] = ("emojione", order.sample(drawn, 10))
+    drawn = [n for s, n in icons if s == "emojione" and n in data.split.train]
+    folders["emojione style"] = ("emojione", random.Random(config["seed"]).sample(drawn, 10))
     lines = [
         "# Where the drawings come from",
         "",
@@ -76,16 +78,18 @@ def main() -> None:
     ]
     for title, (style, names) in folders.items():
         missing = set(names) - set(data.split.objects)
-        if missing:
+        if missing and style in STYLES:
             raise SystemExit(f"{', '.join(sorted(missing))}: not held out, so not fit for a sample")
         folder = title.replace(" ", "-")
+        lines.append(f"- `{folder}/`: {SOURCES[style]}")
+        if (ASSETS / "samples" / folder).is_dir():
+            continue
         for i, scene in enumerate(views(style, names, order)):
             kind = "samples" if i < 5 else "samples_test"
             path = ASSETS / kind / folder / f"{i % 5 + 1}.png"
             write(paint(scene, icons, 128), path)
             said = "".join(f"{line}\n" for line in captions(scene))
             write_atomically(path.with_suffix(".txt"), lambda p, said=said: p.write_text(said))
-        lines.append(f"- `{folder}/`: {SOURCES[style]}")
     lines += ["", "The licences: `lab/assets/emoji/ATTRIBUTION.md`."]
     text = "\n".join(lines) + "\n"
     for kind in ("samples", "samples_test"):
