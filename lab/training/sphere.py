@@ -10,6 +10,10 @@ KAPPA = 1e-4
 """How strongly the prior draws to the direction at which a vector began, against the loss."""
 
 
+SHORTEST = 1e-8
+"""Added to a gradient's length before it is divided by it, so that rounding alone turns nothing."""
+
+
 class Sphere(torch.optim.Optimizer):
     """Riemannian gradient descent on the direction of each vector, with a von Mises-Fisher prior.
 
@@ -45,6 +49,6 @@ class Sphere(torch.optim.Optimizer):
             state["prior"] = directions.clone()
         gradients = norms * rows.grad - KAPPA * state["prior"]
         tangent = gradients - (gradients * directions).sum(dim=1, keepdim=True) * directions
-        tangent = tangent / tangent.norm(dim=1, keepdim=True).clamp_min(tiny)
+        tangent = tangent / (tangent.norm(dim=1, keepdim=True) + SHORTEST)
         turned = directions - rate * rows.shape[1] ** 0.5 / norms * tangent
         rows.copy_(turned / turned.norm(dim=1, keepdim=True) * norms)
