@@ -10,10 +10,6 @@ KAPPA = 1e-4
 """How strongly the prior draws to the direction at which a vector began, against the loss."""
 
 
-SHORTEST = 1e-8
-"""Added to a gradient's length before it is divided by it, so that rounding alone turns nothing."""
-
-
 class Sphere(torch.optim.Optimizer):
     """Riemannian gradient descent on the direction of each vector, with a von Mises-Fisher prior.
 
@@ -49,6 +45,7 @@ class Sphere(torch.optim.Optimizer):
             state["prior"] = directions.clone()
         gradients = norms * rows.grad - KAPPA * state["prior"]
         tangent = gradients - (gradients * directions).sum(dim=1, keepdim=True) * directions
-        tangent = tangent / (tangent.norm(dim=1, keepdim=True) + SHORTEST)
+        tangent = tangent / tangent.norm(dim=1, keepdim=True).clamp_min(tiny)
+        tangent *= rows.grad.any(dim=1, keepdim=True)  # not by the prior alone, whose steps would be as long
         turned = directions - rate * rows.shape[1] ** 0.5 / norms * tangent
         rows.copy_(turned / turned.norm(dim=1, keepdim=True) * norms)
