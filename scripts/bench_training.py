@@ -10,11 +10,11 @@ them the floor: one pass of a batch through text encoder and U-Net, and back to 
 
 For quality, the lab learns by configs/train/emoji-object.yaml until it stops by itself. The stock loop learns as many
 vectors, all of which begin at one word, as that script's initializer token does (--stock-init; `auto` gives it what the
-lab found by looking at the images). It goes on until its vectors are as good: by the loss on the lab's fixed examples,
-by the CLIP similarity of generated images to drawings kept apart, as scripts/eval_training.py measures it, and by both
-at once. With --whole it makes all the steps of that script's README, which nothing tells when to stop. Only training
-counts as time. Of several things the medians are printed too; one that the loop never equalled counts with the time
-that it was given.
+lab found by looking at the images). It goes on until its vectors are as good and stay so for four looks: by the loss on
+the lab's fixed examples, by the likeness of generated images to drawings kept apart, as scripts/eval_training.py judges
+it, and by both at once. With --whole it makes all the steps of that script's README, which nothing tells when to stop.
+Only training counts as time, up to the first of the four looks. Of several things the medians are printed too; one that
+the loop never equalled counts with the time that it was given.
 """
 
 import argparse
@@ -37,11 +37,12 @@ from lab.models.config import ModelOptions
 from lab.models.device import arrange_modules
 from lab.models.load import load_options
 from lab.models.patches import frozen
-from lab.score.clip import image_features, open_clip
+from lab.score.clip import image_features
 from lab.training.loop import Loop
 from lab.training.prepare import PreparedRun, prepare
 from scripts.bench_generate import peak, reset_peak
 from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
+from scripts.obedience import JudgeOfRenderings
 from scripts.stock_training import STEPS, Stock
 
 IMAGES = Path("lab/assets/samples/hot-dog")
@@ -49,6 +50,7 @@ RECIPE = Path("configs/train/emoji-object.yaml")
 AS_GOOD = {"loss": operator.le, "similarity": operator.ge}
 BOTH = "quality (loss and similarity at once)"
 CHECK_EVERY = 50  # steps of the stock loop between two looks at its quality
+STAYS = 4  # looks in a row that find it as good: single ones do by chance
 
 T = TypeVar("T")
 
@@ -216,16 +218,22 @@ def compare_quality(run: PreparedRun, arguments: argparse.Namespace) -> dict[str
     ours = encoding + learning
     goals = quality(loop.learned.embeddings(loop.state.best)[0])
     print(f"lab: {loop.state.step} steps, {ours:.0f} s, {described(goals)}; {ending.reason}", flush=True)
-    theirs, needed = 0.0, dict[str, float]()
-    while (arguments.whole or BOTH not in needed) and stock.step_number < arguments.longest:
+    theirs, looks = 0.0, list[float]()
+    since = dict.fromkeys((*goals, BOTH), 0)  # the first look from which on it was as good
+
+    def stays(name: str) -> bool:
+        return len(looks) - since[name] >= STAYS
+
+    while (arguments.whole or not stays(BOTH)) and stock.step_number < arguments.longest:
         theirs += timed(lambda: [stock.step() for _ in range(CHECK_EVERY)])[0]
+        looks.append(theirs)
         now = quality(stock.embedding())
         print(f"stock: {stock.step_number} steps, {theirs:.0f} s, {described(now)}", flush=True)
         reached = {name: as_good(now[name], goals[name]) for name, as_good in AS_GOOD.items()}
         reached[BOTH] = all(reached.values())
-        for name in (name for name, there in reached.items() if there):
-            needed.setdefault(name, theirs)
-    found = {name: needed.get(name, theirs) / ours for name in (*goals, BOTH)}
+        since |= {name: len(looks) for name, there in reached.items() if not there}
+    needed = {name: looks[since[name]] for name in since if stays(name)}
+    found = {name: needed.get(name, theirs) / ours for name in since}
     for name, times in found.items():
         missed = "" if name in needed else f", more: not reached in {stock.step_number} steps"
         print(f"to equal {name}: {times:.1f} times the lab's time{missed}", flush=True)
@@ -238,13 +246,12 @@ def compare_quality(run: PreparedRun, arguments: argparse.Namespace) -> dict[str
 
 def similarity_to_kept_apart(bundle: Bundle, name: str) -> Callable[[lab.Embedding], float]:
     """A function: how like the drawings kept apart the images are that are generated with an embedding."""
-    clip = open_clip(bundle)
-    assert clip is not None, "the bundled model comes with its CLIP"
-    apart, contexts = image_features(clip, sorted((KEPT_APART / name).glob("*.png"))), read_contexts(name)
+    judge = JudgeOfRenderings()
+    apart, contexts = image_features(judge, sorted((KEPT_APART / name).glob("*.png"))), read_contexts(name)
 
     def measure(embedding: lab.Embedding) -> float:
         images = generate(bundle, fill_all(contexts, f"<{embedding.name}>"), [embedding])
-        return similarity(features(clip, images), apart)
+        return similarity(features(judge, images), apart)
 
     return measure
 
