@@ -7,12 +7,12 @@ from rich.table import Table
 
 from lab.cli.flags import LayoutFlag, check_embeddings
 from lab.embeddings.facts import check_fits
-from lab.embeddings.layouts import check_target
+from lab.embeddings.layouts import WRITABLE, check_target
 from lab.errors import InputError
 from lab.files import check_writable
 from lab.models.config import ModelOptions
 from lab.models.facts import read_facts
-from lab.terminal import make_console, say
+from lab.terminal import Bars, make_console, say
 
 if TYPE_CHECKING:  # what is wrong is told before the engine is imported
     from lab.embeddings.embedding import Embedding
@@ -26,6 +26,7 @@ def convert(
     layout: LayoutFlag = None,
     from_model: str | None = None,
     to_model: str | None = None,
+    refine: bool = True,
 ) -> None:
     """Write an embedding in another file layout, typically a pickle as safetensors, or for another model.
 
@@ -35,6 +36,8 @@ def convert(
         from_model: The model that it was made for: emoji, a diffusers folder, file:x.safetensors or hub:org/name.
         to_model: A model with the same vocabulary that it is to be used with instead; words that are kept apart say
             how much is lost on the way.
+        refine: Also makes the vectors do there what they did, through the text encoders: seconds on a GPU, minutes for
+            SDXL's on a CPU.
     """
     check_embeddings([source])
     check_target(out, layout)
@@ -46,7 +49,7 @@ def convert(
     embedding = read_one(source, name=out.stem)
     made, how = embedding, ""
     if from_model is not None and to_model is not None:
-        made, how = _for_model(embedding, from_model, to_model)
+        made, how = _for_model(embedding, from_model, to_model, layout, refine)
     made.save(out, layout)
     written = read_one(out)
     left = sorted(embedding.foreign.keys() - written.foreign.keys())
@@ -56,27 +59,29 @@ def convert(
     print(f"{source} ({embedding.provenance.layout}) -> {out} ({written.provenance.layout}): {vectors}{how}")
 
 
-def _for_model(embedding: "Embedding", from_model: str, to_model: str) -> "tuple[Embedding, str]":
+def _for_model(
+    embedding: "Embedding", from_model: str, to_model: str, layout: str | None, refine: bool
+) -> "tuple[Embedding, str]":
     """The embedding for another model, and how it was made; prints what that loses of words."""
     here, there = (ModelOptions(model=model) for model in (from_model, to_model))
     check_fits(embedding, read_facts(here, without_vae=True))
-    read_facts(there, without_vae=True)
+    encoders = read_facts(there, without_vae=True).widths
+    if layout is not None and (
+        write := WRITABLE[layout].write
+    ):  # what it cannot hold is told before minutes of work
+        write(embedding, dict.fromkeys(encoders, next(iter(embedding.vectors.values()))))
     from lab.condition.convert import convert as carry
     from lab.models.load import load_options
 
     source, target = (load_options(options, text_only=True) for options in (here, there))
-    found = carry(embedding, source, target)
+    with Bars() as bars:
+        found = carry(embedding, source, target, refined=refine, listener=bars)
     if found.losses:
         table = Table("of words kept apart is lost", "of vectors", "of what they do")
-        for method, loss in found.losses.items():
-            table.add_row(method, *(f"{100 * share:.0f} %" for share in loss))
+        for how, loss in found.losses.items():
+            table.add_row(how, *("–" if share is None else f"{100 * share:.0f} %" for share in loss))
         console = make_console()
         console.print(table)
         if found.taken:
             say(console, f"taken as they are, of the same text encoder: {', '.join(found.taken)}")
-    how = (
-        f"by {found.method}"
-        if found.method
-        else "as they are: the text encoders know words by the same vectors"
-    )
-    return found.embedding, f", {how}"
+    return found.embedding, f"; {found.how}"

@@ -7,16 +7,19 @@ modules/textual_inversion), is measured beside it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lab.condition.effect import Said
+from lab.condition.effect import Expected, Said, Spoken
+from lab.condition.refine import aims, refine
 from lab.condition.towers import vectors_for
-from lab.embeddings.embedding import Embedding, Provenance, check_vectors
-from lab.embeddings.maps import METHODS, Anchors, Map, lost, nearest_token
+from lab.embeddings.embedding import INITIAL_TEXT, Embedding, Provenance, check_vectors
+from lab.embeddings.maps import METHODS, Anchors, Map, lost
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.models.bundle import Bundle, TextTower
 from lab.models.vocabulary import whole_word
 
@@ -32,16 +35,22 @@ SPOKEN = 12
 SAID_IN = ("{}, a house by the sea", "{} in winter")
 """Contexts that say what vectors do."""
 
+LEARNED_IN = ("{}", "a photo of a dog, {}")
+"""Contexts in which vectors are refined."""
+
+MAPPED = 256
+"""Words whose hidden states say what the target's should be."""
+
 
 class Loss(NamedTuple):
     """What a method loses of words that were kept apart: 0 for nothing.
 
     Attributes:
-        vectors: The share of their vectors' variance that is missing.
+        vectors: The share of their vectors' variance that is missing; None where these are not what is aimed at.
         effect: The share of what they do in contexts, in the target's prompt embeddings, that is missing.
     """
 
-    vectors: float
+    vectors: float | None
     effect: float
 
 
@@ -52,18 +61,35 @@ class Conversion:
     Attributes:
         embedding: For the target.
         taken: The target's text encoders that have a token table of the source's: their vectors are the embedding's.
-        method: How the others' vectors were made, a name in `METHODS`; None if there are no others.
-        losses: By method, the nearest token's first.
+        how: The vectors of the others were made: a name in `METHODS`, with `REFINED` behind it where they were. Of an
+            embedding that is taken whole, `TAKEN`.
+        losses: By method; empty if it is taken whole.
     """
 
     embedding: Embedding
     taken: tuple[str, ...]
-    method: str | None
+    how: str
     losses: Mapping[str, Loss]
 
 
-def convert(embedding: Embedding, source: Bundle, target: Bundle) -> Conversion:
+TAKEN, REFINED = "as it is", "refined"
+
+
+def convert(
+    embedding: Embedding,
+    source: Bundle,
+    target: Bundle,
+    method: str | None = None,
+    refined: bool = True,
+    listener: Listener = Listener(),
+) -> Conversion:
     """Makes an embedding for another model; both may have been loaded with `text_only`.
+
+    Args:
+        method: A name in `METHODS`; by default the one that loses least of words kept apart.
+        refined: Goes on from there by what vectors do (`lab.condition.refine`), as far as words kept apart gain by it.
+            That takes thousands of passes through the text encoders.
+        listener: Hears of the steps.
 
     Raises:
         InputError: it is not for the source, acts elsewhere than in front of the text encoder, or the models have other
@@ -73,54 +99,90 @@ def convert(embedding: Embedding, source: Bundle, target: Bundle) -> Conversion:
         where = "in the U-Net's layers" if embedding.layers else "behind the text encoder"
         raise InputError(f"{embedding.name}: acts {where}, where another model has no place for it")
     given, pairs = vectors_for(source, embedding), _Pairs(source, target)
-    vectors, method, losses = pairs.taken(given), None, dict[str, Loss]()
+    vectors: Spoken = pairs.taken(given)
+    how, losses = TAKEN, dict[str, Loss]()
     if len(vectors) < len(target.towers):
-        vectors, method, losses = _converted(pairs, given)
+        tried = _Tried(pairs)
+        how, losses = method or tried.best, tried.losses
+        vectors = pairs.mapped(tried.ways[how](pairs.anchors), given)
+        if refined:
+            vectors, loss = _refined(pairs, tried.maps[how], given, vectors, listener)
+            if loss is not None:
+                how = f"{how}, {REFINED}"
+                losses[how] = loss
     known = embedding.provenance
-    how = {
-        "from": known.sha256,
-        "from_model": f"{source.source} {source.short_hash}",
-        "to_model": f"{target.source} {target.short_hash}",
-        "by": method or "the same text encoder",
-    } | ({"effect_lost": f"{losses[method].effect:.3f}"} if method else {})
-    kept = {key: known.metadata[key] for key in ("lab.initial_text",) if key in known.metadata}
-    made = Embedding(
-        embedding.name,
-        check_vectors(vectors),
-        embedding.kind,
-        Provenance(
-            internal_name=known.internal_name,
-            base_model=target.source,
-            metadata={f"lab.converted_{key}": text for key, text in how.items()} | kept,
-        ),
-    )
-    return Conversion(made, tuple(pairs.twins), method, losses)
-
-
-def _converted(
-    pairs: "_Pairs", given: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], str, dict[str, Loss]]:
-    """Vectors for the target, how they were made, and what each method loses."""
-    rest = pairs.anchors.without(pairs.apart)
-    maps, shares = {"nearest token": nearest_token(rest)}, dict[str, float]()
-    ways = dict[str, Callable[[Anchors], Map]]()
-    for name, settings in METHODS.items():
-        tried = [
-            (lost(found, pairs.anchors, pairs.choosing), found) for found in (way(rest) for way in settings)
-        ]
-        best = min(range(len(tried)), key=lambda place: tried[place][0])
-        (shares[name], maps[name]), ways[name] = tried[best], settings[best]
-    spoken, said = pairs.measuring[:SPOKEN], Said(pairs.target, SAID_IN)
-    expected = said.expected(pairs.answers(spoken))
-    losses = {
-        name: Loss(
-            lost(found, pairs.anchors, pairs.measuring),
-            float(said.missing(pairs.mapped(found, pairs.words(spoken)), expected).mean()),
-        )
-        for name, found in maps.items()
+    kept = {key: known.metadata[key] for key in (INITIAL_TEXT,) if key in known.metadata}
+    about = {
+        "lab.converted_from": known.sha256,
+        "lab.converted_from_model": f"{source.source} {source.short_hash}",
+        "lab.converted_to_model": f"{target.source} {target.short_hash}",
+        "lab.converted_how": how,
+        "lab.converted_loss": f"{losses[how].effect:.3f}" if losses else "0",
     }
-    chosen = min(shares, key=shares.__getitem__)
-    return pairs.mapped(ways[chosen](pairs.anchors), given), chosen, losses
+    provenance = Provenance(
+        internal_name=known.internal_name, base_model=target.source, metadata=kept | about
+    )
+    made = Embedding(embedding.name, check_vectors(vectors), embedding.kind, provenance)
+    return Conversion(made, tuple(pairs.twins), how, losses)
+
+
+class _Tried:
+    """What words kept apart say of every method.
+
+    Attributes:
+        maps: By method the best map from the other anchors; `ways` how it was made, `losses` what measuring words lose.
+        best: The method that loses least of the choosing words.
+    """
+
+    def __init__(self, pairs: "_Pairs"):
+        rest, shares = pairs.anchors.without(pairs.apart), dict[str, float]()
+        self.maps, self.ways = dict[str, Map](), dict[str, Callable[[Anchors], Map]]()
+        for name, settings in METHODS.items():
+            found = [way(rest) for way in settings]
+            lost_by = [lost(each, pairs.anchors, pairs.choosing) for each in found]
+            shares[name] = min(lost_by)
+            place = lost_by.index(shares[name])
+            self.maps[name], self.ways[name] = found[place], settings[place]
+        self.best = min(shares, key=shares.__getitem__)
+        said, spoken = Said(pairs.target, SAID_IN), pairs.measuring[:SPOKEN]
+        expected = said.expected(pairs.answers(spoken))
+        self.losses = {
+            name: Loss(
+                lost(each, pairs.anchors, pairs.measuring),
+                said.lost(pairs.mapped(each, pairs.words(spoken)), expected),
+            )
+            for name, each in self.maps.items()
+        }
+
+
+def _refined(
+    pairs: "_Pairs", method: Map, given: Spoken, begun: Spoken, listener: Listener
+) -> tuple[Spoken, Loss | None]:
+    """Vectors by what they do, from where a method has brought them, and what is lost so; None if words gain nothing.
+
+    Words kept apart go the same way: half of them say after how many steps to stop, the others what is lost then.
+    """
+    words = torch.cat([pairs.choosing[:SPOKEN], pairs.measuring[:SPOKEN]])
+    taught, count = pairs.others[:MAPPED], len(pairs.choosing[:SPOKEN])
+    here, there = (Said(bundle, LEARNED_IN) for bundle in (pairs.source, pairs.target))
+    said = Said(pairs.target, SAID_IN)
+    choosing, measuring = (
+        (part, said.expected(pairs.answers(words[part]))) for part in (slice(count), slice(count, len(words)))
+    )
+
+    def loss_by(judges: tuple[slice, Expected], vectors: Spoken) -> float:
+        part, expected = judges
+        return said.lost({key: rows[part] for key, rows in vectors.items()}, expected)
+
+    goal = aims(here, there, pairs.words(taught), pairs.answers(taught), _joined(pairs.words(words), given))
+    begun = _joined(pairs.mapped(method, pairs.words(words)), begun)
+    found, steps = refine(there, goal, begun, pairs.twins, partial(loss_by, choosing), listener)
+    loss = Loss(None, loss_by(measuring, found)) if steps else None
+    return {key: rows[len(words) :] for key, rows in found.items()}, loss
+
+
+def _joined(first: Spoken, second: Spoken) -> dict[str, Tensor]:
+    return {key: torch.cat([rows, second[key]]) for key, rows in first.items()}
 
 
 class _Pairs:
@@ -130,10 +192,11 @@ class _Pairs:
         twins: The target's text encoders that have the token table of one of the source's, and which.
         anchors: All shared tokens, in the source's space and in that of the target's other encoders.
         choosing, measuring: Places of the words kept apart in the anchors; `apart` are both.
+        others: Places of the other words.
     """
 
     def __init__(self, source: Bundle, target: Bundle):
-        self.target = target
+        self.source, self.target = source, target
         known, wanted = _shared_ids(source, target)
         self._words = {tower.key: _table(tower)[known] for tower in source.towers}
         self._answers = {tower.key: _table(tower)[wanted] for tower in target.towers}
@@ -147,6 +210,7 @@ class _Pairs:
         mixed = torch.tensor(words)[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))]
         self.apart = mixed[: min(MOST_APART, len(words) // 5)]
         self.choosing, self.measuring = self.apart[::2], self.apart[1::2]
+        self.others = mixed[len(self.apart) :]
 
     def words(self, places: Tensor) -> dict[str, Tensor]:
         """The source's vectors of some anchors, by text encoder."""
@@ -156,11 +220,11 @@ class _Pairs:
         """The target's."""
         return {key: rows[places] for key, rows in self._answers.items()}
 
-    def taken(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def taken(self, given: Spoken) -> dict[str, Tensor]:
         """What is taken as it is of vectors for the source."""
         return {key: given[twin] for key, twin in self.twins.items()}
 
-    def mapped(self, method: Map, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def mapped(self, method: Map, given: Spoken) -> dict[str, Tensor]:
         """Vectors for the target of vectors for the source."""
         return self.taken(given) | self._theirs.parted(method(self._mine.joined(given)))
 
@@ -172,7 +236,7 @@ class _Space:
         self._scales = {key: float(table.square().mean().sqrt()) for key, table in tables.items()}
         self._widths = [table.shape[1] for table in tables.values()]
 
-    def joined(self, vectors: Mapping[str, Tensor]) -> Tensor:
+    def joined(self, vectors: Spoken) -> Tensor:
         """(n, all widths)."""
         parts = [vectors[key] / scale for key, scale in self._scales.items()]
         return torch.cat(parts, dim=1) if parts else torch.empty(0, 0)

@@ -110,6 +110,10 @@ class Contexts:
         return [Word("", (tuple(ids),) * self._towers, (0, 0)) for ids in texts if ids]
 
 
+Spoken = Mapping[str, Tensor]
+"""Vectors (n, width) for each text encoder, each of the n to be said by itself."""
+
+
 class Said:
     """Single vectors in the gaps of contexts, through the text encoders of one model."""
 
@@ -117,13 +121,13 @@ class Said:
         self._bundle = bundle
         self._contexts = Contexts(bundle, texts, 1)
 
-    def states(self, vectors: Mapping[str, Tensor]) -> Tensor:
+    def states(self, vectors: Spoken) -> Tensor:
         """(n, contexts, rows, d): hidden states with vectors (n, width) for each text encoder, as far as the longest
         context goes."""
         return self._encode(vectors).states.float().unflatten(0, (-1, len(self._contexts.texts)))
 
     @torch.no_grad()
-    def expected(self, vectors: Mapping[str, Tensor]) -> Expected:
+    def expected(self, vectors: Spoken) -> Expected:
         """What vectors do, for others to be held against, a row for each vector and context."""
         with_them = self._encode(vectors, self._contexts.chunks([]))
         starts, count = self._contexts.starts(), len(next(iter(vectors.values())))
@@ -136,13 +140,13 @@ class Said:
         return Expected.of(states, pooled, nothing.repeat(count, 1, 1), without)
 
     @torch.no_grad()
-    def missing(self, vectors: Mapping[str, Tensor], expected: Expected) -> Tensor:
-        """(n,) shares of what is expected that vectors do not do, of each the mean over the contexts."""
+    def lost(self, vectors: Spoken, expected: Expected) -> float:
+        """The mean share of what is expected that vectors do not do."""
         encoded, places = self._encode(vectors), torch.arange(len(expected.states))
-        shares = expected.missing(encoded.states, encoded.pooled, places.to(encoded.states.device))
-        return shares.view(-1, len(self._contexts.texts)).mean(dim=1)
+        places = places.to(encoded.states.device)
+        return float(expected.missing(encoded.states, encoded.pooled, places).mean())
 
-    def _encode(self, vectors: Mapping[str, Tensor], others: Sequence[Chunk] = ()) -> EncodedChunks:
+    def _encode(self, vectors: Spoken, others: Sequence[Chunk] = ()) -> EncodedChunks:
         """Those with vectors, and other chunks behind them."""
         rows = {key: each.to(self._bundle.device) for key, each in vectors.items()}
         names = [str(number) for number in range(len(next(iter(rows.values()))))]

@@ -20,6 +20,9 @@ NEGATIVE_SUFFIX = "-neg"
 PARTNER = "lab.partner"
 """The key of a file's metadata that says that it is half of a pair, and what the other half is called."""
 
+INITIAL_TEXT = "lab.initial_text"
+"""Likewise of what says, in words, where its vectors began when they were learned."""
+
 
 @dataclass(frozen=True)
 class Provenance:

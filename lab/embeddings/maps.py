@@ -74,6 +74,7 @@ def local(anchors: Anchors, neighbours: int, strength: float) -> Map:
 
 
 METHODS: Mapping[str, Sequence[Callable[[Anchors], Map]]] = {
+    "nearest token": [nearest_token],
     "ridge": [partial(ridge, strength=strength) for strength in STRENGTHS],
     "local": [
         partial(local, neighbours=count, strength=strength) for count in NEIGHBOURS for strength in STRENGTHS

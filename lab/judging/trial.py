@@ -14,7 +14,7 @@ from lab.comparing.embedding_axes import written_name
 from lab.comparing.experiment import Experiment, Variant
 from lab.comparing.scores import Scorer, Scores, choose_scores
 from lab.comparing.statistics import Array
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import INITIAL_TEXT, Embedding
 from lab.errors import InputError
 from lab.judging.config import WORDS, JudgeConfig, Side, choose_prompts, read_weights
 from lab.judging.looks import Look, forecast, take_look
@@ -195,7 +195,7 @@ def rivals(embeddings: Sequence[Embedding], side: Side, config: JudgeConfig) -> 
     """
     if side == "negative":
         return "", WORDS if config.words is None else config.words
-    initial = embeddings[0].provenance.metadata.get("lab.initial_text", "")
+    initial = embeddings[0].provenance.metadata.get(INITIAL_TEXT, "")
     words = config.words if config.words is not None else initial
     if not words:
         raise InputError(

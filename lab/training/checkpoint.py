@@ -19,7 +19,7 @@ from torch import Tensor
 from lab.condition.embeds_file import write_embeds
 from lab.condition.encode import encode
 from lab.config import validated
-from lab.embeddings.embedding import PARTNER, Embedding, Provenance
+from lab.embeddings.embedding import INITIAL_TEXT, PARTNER, Embedding, Provenance
 from lab.embeddings.layouts import WRITABLE
 from lab.errors import InputError
 from lab.files import atomic, parse_json
@@ -239,7 +239,7 @@ class EmbeddingWriter:
             "lab.base_model_hash": self._bundle.hash,
             "lab.images": str(len(self._objective.images)),
             "lab.data_hash": hashlib.sha256(data.encode()).hexdigest(),
-            "lab.initial_text": self._beginnings[name].initial.text,
+            INITIAL_TEXT: self._beginnings[name].initial.text,
             "lab.learning_rate": f"{self._beginnings[name].rate:g}",
             "lab.config": json.dumps(recipe(self._config)),
             **self._objective.facts(),

@@ -188,20 +188,28 @@ class TestConvert:
     def test_for_another_model(self, tmp_path, capsys, sd1_folder, sdxl_folder):
         path, out = tmp_path / "cat.pt", tmp_path / "cat-xl.safetensors"
         path.write_bytes(torch_file(a1111(vectors(2, 32))))
-        assert run("convert", path, out, "--from-model", sd1_folder, "--to-model", sdxl_folder) == 0
+        assert (
+            run("convert", path, out, "--from-model", sd1_folder, "--to-model", sdxl_folder, "--no-refine")
+            == 0
+        )
         said = capsys.readouterr().out
         assert "nearest token" in said and "taken as they are, of the same text encoder: clip_l" in said
         made = lab.read_embedding(out)
         assert torch.equal(made.vectors["clip_l"], vectors(2, 32)) and made.widths["clip_g"] == 64
         assert made.provenance.base_model == str(sdxl_folder)
         assert made.provenance.metadata["lab.converted_from"] == lab.read_embedding(path).provenance.sha256
-        assert said.rstrip().endswith(f"by {made.provenance.metadata['lab.converted_by']}")
+        assert said.rstrip().endswith(f"; {made.provenance.metadata['lab.converted_how']}")
 
-    def test_what_does_not_fit_the_models(self, tmp_path, capsys, sd1_folder, sdxl_folder):
+    def test_what_does_not_fit_the_models(self, tmp_path, capsys, sd1_folder, sdxl_folder, monkeypatch):
         path, out = tmp_path / "cat.pt", tmp_path / "cat-xl.safetensors"
         path.write_bytes(torch_file(a1111(vectors(2, 768))))
         assert run("convert", path, out, "--from-model", sd1_folder, "--to-model", sdxl_folder) == BAD_INPUT
         assert "embedding cat-xl is 768 wide" in capsys.readouterr().err
+        path.write_bytes(torch_file(a1111(vectors(2, 32))))
+        both = ["--from-model", sd1_folder, "--to-model", sdxl_folder]
+        monkeypatch.setattr("lab.models.load.load_options", pytest.fail)  # told before weights are read
+        assert run("convert", path, out, *both, "--layout", "kohya") == BAD_INPUT
+        assert "take sdxl" in capsys.readouterr().err
         assert run("convert", path, out, "--from-model", sd1_folder) == BAD_INPUT
         assert "give --from-model and --to-model" in capsys.readouterr().err
         assert run("convert", path, out, "--from-model", sd1_folder, "--to-model", "emojy") == BAD_INPUT
