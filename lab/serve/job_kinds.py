@@ -23,7 +23,7 @@ from lab.sample.generate import generate
 from lab.sample.settings import check_requests_by_configs, resolve_settings
 from lab.serve.bounds import check_bounds, check_readings
 from lab.serve.config import CLIENTS_SET, ServeOptions, fields_of
-from lab.serve.kept import ImageSets
+from lab.serve.image_sets import ImageSets
 from lab.training.config import TrainConfig, config_class
 from lab.training.run_folder import TrainingFolder
 from lab.training.train import train

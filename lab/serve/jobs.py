@@ -18,9 +18,9 @@ from lab.files import read_json
 from lab.listening import Listener
 from lab.runs.run import RunFolder
 from lab.serve.answers import what_went_wrong
+from lab.serve.image_sets import ImageSets
 from lab.serve.job import ENDED, Job, JobRecord, State
 from lab.serve.job_kinds import JOB_KINDS, Place
-from lab.serve.kept import ImageSets
 from lab.serve.lane import BusyError, Lane, Order, Piece, UnwantedError
 from lab.serve.service import Service
 

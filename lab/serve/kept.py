@@ -1,31 +1,22 @@
-"""What the server keeps for its clients, and how long: images that they sent, images that they asked for as URLs, and
-sets of images to learn from. What else is in its folder they asked to be made, and it stays."""
+"""Images that the server keeps for its clients until there are many newer ones: those that they sent, and those that
+they asked for as URLs. What else is in its folder they asked to be made, and it stays."""
 
 import hashlib
 import os
 import re
 import secrets
-import shutil
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
 
-from lab.errors import InputError
 from lab.files import atomic
-from lab.images import SUFFIXES, load_image
+from lab.images import load_image
 from lab.serve.bounds import MOST_PIXELS_SENT
 from lab.serve.config import ServeOptions
 
 MOST_KEPT = 1000
 """Images that clients sent, and images that they asked for as URLs, beside those that may be waited for."""
 
-UNUSED = 86_400
-"""Seconds that a set of images is kept before a job learns from it."""
-
-_NAME = re.compile(r"\w[\w-]{0,80}(\.mask)?\.\w{1,5}")
 _URL = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 
 
@@ -73,61 +64,6 @@ class KeptImages:
             for file in sorted(files, key=_modified)[:extra]:
                 file.unlink(missing_ok=True)
         return path
-
-
-@dataclass(frozen=True)
-class ImageSets:
-    """Sets of images in a folder, each under an id that the server gives it."""
-
-    folder: Path
-
-    def keep(self, files: Mapping[str, bytes]) -> str:
-        """Keeps a set of images and their captions, and returns its id.
-
-        Args:
-            files: By name: images, `NAME.txt` with captions, `NAME.mask.png`.
-
-        Raises:
-            InputError: a name that is none of a file, another kind of file, one that cannot be read, or no image.
-        """
-        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
-        for name, data in files.items():
-            if not _NAME.fullmatch(name):
-                raise InputError(
-                    f"images: '{name[:60]}' is no name for a file here; use letters, digits, '-' and '_'"
-                )
-            if name in images:
-                load_image(Path(name), data, MOST_PIXELS_SENT)
-            elif not name.endswith(".txt"):
-                raise InputError(f"images: {name}: neither an image nor a .txt with captions")
-        if not images:
-            raise InputError(f"images: there is none ({', '.join(SUFFIXES)})")
-        made = self.folder / secrets.token_hex(16)
-        for name, data in files.items():
-            with atomic(made / name) as temporary:
-                temporary.write_bytes(data)
-        return made.name
-
-    def find(self, name: str) -> Path:
-        """The folder of a set.
-
-        Raises:
-            InputError: there is none of that id.
-        """
-        folder = self.folder / name if re.fullmatch(r"[0-9a-f]{32}", name) else None
-        if folder is None or not folder.is_dir():
-            raise InputError(f"images: there is no set '{name[:40]}'; send one to /lab/v1/images first")
-        return folder
-
-    def remove(self, name: str) -> None:
-        """Removes a set, if there is one of that id."""
-        shutil.rmtree(self.find(name), ignore_errors=True)
-
-    def remove_unused(self, used: Collection[str]) -> None:
-        """Removes the sets that were sent over a day ago, but for those in use."""
-        for made in self.folder.glob("*"):
-            if made.name not in used and time.time() - _modified(made) > UNUSED:
-                shutil.rmtree(made, ignore_errors=True)
 
 
 def _modified(file: Path) -> float:

@@ -198,7 +198,7 @@ def learned_at_once(place, *_):
 
 
 def test_a_job_is_removed_with_what_it_alone_has(jobs, tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.serve.kept.UNUSED", -1.0)
+    monkeypatch.setattr("lab.serve.image_sets.UNUSED", -1.0)
     monkeypatch.setitem(JOB_KINDS, "train", replace(JOB_KINDS["train"], run=learned_at_once))
     opened = jobs()
     lost, shared = (opened.keep_images({"a.png": png(colour)}) for colour in ("red", "green"))
