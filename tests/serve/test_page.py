@@ -93,8 +93,12 @@ def make(page, expected):
     page.locator("#make").wait_for()
 
 
+def made_in(folder):
+    return sorted(folder.glob("*/*.png"), key=lambda file: file.name)
+
+
 def newest(folder):
-    return read_record(max(folder.glob("*.png")))
+    return read_record(made_in(folder)[-1])
 
 
 def test_prompts_are_read_as_they_are_typed(page):
@@ -158,6 +162,26 @@ def test_images_stand_beside_those_before_and_nothing_is_lost(page, served):
     other.close()
 
 
+def test_a_browser_sees_its_own_history_alone_and_can_remove_it(page, browser, served):
+    before, own = len(made_in(served[1])), images(page)
+    other = browser.new_context()
+    other.set_default_timeout(WAIT)
+    stranger = opened(other.new_page(), served[0])
+    few_steps(stranger)
+    make(stranger, 1)
+    assert len(made_in(served[1])) == before + 1
+    stranger.reload()
+    stranger.locator("#history img").wait_for()
+    assert images(stranger) == 1
+    stranger.once("dialog", lambda asked: asked.dismiss())
+    stranger.locator("#clear").click()
+    stranger.once("dialog", lambda asked: asked.accept())
+    stranger.locator("#clear").click()
+    stranger.wait_for_function("document.querySelectorAll('#history img').length === 0")
+    assert len(made_in(served[1])) == before and images(page) == own
+    other.close()
+
+
 def as_the_web_ui_writes_it(image):
     file = BytesIO()
     Image.open(image).save(file, "WEBP", exif=comment_exif(text_chunks(image)["parameters"]))
@@ -170,7 +194,7 @@ def test_settings_come_back_from_the_history_and_from_a_dropped_image(page, serv
     write(page, "negative", "")
     page.get_by_label("Seed").first.fill("11")
     make(page, images(page) + 1)
-    rocket = max(served[1].glob("*.png"))
+    rocket = made_in(served[1])[-1]
     write(page, "prompt", "noto emoji of a crown")
     page.locator("#another").click()
     make(page, images(page) + 1)
@@ -194,13 +218,13 @@ def test_settings_come_back_from_the_history_and_from_a_dropped_image(page, serv
 
 
 def test_what_cannot_be_made_is_said_on_the_page(page, served):
-    made = len(list(served[1].glob("*.png")))
+    made = len(made_in(served[1]))
     write(page, "prompt", "a cat")
     few_steps(page)
     page.get_by_label("Steps").first.fill("9999")
     page.locator("#make").click()
     page.locator("#said .problem").get_by_text("steps").wait_for()
-    assert len(list(served[1].glob("*.png"))) == made
+    assert len(made_in(served[1])) == made
     page.get_by_label("Steps").first.fill("2")
 
 
@@ -227,6 +251,7 @@ def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_p
     page.locator("#file input[type=file]").set_input_files(tmp_path / "none.safetensors")
     inspected.get_by_role("alert").wait_for()
     assert inspected.inner_text().startswith("none.safetensors: ")
+    page.locator("#file").get_by_role("button", name="Clear").click()
     page.get_by_role("tab", name="Play").click()
 
 

@@ -6,12 +6,11 @@ import gradio as gr
 
 from lab.comparing.axes import AXES
 from lab.errors import InputError
-from lab.runs.pages import template
 from lab.serve.job import Job
 from lab.serve.job_kinds import OPEN_AXES, CompareJob
 from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
-from lab.serve.page.play import QUIET, RESTORE, client_of_page, said
+from lab.serve.page.parts import QUIET, RESTORE, client_of_page, rendered, said
 
 MOST_JOBS = 20
 """Comparisons that are shown, the newest."""
@@ -92,4 +91,4 @@ class CompareTab:
         rows = [
             (job.describe(), (job.run / "report.html").is_file()) for job in self._comparisons()[:MOST_JOBS]
         ]
-        return template("lab.serve.page", "comparisons.html").render(rows=rows)
+        return rendered("comparisons.html", rows=rows)

@@ -1,20 +1,20 @@
 """Play: a prompt and what becomes of it as it is typed, images on the same noise side by side, and their history."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gradio as gr
-from starlette.requests import Request
 
 from lab.condition.account import Account, said_rows
 from lab.condition.weighting import WEIGHTINGS
 from lab.errors import InputError
 from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import DIALECTS
-from lab.runs.pages import shared_values, summary, template
-from lab.serve.answers import client_of, what_went_wrong
+from lab.runs.pages import shared_values, summary
+from lab.serve.answers import what_went_wrong
 from lab.serve.lane import BusyError
+from lab.serve.page.parts import QUIET, RESTORE, rendered, said
 from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of, without_folder
 from lab.serve.service import Preview, Progress
 
@@ -26,10 +26,11 @@ TEXT = ("dialect", "weighting", "clip_skip", "steps")
 MOST_NAMES = 30
 """Embeddings that are offered to be clicked."""
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+NAMED = """kept => kept ??
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), one => one.toString(16).padStart(2, "0")).join("")"""
+"""The name by which the server knows a browser, which makes it up when it first comes."""
 
-RESTORE = "(kept, ...form) => touched ? form : kept"
-"""What a form holds when the page has loaded: what was kept, unless somebody was faster and has typed."""
+SURE = "browser => confirm('Remove all images of this history from the server?') ? browser : null"
 
 Form = dict[str, Any]
 
@@ -117,11 +118,14 @@ class PlayTab:
         )
 
     def _build_history(self) -> None:
-        gr.HTML('<h3 class="history">History</h3><p class="soft">A click puts an image on the left.</p>')
+        told = "of this browser; a click puts an image on the left."
+        gr.HTML(f'<h3 class="history">History</h3><p class="soft">{told}</p>')
         self._gallery = gr.Gallery(
             show_label=False, columns=10, fit_columns=False, height="auto", allow_preview=False, object_fit="contain",
             elem_id="history", buttons=[], format="png",
         )  # fmt: skip
+        self._clear = gr.Button("Remove these images", visible=False, elem_id="clear", size="sm")
+        self._browser = gr.BrowserState(None, storage_key="lab-browser", secret="lab")
         self._files = gr.State([])
         self._left = gr.State(None)
 
@@ -133,26 +137,30 @@ class PlayTab:
         texts = [self._form[name] for name in ("prompt", "negative_prompt", *TEXT)]
         readings = [self._reading, self._negative_reading, self._rows]
         shown = [self._said, self._make, self._stop, self._slider, self._about, self._gallery, self._files,
-                 self._left, self._same]  # fmt: skip
+                 self._left, self._same, self._clear]  # fmt: skip
         page.load(None, [kept, *form], form, js=RESTORE, **QUIET).then(self._read, texts, readings, **QUIET)
         page.load(self._names_html, None, self._names, **QUIET)
-        page.load(self._follow, self._left, shown, concurrency_limit=8, **QUIET)
+        own = [self._browser, self._left]
+        page.load(None, self._browser, self._browser, js=NAMED, **QUIET).then(
+            self._follow, own, shown, concurrency_limit=8, **QUIET
+        )
         gr.on([field.change for field in form], None, form, kept, js="(...form) => [form]", **QUIET)
         gr.on([field.change for field in texts], self._read, texts, readings, trigger_mode="always_last",
               concurrency_limit=2, **QUIET)  # fmt: skip
-        asked = [self._count, self._left, *form]
+        asked = [*own, self._count, *form]
         gr.on([self._make.click, self._form["prompt"].submit, self._form["negative_prompt"].submit],
               self._order, asked, shown, concurrency_limit=8, **QUIET)  # fmt: skip
-        self._stop.click(self._end, None, None, **QUIET)
+        self._stop.click(self._studio.stop, self._browser, None, **QUIET)
+        self._clear.click(self._forget, self._browser, shown, js=SURE, **QUIET)
         another = "() => Math.floor(Math.random() * 2 ** 32)"
         self._another.click(None, None, self._form["seed"], js=another, **QUIET)
-        self._gallery.select(self._put_left, self._files, shown, **QUIET)
-        self._same.click(self._take_left, self._left, [*form, self._said], **QUIET)
+        self._gallery.select(self._put_left, [self._browser, self._files], shown, **QUIET)
+        self._same.click(self._take_left, own, [*form, self._said], **QUIET)
         self._dropped.upload(self._take_dropped, self._dropped, [*form, self._said, self._dropped], **QUIET)
 
     def _names_html(self) -> str:
         names = list(self._studio.service.library)
-        return _rendered("names.html", names=names[:MOST_NAMES], more=len(names[MOST_NAMES:]))
+        return rendered("names.html", names=names[:MOST_NAMES], more=len(names[MOST_NAMES:]))
 
     def _read(self, prompt: str, negative: str, *values: Any) -> tuple[str, str, str]:
         """What the prompts become: a line for each, and all their rows."""
@@ -166,25 +174,25 @@ class PlayTab:
                 lines.append(said(problem=str(error)))
                 continue
             accounts += [(title, found)] if text else []
-            lines.append(_rendered("account.html", account=found, said=said_rows) if text else "")
-        return lines[0], lines[1], _rendered("rows.html", accounts=accounts, said=said_rows)
+            lines.append(rendered("account.html", account=found, said=said_rows) if text else "")
+        return lines[0], lines[1], rendered("rows.html", accounts=accounts, said=said_rows)
 
-    def _order(self, request: gr.Request, count: int, left: str | None, *values: Any) -> Iterator[Any]:
+    def _order(self, browser: str | None, left: str | None, count: int, *values: Any) -> Iterator[Any]:
         """Makes images of the form, and shows how far they are."""
         try:
             settings = _given(dict(zip(FORM, values, strict=True)))
             first = int(settings.pop("seed", 1))
             seeds = f"{first}-{first + int(count) - 1}"
-            making = self._studio.make(client_of_page(request), settings | {"seeds": seeds})
+            making = self._studio.make(browser, settings | {"seeds": seeds})
         except (ValueError, BusyError) as error:
             yield {self._said: said(problem=str(error))}
             return
         yield from self._watch(making, left)
 
-    def _follow(self, request: gr.Request, left: str | None) -> Iterator[Any]:
+    def _follow(self, browser: str | None, left: str | None) -> Iterator[Any]:
         """Shows what was made, and goes on with what is being made for whoever loads the page again."""
-        making = self._studio.under_way(client_of_page(request))
-        yield self._shown(left)
+        making = self._studio.under_way(browser)
+        yield self._shown(browser, left)
         if making:
             yield from self._watch(making, left)
 
@@ -196,28 +204,38 @@ class PlayTab:
                 if isinstance(event, Progress):
                     yield {self._said: said(progress=event.done / event.total)}
                 elif isinstance(event, Preview):
-                    before, _ = self._sides(left, self._studio.history())
+                    before, _ = self._sides(left, self._studio.history(making.browser))
                     yield {self._slider: (before.file if before else event.image, event.image)}
         except Exception as error:
             problem = what_went_wrong(error)
-        yield self._shown(left) | self._busy(False) | {self._said: said(problem=problem)}
+        yield self._shown(making.browser, left) | self._busy(False) | {self._said: said(problem=problem)}
 
     def _busy(self, busy: bool) -> dict[Any, Any]:
         return {self._make: gr.update(visible=not busy), self._stop: gr.update(visible=busy)}
 
-    def _end(self, request: gr.Request) -> None:
-        self._studio.stop(client_of_page(request))
+    def _forget(self, browser: str | None) -> dict[Any, Any]:
+        """Removes the history of somebody who is sure."""
+        if browser is not None:
+            self._studio.forget(browser)
+            return self._shown(browser, None)
+        return {self._said: ""}
 
-    def _shown(self, left: str | None) -> dict[Any, Any]:
+    def _shown(self, browser: str | None, left: str | None) -> dict[Any, Any]:
         """The history, and of it the newest image on the right, what it is held against on the left."""
-        shots = self._studio.history()
+        shots = self._studio.history(browser)
         if not shots:
-            return {self._files: []}
+            nothing: dict[Any, Any] = {
+                self._slider: None,
+                self._about: "",
+                self._gallery: [],
+                self._files: [],
+            }
+            return nothing | {each: gr.update(visible=False) for each in (self._same, self._clear)}
         right = shots[0]
         before, chosen = self._sides(left, shots)
         records = [shot.record for shot in (before, right) if shot]
         shared = shared_values(records)
-        about = _rendered(
+        about = rendered(
             "picture.html",
             left=before.record if before else None,
             right=right.record,
@@ -231,6 +249,7 @@ class PlayTab:
             self._files: [shot.file.name for shot in shots],
             self._left: chosen,
             self._same: gr.update(visible=chosen is not None),
+            self._clear: gr.update(visible=True),
         }
 
     def _sides(self, left: str | None, shots: Sequence[Shot]) -> tuple[Shot | None, str | None]:
@@ -240,12 +259,12 @@ class PlayTab:
                 return shot, left
         return (shots[1] if len(shots) > 1 else None), None
 
-    def _put_left(self, event: gr.SelectData, files: list[str]) -> dict[Any, Any]:
-        return self._shown(files[event.index])
+    def _put_left(self, event: gr.SelectData, browser: str, files: list[str]) -> dict[Any, Any]:
+        return self._shown(browser, files[event.index])
 
-    def _take_left(self, left: str) -> dict[Any, Any]:
+    def _take_left(self, browser: str, left: str) -> dict[Any, Any]:
         """The settings of the image on the left, in the form."""
-        before, _ = self._sides(left, self._studio.history())
+        before, _ = self._sides(left, self._studio.history(browser))
         return self._filled(settings_of(before.record) if before else {}, "Its settings are in the form.")
 
     def _take_dropped(self, file: str) -> dict[Any, Any]:
@@ -265,22 +284,8 @@ class PlayTab:
         return {self._form[name]: value for name, value in values.items()} | {self._said: said(note=note)}
 
 
-def client_of_page(request: gr.Request) -> Hashable:
-    """Whose turn work on the page takes, as `client_of` tells."""
-    return client_of(cast(Request, request))  # it has what that reads
-
-
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """What of the form is filled in, as `GenerateConfig` takes it."""
     return {name: value for name, value in values.items() if value is not None and value != ""} | {
         name: values[name] or "" for name in ("prompt", "negative_prompt") if name in values
     }
-
-
-def said(problem: str = "", note: str = "", progress: float | None = None) -> str:
-    """A sentence about what went wrong, one about what was done, or how far it is (0 to 1)."""
-    return _rendered("said.html", problem=problem, note=note, progress=progress)
-
-
-def _rendered(name: str, **values: Any) -> str:
-    return template("lab.serve.page", name).render(**values)

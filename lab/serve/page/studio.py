@@ -1,7 +1,9 @@
 """What the page does, without the page: images under way and those that were made, kept in the server's folder."""
 
+import re
+import shutil
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -58,6 +60,7 @@ class Making:
     """Images under way. Whoever follows them may go away and come back; they are made and kept all the same."""
 
     def __init__(self, folder: Path):
+        self.browser = folder.name
         self._folder = folder
         self._stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
         self._listeners: list[SimpleQueue[Any]] = []
@@ -92,12 +95,18 @@ class Making:
 
 
 class Studio:
-    """Makes images for whoever looks at the page, and remembers them."""
+    """Makes images for browsers that look at the page, and remembers whose they are: each has a folder of its own,
+    under a name that it alone knows."""
 
     def __init__(self, service: Service):
         self.service = service
         self.folder = service.config.out.absolute() / "page"
-        self._under_way: dict[Hashable, Making] = {}
+        self._under_way: dict[str, Making] = {}
+
+    def _own(self, browser: str | None) -> Path:
+        if browser is None or not re.fullmatch(r"[0-9a-f]{32}", browser):
+            raise InputError("the page has not loaded yet; try again in a moment")
+        return self.folder / browser
 
     @property
     def usual(self) -> dict[str, Any]:
@@ -107,8 +116,8 @@ class Studio:
         text = {"dialect": config.dialect, "weighting": config.weighting_used, "clip_skip": config.clip_skip}
         return sampled | text
 
-    def make(self, client: Hashable, settings: Mapping[str, Any]) -> Making:
-        """Queues images.
+    def make(self, browser: str | None, settings: Mapping[str, Any]) -> Making:
+        """Queues images for a browser.
 
         Args:
             settings: Of `GenerateConfig`.
@@ -116,29 +125,42 @@ class Studio:
         Raises:
             InputError, BusyError: see `Service.order_pictures`.
         """
-        making = Making(self.folder)
-        making.order = self.service.order_pictures(client, settings, tell=making.tell, previews=2)
-        self._under_way[client] = making
-        making.order.future.add_done_callback(lambda _: self._forget(client, making))
+        making = Making(self._own(browser))
+        making.order = self.service.order_pictures(browser, settings, tell=making.tell, previews=2)
+        self._under_way[making.browser] = making
+        making.order.future.add_done_callback(lambda _: self._ended(making))
         return making
 
-    def _forget(self, client: Hashable, making: Making) -> None:
-        if self._under_way.get(client) is making:
-            del self._under_way[client]
+    def _ended(self, making: Making) -> None:
+        if self._under_way.get(making.browser) is making:
+            del self._under_way[making.browser]
 
-    def under_way(self, client: Hashable) -> Making | None:
-        """What is being made for a client, if anything is."""
-        return self._under_way.get(client)
+    def under_way(self, browser: str | None) -> Making | None:
+        """What is being made for a browser, if anything is."""
+        return self._under_way.get(browser or "")
 
-    def stop(self, client: Hashable) -> None:
-        """Ends what is being made for a client; finished images stay."""
-        if (making := self.under_way(client)) and making.order:
+    def stop(self, browser: str | None) -> None:
+        """Ends what is being made for a browser; finished images stay."""
+        if (making := self.under_way(browser)) and making.order:
             making.order.cancel()
 
-    def history(self) -> list[Shot]:
-        """The images that were made, the newest first."""
-        files = sorted(self.folder.glob("*.png"), reverse=True)[:SHOWN]
+    def history(self, browser: str | None) -> list[Shot]:
+        """The images that were made for a browser, the newest first.
+
+        Raises:
+            InputError: no name of a browser, or a record that was damaged.
+        """
+        files = sorted(self._own(browser).glob("*.png"), reverse=True)[:SHOWN]
         return [Shot(file, record_beside(file)) for file in files]
+
+    def forget(self, browser: str | None) -> None:
+        """Removes the images that were made for a browser.
+
+        Raises:
+            InputError: no name of a browser.
+        """
+        self.stop(browser)
+        shutil.rmtree(self._own(browser), ignore_errors=True)
 
     def settings_in(self, file: Path) -> tuple[dict[str, Any], str]:
         """The values of the form that are in an image of the lab's or of A1111's, and what of its settings has no place
