@@ -234,6 +234,7 @@ def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_p
     card.get_by_text("8 vectors, clip 256 wide, negative").wait_for()
     card.locator("summary").click()
     card.get_by_text("blurry").first.wait_for()
+    card.get_by_text(re.compile(r"Made with it: \d image")).wait_for()
     page.locator("#write").click()
     with page.expect_download() as download:
         page.locator("#download").click()
@@ -252,6 +253,36 @@ def test_embeddings_are_shown_inspected_and_written_in_other_layouts(page, tmp_p
     inspected.get_by_role("alert").wait_for()
     assert inspected.inner_text().startswith("none.safetensors: ")
     page.locator("#file").get_by_role("button", name="Clear").click()
+    page.get_by_role("tab", name="Play").click()
+
+
+def choose(page, *names):
+    page.locator("#which input").click()
+    for name in names:
+        page.get_by_role("option", name=name).click()
+    page.keyboard.press("Escape")
+
+
+def test_embeddings_are_merged(page, tmp_path):
+    page.get_by_role("tab", name="Embeddings").click()
+    save_file({"emb_params": torch.ones(2, 256)}, tmp_path / "toy.safetensors")
+    page.locator("#file input[type=file]").set_input_files(tmp_path / "toy.safetensors")
+    page.locator("#inspected").get_by_text("<toy>").wait_for()
+    choose(page, "the dropped file")
+    page.locator("#write").click()
+    page.locator("#written .problem").get_by_text("different numbers of vectors").wait_for()
+    page.locator("#method input").click()
+    page.get_by_role("option", name="concat").click()
+    page.locator("#weights input, #weights textarea").fill("0.5, 1")
+    page.locator("#called input, #called textarea").fill("both")
+    page.locator("#write").click()
+    page.locator("#written .card").get_by_text("10 vectors").wait_for()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "both.safetensors"
+    merged, first = lab.read_embedding(download.value.path(), name="both"), lab.read_embedding(NEGATIVE)
+    expected = torch.cat([first.vectors["clip"] * 0.5, torch.ones(2, 256)])
+    assert torch.equal(merged.vectors["clip"], expected)
     page.get_by_role("tab", name="Play").click()
 
 
@@ -313,6 +344,25 @@ def with_key(emoji, tmp_path_factory):
     config = ServeConfig(out=tmp_path_factory.mktemp("keyed"), api_key="geheim")
     with TestClient(create_app(config, emoji), base_url="http://127.0.0.1") as client:
         yield client
+
+
+def test_a_browser_asks_for_the_key(browser, emoji, tmp_path):
+    with running(create_app(ServeConfig(out=tmp_path, api_key="geheim"), emoji)) as address:
+        stranger = browser.new_context()
+        answer = stranger.request.get(address)
+        assert answer.status == 401 and answer.headers["www-authenticate"].startswith("Basic ")
+        assert "gradio" not in answer.text()
+        stranger.close()
+        known = browser.new_context(http_credentials={"username": "anybody", "password": "geheim"})
+        known.set_default_timeout(WAIT)
+        problems = []
+        known.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        page = opened(known.new_page(), address)
+        few_steps(page)
+        make(page, 1)
+        page.wait_for_function("document.querySelector('#history img').naturalWidth > 0")
+        assert not problems
+        known.close()
 
 
 PATHS = ("/", "/config", "/gradio_api/info", "/gradio_api/file=/etc/hostname", "/gradio_api/queue/data")

@@ -76,8 +76,8 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
         with gr.Tabs():
             with gr.Tab("Play", id="play"):
                 PlayTab(studio, page)
-            with gr.Tab("Embeddings", id="embeddings"):
-                ShelfTab(service, page)
+            with gr.Tab("Embeddings", id="embeddings") as tab:
+                ShelfTab(service, jobs, tab)
             with gr.Tab("Compare", id="compare"):
                 CompareTab(jobs, service.bundle.defaults.steps, page)
     gr.mount_gradio_app(
