@@ -68,5 +68,6 @@ def _where(settings: ServeConfig, listening: socket.socket) -> str:
     port = listening.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host or "0.0.0.0"
     who = "whoever has the key" if settings.api_key else "this machine alone, as there is no --api-key"
-    page = "open it in a browser to play; " if settings.page and find_spec("gradio") else ""
+    how = ", as the password with any user name" if settings.api_key else ""
+    page = f"open it in a browser{how}, to play; " if settings.page and find_spec("gradio") else ""
     return f"Serving {settings.model} at http://{host}:{port} for {who}; {page}/docs explains the API. Ctrl-C stops."

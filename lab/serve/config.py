@@ -30,8 +30,8 @@ class ServeOptions(Config):
     """The port to listen on; 0 for any that is free."""
 
     api_key: str | None = Field(None, min_length=1)
-    """What clients must send as a bearer token, or as the password of HTTP's basic authentication; also read from the
-    environment's LAB_API_KEY, which other users of the machine cannot see."""
+    """What clients must send as a bearer token. A browser asks for it: the key is the password, with any user name.
+    Also read from the environment's LAB_API_KEY, which other users of the machine cannot see."""
 
     embeddings: list[ExistingPath] = Field(default_factory=list)
     """A file or folder of learned embeddings that clients' texts may name, repeatable; there are no others."""
