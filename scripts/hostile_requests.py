@@ -5,7 +5,8 @@
 Every operation of the server's own OpenAPI schema gets bodies that follow it, that nearly do, and that do not: wild
 JSON where a value belongs, other keys, no JSON at all, forms with broken images, names that lead elsewhere. They are
 drawn by hypothesis, from a seed; the server has small bounds, so that what is valid costs little. Jobs that are let in
-are given a moment, then cancelled; one that fails by the server's fault counts as a 5xx.
+are given a moment, then cancelled; one that fails by the server's fault counts as a 5xx. The page's own routes get
+theirs from `hostile_page.py`; what gives away a file of the machine counts as a 5xx, too.
 """
 
 import argparse
@@ -30,23 +31,13 @@ from lab.comparing.axes import AXES
 from lab.models.load import load
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
+from scripts.hostile_page import gives_away, outcome, page_requests, plain
 from tests.serve.running import running
 
 SECONDS = 60
 """After which a request counts as lost."""
 
-NAMES = [
-    "../../etc/passwd",
-    "/etc/passwd",
-    "..%2f..",
-    "%00",
-    "CON",
-    ".",
-    "a" * 3000,
-    "job.json",
-    "é",
-    "<name>",
-]
+NAMES = ["../../etc/passwd", "/etc/passwd", "..%2f..", "%00", "CON", ".", "a" * 3000, "job.json", "é", "<n>"]
 WORDS = [
     "((((",
     "[a:b:0.5]",
@@ -193,7 +184,7 @@ def _with_body(
     whole: dict[str, Any], kind: str, schema: Mapping[str, Any]
 ) -> st.SearchStrategy[dict[str, Any]]:
     if kind.startswith("multipart"):
-        fields = bodies(schema).map(lambda body: {_plain(key): _plain(value) for key, value in body.items()})
+        fields = bodies(schema).map(lambda body: {plain(key): plain(value) for key, value in body.items()})
         parts = st.lists(
             st.tuples(
                 st.sampled_from(["image", "image[]", "mask", "files"]),
@@ -221,17 +212,17 @@ def _with_body(
     )
 
 
-def _plain(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()
-
-
 def send(client: httpx.Client, request: Mapping[str, Any]) -> int | str:
     """The status of the answer, or what went wrong instead of one."""
     try:
-        with client.stream(**request) as answer:
-            for _ in answer.iter_raw():
-                continue
-            return answer.status_code
+        told, session = b"", request.get("session", "")
+        with client.stream(**{name: value for name, value in request.items() if name != "session"}) as answer:
+            for piece in answer.iter_raw():
+                told += piece[: 10**6 - len(told)]
+            status = answer.status_code
+        if session and status == 200:
+            told += outcome(client, session)
+        return "a file of the machine" if gives_away(told) else status
     except httpx.InvalidURL:
         return "not sent"
     except httpx.HTTPError as error:
@@ -260,6 +251,10 @@ def main() -> None:
 
 def attack(client: httpx.Client, app: FastAPI, count: int, chance: int) -> tuple[Counter[Any], list[str]]:
     """Sends so many requests, and returns their statuses and what there must not be."""
+    functions = client.get("/config").json()["dependencies"]
+    to_page = page_requests(
+        [len(one["inputs"]) for one in functions], texts, wild, app.state.service.config.out.absolute()
+    )
     made = client.post("/lab/v1/jobs/generate", json={"prompt": "a cat", "steps": 1}).json()["id"]
     statuses: Counter[Any] = Counter()
     bad: list[str] = []
@@ -272,7 +267,7 @@ def attack(client: httpx.Client, app: FastAPI, count: int, chance: int) -> tuple
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(requests(app.openapi()), st.booleans())
+    @given(st.one_of(requests(app.openapi()), requests(app.openapi()), to_page), st.booleans())
     def one(request: dict[str, Any], known: bool) -> None:
         if known and request["method"] == "GET":  # about a job that there is
             request["url"] = re.sub("/jobs/[^/]+", f"/jobs/{made}", request["url"])
