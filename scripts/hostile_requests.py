@@ -245,7 +245,6 @@ def main() -> None:
             statuses, bad = attack(client, app, arguments.requests, arguments.seed)
             alive = client.get("/v1/models").status_code == 200
     print(f"{statuses.total():,} requests: {dict(sorted(statuses.items(), key=str))}; alive: {alive}")
-    print(*bad[:20], sep="\n")
     print(f"{len(bad)} were answered with a 5xx or not at all")
 
 
@@ -278,10 +277,12 @@ def attack(client: httpx.Client, app: FastAPI, count: int, chance: int) -> tuple
             print(f"{statuses.total():,} so far, {len(bad)} of them bad", flush=True)
         if status not in ("not sent", 501) and (isinstance(status, str) or status >= 500):
             bad.append(f"{status} after {time.perf_counter() - began:.1f} s: {str(request)[:600]}")
+            print(bad[-1], flush=True)
         for job in app.state.jobs.all():
             app.state.jobs.cancel(job)
             if "the server failed" in job.record.message:
                 bad.append(f"job: {job.record}")
+                print(bad[-1], flush=True)
                 job.record = job.record.model_copy(update={"message": ""})
 
     one()

@@ -396,6 +396,16 @@ def test_it_serves_no_file_of_the_machine_and_fetches_nothing(with_key, path):
     assert with_key.get(path, headers=headers).status_code in (403, 404)
 
 
+def test_what_no_page_sends_is_refused(with_key):
+    key = {"Authorization": "Bearer geheim"}
+    body = {"data": [], "fn_index": -1, "session_hash": "a"}
+    assert with_key.post("/gradio_api/queue/join", json=body, headers=key).status_code == 400
+    odd = key | {"Content-Type": "application/json"}
+    assert with_key.post("/gradio_api/queue/join", content=b"\x86", headers=odd).status_code == 400
+    told = with_key.get("/gradio_api/queue/data?session_hash=nobody", headers=key).text
+    assert "session_not_found" in told
+
+
 def test_pages_from_elsewhere_may_not_use_it(with_key):
     headers = {"Authorization": "Bearer geheim", "Origin": "https://evil.example.org"}
     assert with_key.post("/gradio_api/queue/join", json={}, headers=headers).status_code == 403

@@ -43,6 +43,11 @@ POLICY = (
 """What a browser may load for the page: nothing from elsewhere."""
 
 
+MALFORMED = (LookupError, TypeError, AttributeError, ValueError, RuntimeError)
+"""What Gradio's own routes raise on what no page sends: numbers of no function, sessions that there are not, forms cut
+off. What goes wrong in the page's functions does not come this way."""
+
+
 class Doors:
     """An ASGI app that lets through to Gradio what the page needs; browsers are told to load nothing from elsewhere."""
 
@@ -53,17 +58,32 @@ class Doors:
         """Answers with what there is.
 
         Raises:
-            HTTPException: 404, there is no such thing.
+            HTTPException: 404, there is no such thing; 400, what is sent is nothing that the page sends.
         """
         if scope["type"] != "http" or not NEEDED.fullmatch(scope["path"]):
             raise HTTPException(404, "there is nothing at this address; /docs tells what there is")
+        held: list[Message] = []
+        begun = False
 
         async def with_policy(message: Message) -> None:
+            nonlocal begun
+            if held or message.get("status") == 500:
+                held.append(message)  # until it is known whether what was sent is to blame
+                return
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        await self._app(scope, receive, with_policy)
+        try:
+            await self._app(scope, receive, with_policy)
+        except MALFORMED as error:
+            if not begun:
+                raise HTTPException(400, "this is nothing that the page sends") from error
+            await send({"type": "http.response.body"})  # of a stream about nothing that there is
+        else:
+            for message in held:
+                await send(message)
 
 
 def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
