@@ -60,6 +60,32 @@ def test_the_loss_is_that_of_telling_the_thing_among_words(sd1, seen, started):
     assert torch.allclose(objective.losses(picks), -(pos / (pos + neg)).log(), rtol=1e-4)
 
 
+def test_the_images_of_a_step_may_be_told_from_each_other(sd1, seen, started, heard, images):
+    for number, path in enumerate(sorted(images.glob("*.png"))):
+        path.with_suffix(".txt").write_text(f"a {{name}}\nthe {{name}} {number}")
+    config = seen(in_batch=True, batch_size=6, steps=20)
+    objective, learned = started(sd1, config)
+    (picks,) = objective.fixed()
+    assert any(len(pick.others) > 1 for pick in picks)
+    texts, cosines = objective._texts.cosines(learned.rows, picks)
+    features, scale = objective._texts._images, objective._texts._clip.scale
+    own = features[[pick.image for pick in picks]]
+    pos, words = (scale * cosines).exp(), (scale * own @ objective._texts._rivals.T).exp().sum(dim=1)
+    each = (scale * texts @ features.T).exp()
+    others = torch.stack([row[list(pick.others)].sum() for row, pick in zip(each, picks, strict=True)])
+    losses = objective.losses(picks)
+    assert torch.allclose(losses, -(pos / (pos + words + others)).log(), rtol=1e-4)
+    parts = [objective.losses(picks[:3]), objective.losses(picks[3:])]
+    assert torch.allclose(losses, torch.cat(parts), rtol=1e-4), "whatever share of them a process has"
+    shared = [pick for pick in picks if objective._contexts[pick.context] == "a <cat-toy>"]
+    assert shared and not any(pick.others for pick in shared), "a caption of all tells none from the others"
+    assert "words and each other" in next(describe_run(sd1, config))
+    before = losses.mean()
+    embedding = lab.train(sd1, config, listener=heard)
+    learned.restore({f"cat-toy/{key}": rows for key, rows in embedding.vectors.items()})
+    assert objective.losses(picks).mean() < before
+
+
 def test_other_objectives_may_begin_there(sd1, changed, clip_folder, seen, started):
     near = prepare(sd1, changed(init="contrastive", clip=clip_folder))
     (beginning,) = near.learned.beginnings.values()
@@ -81,6 +107,7 @@ def test_what_cannot_be_seen_is_refused(sd1, sdxl, seen, changed, clip_folder):
         (sd1, seen(clip=None), "give --clip FOLDER"),
         (sdxl, seen(), "has to be the one of"),
         (sd1, seen(templates=["{name} with {words}"]), "lines with {name} and without {words}"),
+        (sd1, seen(in_batch=True), "captions of their own"),
         (sd1, seen(templates=["a photo of {it}"]), "lines with {name} and without {words}"),
         (sd1, changed(init="contrastive"), "give --clip FOLDER"),
         (

@@ -1,7 +1,8 @@
 """The contrastive objective: vectors whose text is nearer to the images, by CLIP's features, than other words are.
 
     pos  exp(s cos(text with the vectors, image))
-    neg  sum of exp(s cos(word, image)) over words of the vocabulary, or of exp(s cos(text, other)) over given images
+    neg  sum of exp(s cos(word, image)) over words of the vocabulary, or of exp(s cos(text, other)) over given images;
+         and with `in_batch` of exp(s cos(text, other)) over the other images of the step
     loss = -log(pos / (pos + neg)), s CLIP's own scale (Radford et al. 2103.00020; InfoNCE, 1807.03748, equation 4)
 
 Neither U-Net nor VAE take part, so that it takes seconds.
@@ -26,7 +27,14 @@ from lab.models.vocabulary import embedding_rms, whole_words
 from lab.score.clip import MAX_IMAGES, Clip, image_features, open_clip
 from lab.text import counted
 from lab.training.config import TrainConfig
-from lab.training.data.captions import CaptionChunker, fill_template, read_templates, vector_counts
+from lab.training.data.captions import (
+    CaptionChunker,
+    fill_template,
+    image_captions,
+    placeholder,
+    read_templates,
+    vector_counts,
+)
 from lab.training.learned import Initial, Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
 
@@ -43,10 +51,11 @@ _NAME = "sought"
 
 
 class Pick(NamedTuple):
-    """An example: an image and a context, both by number."""
+    """An example: an image, a context and the images to be far from, all by number."""
 
     image: int
     context: int
+    others: tuple[int, ...] = ()
 
 
 class TextsOfImages:
@@ -80,8 +89,13 @@ class TextsOfImages:
         """
         texts, cosines = self.cosines(vectors, picks)
         images = self._images[[pick.image for pick in picks]]
-        against = images @ self._rivals.T if others is None else texts @ others.T
-        logits = self._clip.scale * torch.cat([cosines[:, None], against], dim=1)
+        against = [images @ self._rivals.T if others is None else texts @ others.T]
+        if any(pick.others for pick in picks):
+            near = torch.zeros(len(picks), len(self._images), dtype=torch.bool)
+            for row, pick in enumerate(picks):
+                near[row, list(pick.others)] = True
+            against.append((texts @ self._images.T).masked_fill(~near.to(texts.device), -torch.inf))
+        logits = self._clip.scale * torch.cat([cosines[:, None], *against], dim=1)
         return -logits.log_softmax(dim=1)[:, 0], cosines
 
 
@@ -115,7 +129,11 @@ class Contrastive(Objective[Pick]):
         self._clip = check_clip(bundle, open_clip(bundle, config.clip))
         self.images = images_in(config.images)
         self._others = images_in(config.against) if config.against is not None else []
-        self._contexts = _contexts(config.templates, config.subjects()[0].name)
+        name = config.subjects()[0].name
+        self._captions = _captions(self.images, config, name) if config.in_batch else []
+        self._contexts = list(
+            dict.fromkeys(caption for captions in self._captions for caption in captions)
+        ) or _contexts(config.templates, name)
 
     @classmethod
     def cost(cls, bundle: Bundle, config: TrainConfig) -> Cost:
@@ -128,13 +146,21 @@ class Contrastive(Objective[Pick]):
         others = {
             f"against {path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in self._others
         }
-        return files | others | {f"context {number}": text for number, text in enumerate(self._contexts, 1)}
+        captions = zip(self.images, self._captions, strict=False)  # there are none without `in_batch`
+        own = {f"captions {path.name}": "\n".join(texts) for path, texts in captions}
+        return (
+            files
+            | others
+            | own
+            | {f"context {number}": text for number, text in enumerate(self._contexts, 1)}
+        )
 
     def describe(self) -> Iterator[str]:
         """Yields how many images there are, what they are told from, and the contexts."""
         against = counted(len(self._others), "other image") if self._others else f"{RIVALS} words"
         images, contexts = counted(len(self.images), "image"), counted(len(self._contexts), "context")
-        yield f"{images}, told from {against}, in {contexts}:"
+        too = " and each other" * self.config.in_batch
+        yield f"{images}, told from {against}{too}, in {contexts}:"
         yield from (f"  {context}" for context in self._contexts)
 
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:
@@ -169,7 +195,15 @@ class Contrastive(Objective[Pick]):
     def _drawn(self, generator: torch.Generator, count: int) -> list[Pick]:
         images = torch.randint(len(self.images), (count,), generator=generator).tolist()
         contexts = torch.randint(len(self._contexts), (count,), generator=generator).tolist()
-        return [Pick(*each) for each in zip(images, contexts, strict=True)]
+        if not self._captions:
+            return [Pick(*each) for each in zip(images, contexts, strict=True)]
+        picks = []
+        for image, number in zip(images, contexts, strict=True):
+            own = self._captions[image]
+            caption = own[number % len(own)]
+            others = tuple(other for other in {*images} if caption not in self._captions[other])
+            picks.append(Pick(image, self._contexts.index(caption), others))
+        return picks
 
 
 def contrastive_initial(
@@ -216,6 +250,21 @@ def _contexts(templates: Sequence[str], name: str) -> list[str]:
             "templates: CLIP compares the embedding alone; give lines with {name} and without {words}"
         )
     return [fill_template(line, "", [name]) for line in lines]
+
+
+def _captions(images: Sequence[Path], config: TrainConfig, name: str) -> list[tuple[str, ...]]:
+    """What each image is told by, beside the others of a step."""
+    templates = read_templates(config.templates or ["object"])
+    found = [image_captions(path, config, templates, [name]) for path in images]
+    if len({*found}) == 1:
+        raise InputError(
+            f"in_batch: the images of {config.images} are told apart by captions of their own, and have none; write "
+            "some beside them (NAME.txt), take --captions filename, or leave it out"
+        )
+    for path, captions in zip(images, found, strict=True):
+        if not all(placeholder(name) in caption for caption in captions):
+            raise InputError(f"{path}: a caption of it does not name {placeholder(name)}")
+    return found
 
 
 def _rivals(bundle: Bundle, clip: Clip, generator: torch.Generator) -> Tensor:

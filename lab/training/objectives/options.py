@@ -113,6 +113,10 @@ class ContrastiveOptions(Config):
     against: ExistingFolder | None = None
     """Images of other things, to be far from; by default the text is to be nearer to its images than other words."""
 
+    in_batch: bool = False
+    """To be far from the other images of a step too: each image is then told by captions of its own, from the others
+    too, so that the vectors need not say what its captions do."""
+
 
 class SliderOptions(Config):
     """Sliders: a direction between two prompts, whose weight is its strength."""
