@@ -3,7 +3,8 @@
     python -m scripts.eval_explain [--out outputs/eval-explain]
 
 For vectors that are the tokens of words, that were learned from words, that are a negative embedding, and that were
-learned from pictures, it prints the share of their effect that their nearest tokens have, and the words found.
+learned from pictures, by the U-Net and by CLIP alone, it prints the share of their effect that their nearest tokens
+have, and the words found.
 """
 
 import argparse
@@ -47,6 +48,13 @@ def embeddings(bundle: Bundle, out: Path) -> Iterator[tuple[str, lab.Embedding]]
         given = {"images": Path("lab/assets/samples") / thing, "name": f"my-{thing}", "preview_every": 0}
         recipe = lab.TrainConfig.read(Path("configs/train/emoji-object.yaml"), given | {"out": out / thing})
         yield f"{thing}, learned from pictures", lab.train(bundle, recipe)
+        seen = given | {
+            "objective": "contrastive",
+            "in_batch": True,
+            "vectors": 2,
+            "out": out / f"{thing}-seen",
+        }
+        yield f"{thing}, by CLIP alone", lab.train(bundle, **seen)
 
 
 if __name__ == "__main__":
