@@ -9,11 +9,11 @@ model never saw are learned there, and their captions are the prompts. It prints
 thing (those kept apart, of the bundled ones) of images made on the same noise: in the embedding's own model; in the
 other one by each way; and there, where the file says at which words it began, by these words' vectors. Differences are
 from the nearest token, with 95 % intervals over things, or over prompts if there is one thing. `--back` learns in the
-second model and converts to the bundled one. The same command again goes on where it was interrupted.
+second model and converts to the bundled one. What was learned or made is not made again.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ import torch
 
 import lab
 from lab.comparing.statistics import CONFIDENCE, measure
-from lab.condition.convert import convert
+from lab.condition.convert import Converter
 from lab.embeddings.embedding import INITIAL_TEXT
 from lab.images import images_in, to_tensor
 from lab.models.bundle import Bundle
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="of what the embedding stands for")
     parser.add_argument("--prompt", nargs="*", default=["a photo of {name}"])
     parser.add_argument("--clip", type=Path, help="a folder with a CLIP, for models that bring none")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--seeds", default="1-2")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--prompts", type=int, default=4, help="captions of each bundled thing")
@@ -67,17 +68,15 @@ def main() -> None:
     arguments = parser.parse_args()
     second = arguments.to_model or str(make_second(arguments.out / "second"))
     ends = (second, arguments.from_model) if arguments.back else (arguments.from_model, second)
-    source, target = map(lab.load, ends)
+    source, target = (lab.load(end, dtype=arguments.dtype) for end in ends)
     clip = open_clip(source, arguments.clip) or open_clip(target)
     if clip is None:
         raise SystemExit("likeness is told by a CLIP; give one by --clip")
+    cases = learned_things(source, arguments)
     if arguments.embedding:
-        mine = Case(
-            lab.read_embedding(arguments.embedding), images_in(arguments.images), list(arguments.prompt)
-        )
-        print_table([mine], source, target, clip, arguments)
-    else:
-        print_table(learned_things(source, arguments), source, target, clip, arguments)
+        images = images_in(arguments.images)
+        cases = iter([Case(lab.read_embedding(arguments.embedding), images, list(arguments.prompt))])
+    print_table(cases, source, target, clip, arguments)
 
 
 def learned_things(source: Bundle, arguments: argparse.Namespace) -> Iterator[Case]:
@@ -95,16 +94,14 @@ def learned_things(source: Bundle, arguments: argparse.Namespace) -> Iterator[Ca
 
 
 def print_table(
-    cases: Iterator[Case] | Sequence[Case],
-    source: Bundle,
-    target: Bundle,
-    clip: Clip,
-    arguments: argparse.Namespace,
+    cases: Iterator[Case], source: Bundle, target: Bundle, clip: Clip, arguments: argparse.Namespace
 ) -> None:
     """Prints a line a case, the means, and what each way changes from the nearest token."""
     found: dict[str, list[np.ndarray]] = {}
+    converter = Converter(source, target)
     for case in cases:
-        values = dict(likenesses(case, source, target, clip, arguments))
+        tried = ways(case.embedding, converter, source, target)
+        values = dict(likenesses(case, tried, clip, arguments))
         line = "  ".join(f"{way} {value.mean():.3f}" for way, value in values.items())
         print(f"{case.embedding.name}: {line}", flush=True)
         for way, value in values.items():
@@ -119,11 +116,11 @@ def print_table(
 
 
 def likenesses(
-    case: Case, source: Bundle, target: Bundle, clip: Clip, arguments: argparse.Namespace
+    case: Case, tried: Iterator[tuple[str, Bundle, lab.Embedding]], clip: Clip, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields by each way the mean cosines (prompts, seeds) to the case's images."""
     embedding, real = case.embedding, image_features(clip, case.images)
-    for way, bundle, used in ways(embedding, source, target):
+    for way, bundle, used in tried:
         prompts = [prompt.replace("{name}", f"<{embedding.name}>") for prompt in case.prompts]
         made = lab.generate(
             bundle, prompt=prompts, seeds=arguments.seeds, steps=arguments.steps, embeddings=[used]
@@ -134,12 +131,12 @@ def likenesses(
 
 
 def ways(
-    embedding: lab.Embedding, source: Bundle, target: Bundle
+    embedding: lab.Embedding, converter: Converter, source: Bundle, target: Bundle
 ) -> Iterator[tuple[str, Bundle, lab.Embedding]]:
     """Yields the ways with the model that each uses, and its vectors."""
     yield OWN, source, embedding
     for way, settings in WAYS.items():
-        yield way, target, convert(embedding, source, target, **settings).embedding
+        yield way, target, converter.convert(embedding, **settings).embedding
     words = embedding.provenance.metadata.get(INITIAL_TEXT)
     if words:
         begun = initial_from_text(target, words, embedding.count).vectors

@@ -70,12 +70,12 @@ def _for_model(
         write := WRITABLE[layout].write
     ):  # what it cannot hold is told before minutes of work
         write(embedding, dict.fromkeys(encoders, next(iter(embedding.vectors.values()))))
-    from lab.condition.convert import convert as carry
+    from lab.condition.convert import Converter
     from lab.models.load import load_options
 
     source, target = (load_options(options, text_only=True) for options in (here, there))
     with Bars() as bars:
-        found = carry(embedding, source, target, refined=refine, listener=bars)
+        found = Converter(source, target).convert(embedding, refined=refine, listener=bars)
     if found.losses:
         table = Table("of words kept apart is lost", "of vectors", "of what they do")
         for how, loss in found.losses.items():

@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.condition.convert import convert
+from lab.condition.convert import Converter
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
+
+
+def convert(embedding, source, target, **settings):
+    return Converter(source, target).convert(embedding, **settings)
 
 
 def with_table(bundle, place, table):
@@ -98,6 +102,8 @@ def test_what_cannot_be_converted(sd1, sd2, emoji, toy):
         convert(Embedding("wide", {"clip_l": torch.randn(1, 768)}), sd1, sd2)
     with pytest.raises(InputError, match=r"knows \d+ tokens and emoji 4094.* of one vocabulary"):
         convert(toy, sd1, emoji)
+    with pytest.raises(InputError, match="no method 'rigde' to convert by; nearest: ridge"):
+        convert(toy, sd1, sd2, method="rigde")
     with pytest.raises(InputError, match="acts behind the text encoder"):
         convert(replace(toy, outputs=toy.vectors), sd1, sd2)
     with pytest.raises(InputError, match="acts in the U-Net's layers"):
