@@ -3,7 +3,11 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a model hub
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+from dataclasses import replace
+
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
 from lab.models.bundle import Bundle
 from lab.models.load import load
@@ -32,6 +36,21 @@ def sdxl_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sd1(sd1_folder) -> Bundle:
     return load(str(sd1_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def layered(sd1) -> Bundle:
+    """The tiny SD 1.x with as many layers that read the text as the real one has."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 8, 8, 8),
+            norm_num_groups=4,
+            cross_attention_dim=32,
+            attention_head_dim=4,
+        )
+    return replace(sd1, unet=unet.eval().requires_grad_(False))
 
 
 @pytest.fixture(scope="session")

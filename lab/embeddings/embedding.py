@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["concept", "style", "negative", "slider", "unknown"]
 
+Place = Literal["input", "output", "layers"]
+"""Where vectors act: in front of the text encoder, behind it, or others in each of the U-Net's layers."""
+
 NEGATIVE_SUFFIX = "-neg"
 """DreamArtist's name for the negative half of a pair, and A1111 users' habit for negative embeddings."""
 
@@ -85,6 +88,11 @@ class Embedding:
         """All that it is made of: its vectors, its outputs with `_out` behind the encoder's name, and its layers'."""
         return self.vectors | {f"{key}_out": rows for key, rows in self.outputs.items()} | self.layers
 
+    @property
+    def place(self) -> Place:
+        """Where what was learned acts."""
+        return "layers" if self.layers else "output" if self.outputs else "input"
+
     def at_layer(self, layer: str) -> "Embedding":
         """What one cross-attention layer reads of an embedding that has `layers`."""
         return replace(self, vectors=dict.fromkeys(self.vectors, self.layers[layer]), layers={})
@@ -129,7 +137,7 @@ class Embedding:
         Args:
             path: `.safetensors`, or `.pt` or `.bin` for a `torch.save` file.
             layout: `diffusers`, `kohya` or `a1111` (`.pt` only) for one encoder, `sdxl` for two; by default
-                `diffusers` or `sdxl`.
+                `diffusers` or `sdxl`. Behind the encoder, `onetrainer` or `sdxl`; for the U-Net's layers, `xti`.
             metadata: More text to store, in a safetensors file alone.
 
         Raises:

@@ -16,6 +16,7 @@ from lab.embeddings.parts import (
     by_encoder,
     foreign_in,
     foreign_note,
+    mean_of_layers,
     shown,
     tensors_of,
     text,
@@ -147,14 +148,12 @@ def read_xti(contents: FileContents) -> Draft | None:
     if tensors.keys() != set(XTI_LAYERS):
         missing = ", ".join(sorted(set(XTI_LAYERS) ^ tensors.keys()))
         raise InputError(f"a kohya XTI embedding for other layers than those of SD 1.x's U-Net ({missing})")
-    import torch
-
     layers = {layer: next(iter(key_by_width(tensors[layer]).values())) for layer in XTI_LAYERS}
     layers = {layer: rows.reshape(-1, rows.shape[-1]).float() for layer, rows in layers.items()}
     if len({rows.shape for rows in layers.values()}) > 1:
         raise InputError("a kohya XTI embedding with different numbers of vectors for its layers")
-    mean = torch.stack(list(layers.values())).mean(dim=0)
-    return Draft(key_by_width(mean), layers=layers, notes=("other vectors for each layer of the U-Net",))
+    notes = ("other vectors for each layer of the U-Net",)
+    return Draft(mean_of_layers(layers), layers=layers, notes=notes)
 
 
 def read_list(contents: FileContents) -> Draft | None:

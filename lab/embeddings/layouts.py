@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.embeddings import layout_readers as readers
 from lab.embeddings.containers import FileContents
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import Embedding, Place
 from lab.embeddings.parts import Draft, shown, tensors_of, text, unused, whole
 from lab.errors import InputError, did_you_mean
 from lab.models.detection import is_of_model
@@ -38,14 +38,14 @@ class Layout:
         write: From an embedding with checked vectors to the dictionary that its file holds; None for a layout that
             is read only. Raises `InputError` for an embedding that has no place in it.
         suffixes: Of the files that it can be written to.
-        outputs: Whether it has a place for output embeddings (`Embedding.outputs`).
+        places: Of embeddings that it can hold, as `Embedding.place` has them.
     """
 
     label: str
     read: Callable[[FileContents], Draft | None]
     write: "Callable[[Embedding, dict[str, Tensor]], dict[str, Any]] | None" = None
     suffixes: tuple[str, ...] = PACKED
-    outputs: bool = False
+    places: tuple[Place, ...] = ("input",)
 
 
 def _write_onetrainer(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str, Any]:
@@ -79,13 +79,21 @@ def _write_sdxl(embedding: Embedding, vectors: "dict[str, Tensor]") -> dict[str,
     return vectors | {f"{key}_out": rows for key, rows in embedding.outputs.items()}
 
 
+def _write_xti(embedding: Embedding, _vectors: "dict[str, Tensor]") -> dict[str, Any]:
+    return dict(embedding.layers)
+
+
+BOTH_ENDS: tuple[Place, ...] = ("input", "output")
+
 LAYOUTS: dict[str, Layout] = {
     "a1111": Layout("the A1111 web UI and DreamArtist", readers.read_a1111, _write_a1111, (".pt",)),
     "bundle": Layout("OneTrainer's bundles, also inside a LoRA", readers.read_bundle),
-    "sdxl": Layout("SDXL, by kohya, OneTrainer and cog-sdxl", readers.read_named, _write_sdxl, outputs=True),
+    "sdxl": Layout(
+        "SDXL, by kohya, OneTrainer and cog-sdxl", readers.read_named, _write_sdxl, places=BOTH_ENDS
+    ),
     "kohya": Layout("kohya sd-scripts", readers.read_kohya, _write_kohya),
-    "onetrainer": Layout("OneTrainer", readers.read_onetrainer, _write_onetrainer, outputs=True),
-    "xti": Layout("kohya's extended textual inversion", readers.read_xti),
+    "onetrainer": Layout("OneTrainer", readers.read_onetrainer, _write_onetrainer, places=BOTH_ENDS),
+    "xti": Layout("kohya's extended textual inversion", readers.read_xti, _write_xti, places=("layers",)),
     "list": Layout("a list of dictionaries, as ComfyUI reads them", readers.read_list),
     "tensor": Layout("one tensor without a name", readers.read_bare),
     "diffusers": Layout("diffusers", readers.read_diffusers, _write_diffusers),
@@ -130,6 +138,29 @@ def check_target(path: Path, layout: str | None = None) -> None:
         others = " or ".join(name for name in ("diffusers", "kohya") if name != layout)
         raise InputError(
             f"{path}: the {layout} layout is a {' or '.join(suffixes)} file; for {suffix} take {others}"
+        )
+
+
+_ACTING: dict[Place, str] = {
+    "input": "vectors in front of the text encoder",
+    "output": "an output embedding",
+    "layers": "vectors for each layer of a U-Net",
+}
+
+
+def check_place(layout: str, place: Place) -> None:
+    """Refuses a layout that cannot say where an embedding acts.
+
+    Args:
+        layout: A name in `WRITABLE`.
+
+    Raises:
+        InputError: with those that can.
+    """
+    if place not in WRITABLE[layout].places:
+        others = [name for name, other in WRITABLE.items() if place in other.places]
+        raise InputError(
+            f"the {layout} layout has no place for {_ACTING[place]}; take {' or '.join(sorted(others))}"
         )
 
 

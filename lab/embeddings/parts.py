@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lab.embeddings.embedding import key_by_width
+from lab.embeddings.embedding import XTI_LAYERS, key_by_width
 from lab.models.family import FAMILIES
 
 if TYPE_CHECKING:
@@ -110,6 +110,13 @@ def with_outputs(
         inputs.setdefault(name, output.new_zeros(output.shape))
     said = ", ".join(f"{name}_out" for name in outputs)
     return inputs, outputs, (f"{said}: put in behind the text encoder",) if outputs else ()
+
+
+def mean_of_layers(layers: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """What stands in front of the text encoder for vectors (n, width) of each of `XTI_LAYERS`, by encoder."""
+    import torch
+
+    return key_by_width(torch.stack([layers[layer] for layer in XTI_LAYERS]).mean(dim=0))
 
 
 def foreign_in(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

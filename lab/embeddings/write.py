@@ -13,12 +13,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lab.embeddings.embedding import Embedding, check_vectors
-from lab.embeddings.layouts import WRITABLE, check_target
+from lab.embeddings.embedding import Embedding, Place, check_vectors
+from lab.embeddings.layouts import WRITABLE, check_place, check_target
 from lab.embeddings.read import read_file
 from lab.errors import InputError
 from lab.files import atomic
 from lab.models.family import family_with_keys
+
+_USUAL: dict[Place, str] = {"input": "diffusers", "output": "onetrainer", "layers": "xti"}
+"""The layout for one encoder, by where the embedding acts."""
 
 _KNOWN_MEMBER = re.compile(r"[^/]+/(data/\d+|version|data\.pkl)")
 
@@ -34,8 +37,8 @@ def save(
     Args:
         path: `.safetensors`, or `.pt` or `.bin` for a `torch.save` file; a1111's layout is `.pt` only.
         layout: `diffusers` (the token and its vectors), `kohya` (`emb_params`), `a1111` (`string_to_param`)
-            for one encoder; `sdxl` (`clip_l` and `clip_g`) for two. By default `diffusers` or `sdxl`, and `onetrainer`
-            (`emp_params`) for an output embedding of one encoder.
+            for one encoder; `sdxl` (`clip_l` and `clip_g`) for two. By default `diffusers` or `sdxl`, `onetrainer`
+            (`emp_params`) for an output embedding of one encoder, and `xti` for vectors for a U-Net's layers.
         metadata: More text to store. Only safetensors have room for it: there it joins what the embedding
             brings along, its name, trigger, kind, step and base model in ModelSpec's and kohya's keys.
 
@@ -44,14 +47,12 @@ def save(
             be written; nothing is left behind.
     """
     vectors = check_vectors(embedding.vectors, zeros=bool(embedding.outputs))
-    layout = layout or ("sdxl" if len(vectors) > 1 else "onetrainer" if embedding.outputs else "diffusers")
+    layout = layout or ("sdxl" if len(vectors) > 1 else _USUAL[embedding.place])
     check_target(path, layout)
-    if embedding.layers:
-        raise InputError(f"{path}: no layout that the lab writes has vectors for each layer of a U-Net")
-    if embedding.outputs and not WRITABLE[layout].outputs:
-        raise InputError(
-            f"{path}: the {layout} layout has no place for an output embedding; take onetrainer or sdxl"
-        )
+    try:
+        check_place(layout, embedding.place)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if metadata and path.suffix.lower() != ".safetensors":
         raise InputError(f"{path}: {path.suffix} has no room for metadata; write a .safetensors file")
     write = WRITABLE[layout].write

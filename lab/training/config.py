@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
+from lab.embeddings.embedding import Place
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
@@ -123,6 +124,10 @@ class LearningOptions(Config):
     vectors: VectorCounts = 1
     """How many vectors the embedding has. For a text several numbers, such as 1,2,4,8: what each can do, and the
     fewest are kept that come near the best (--tolerance)."""
+
+    place: Place = "input"
+    """Where the vectors act: in front of the text encoder, behind it (`output`, as OneTrainer's output embeddings), or
+    others in each of the U-Net's layers (`layers`: P+ 2303.09522, kohya's XTI)."""
 
     init: Init = "auto"
     """Where the vectors begin: `text:WORDS`, `file:EMBEDDING`, `random` (at the vocabulary's norm), `auto`: the words

@@ -121,7 +121,7 @@ class Journal(Listener):
         """
         for embedding in embeddings:
             self._writer.write(embedding, self._folder.path / embedding.name, step, final=True)
-            if embedding.kind == "negative":
+            if embedding.kind == "negative" and not embedding.layers:
                 self._writer.write_prompt_embeds(embedding, self._folder.path / "embeds")
         self.show(step, embeddings)
         self.write_page(status, ended=True)
@@ -134,7 +134,7 @@ class Journal(Listener):
             found = self.read_embeddings()
         except InputError:
             return False
-        kept = {f"{one.name}/{key}": rows for one in found for key, rows in one.vectors.items()}
+        kept = {f"{one.name}/{key}": rows for one in found for key, rows in one.tensors.items()}
         return not best or all(name in kept and torch.equal(rows, kept[name]) for name, rows in best.items())
 
     def read_embeddings(self) -> list[Embedding]:

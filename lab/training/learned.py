@@ -1,5 +1,6 @@
 """The learned vectors, the only parameters of a run: where they begin, and how they are copied and scaled."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab.embeddings.embedding import Embedding, Kind
+from lab.embeddings.embedding import XTI_LAYERS, Embedding, Kind, Provenance
 from lab.embeddings.read import read_one
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.vocabulary import norm_mean, norm_range, token_text, whole_words
 from lab.score.clip import Clip, image_features
 from lab.text import counted
+from lab.training.places import embedding_of
 
 TEXTS_AT_ONCE = 1024
 """Words whose CLIP text features are computed together."""
@@ -50,7 +52,8 @@ def initial_vectors(
         words: For `auto` and `cross`: what finds the words, or a text if there is no CLIP to find them with.
 
     Raises:
-        InputError: no text, or an embedding of another number of vectors or for another model.
+        InputError: no text, or an embedding of another number of vectors, for another model, or that does not act in
+            front of the text encoder.
     """
     kind, _, value = init.partition(":")
     if kind == "random":
@@ -135,6 +138,8 @@ def _from_embedding(bundle: Bundle, path: str, count: int) -> Initial:
         raise InputError(
             f"init: {path} has vectors of widths {found.widths}, but {bundle.source} needs {widths}"
         )
+    if found.place != "input":
+        raise InputError(f"init: {path} does not act in front of the text encoder, where vectors begin")
     if found.count != count:
         raise InputError(f"init: {path} has {counted(found.count, 'vector')}; give --vectors {found.count}")
     origins = tuple(f"{found.name}[{row}]" for row in range(count))
@@ -142,7 +147,8 @@ def _from_embedding(bundle: Bundle, path: str, count: int) -> Initial:
 
 
 Snapshot = dict[str, Tensor]
-"""Copies of all vectors by `NAME/ENCODER`, (n, width) float32 on the CPU."""
+"""Copies of all vectors by `NAME/KEY`, the key being the text encoder's, or that of another place (`places.py`);
+(n, width) float32 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class Beginning:
 
     Attributes:
         kind: What it is to become.
-        initial: Its first vectors.
+        initial: Its first vectors, brought to their place.
         rate: Its learning rate.
         partner: The name of the other half of a pair.
     """
@@ -164,7 +170,7 @@ class Beginning:
 
     def embedding(self) -> Embedding:
         """The first vectors as an embedding that prompts can name."""
-        return Embedding(self.name, self.initial.vectors, kind=self.kind)
+        return embedding_of(self.name, self.initial.vectors, self.kind)
 
     def describe(self) -> Iterator[str]:
         """Yields lines for people: which tokens the vectors begin at."""
@@ -173,8 +179,12 @@ class Beginning:
             yield f"  vector {position}: {origin}"
 
 
+_BEING_LEARNED = Provenance(sha256="being learned")
+"""Of embeddings whose bytes are not to be looked at, as that would wait for the device."""
+
+
 class Learned:
-    """Vectors by embedding name and text encoder: (n, width) float32 parameters on the model's device."""
+    """Vectors by embedding name and key (see `Snapshot`): (n, width) float32 parameters on the model's device."""
 
     def __init__(self, bundle: Bundle, beginnings: Sequence[Beginning]):
         self.beginnings = {beginning.name: beginning for beginning in beginnings}
@@ -185,11 +195,22 @@ class Learned:
             }
             for beginning in beginnings
         }
-        self._norms = {tower.key: norm_range(tower.encoder) for tower in bundle.towers}
-        self._means = {tower.key: norm_mean(tower.encoder) for tower in bundle.towers}
+        ranges = {tower.key: norm_range(tower.encoder) for tower in bundle.towers}
+        self._norms = ranges | dict.fromkeys(XTI_LAYERS, next(iter(ranges.values())))
+        means = {tower.key: norm_mean(tower.encoder) for tower in bundle.towers}
+        self._means = means | dict.fromkeys(XTI_LAYERS, next(iter(means.values())))
+
+    @property
+    def placed(self) -> dict[str, Embedding]:
+        """The embeddings that are learned, by name, whose tensors are the parameters: texts encoded with them are
+        differentiable, and change as they do."""
+        return {
+            name: embedding_of(name, encoders, self.beginnings[name].kind, _BEING_LEARNED)
+            for name, encoders in self.rows.items()
+        }
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Every parameter under `NAME/ENCODER`, always in the same order."""
+        """Every parameter under `NAME/KEY`, always in the same order."""
         for name, encoders in self.rows.items():
             for key, rows in encoders.items():
                 yield f"{name}/{key}", rows
@@ -228,24 +249,27 @@ class Learned:
         """The vectors, as they are or as a snapshot has them, as embeddings that prompts can name."""
         snapshot = snapshot or self.snapshot()
         return [
-            Embedding(
-                name, {key: snapshot[f"{name}/{key}"] for key in encoders}, kind=self.beginnings[name].kind
+            embedding_of(
+                name, {key: snapshot[f"{name}/{key}"] for key in encoders}, self.beginnings[name].kind
             )
             for name, encoders in self.rows.items()
         ]
 
     def norms(self) -> dict[str, list[float]]:
-        """The norm of each vector by `NAME/ENCODER`."""
+        """The norm of each vector by `NAME/KEY`."""
         return {name: rows.detach().norm(dim=1).tolist() for name, rows in self.named()}
 
     def outside_vocabulary(self) -> dict[str, str]:
-        """Which vectors have left the range of the vocabulary's norms, by `NAME/ENCODER`, with a line for people."""
+        """Which vectors in front of a text encoder have left the range of the vocabulary's norms, with a line for
+        people; by `NAME/ENCODER`, and one for all layers."""
         lines = {}
         for name, norms in self.norms().items():
-            low, _, high = self._norms[name.rsplit("/", 1)[1]]
+            whose, key = name.rsplit("/", 1)
+            low, _, high = self._norms.get(key, (0, 0, math.inf))
+            told = f"{whose}/layers" if key in XTI_LAYERS else name
             # clamped norms may be off by a digit
-            if not low * 0.999 <= min(norms) <= max(norms) <= high * 1.001:
-                lines[name] = (
+            if told not in lines and not low * 0.999 <= min(norms) <= max(norms) <= high * 1.001:
+                lines[told] = (
                     f"{name}: vector norms {min(norms):.3g} to {max(norms):.3g} lie outside the vocabulary's "
                     f"{low:.3g} to {high:.3g}; --norm clamp would keep them inside"
                 )

@@ -8,6 +8,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.layouts import WRITABLE
+from lab.embeddings.layouts import check_place as check_layout_place
 from lab.embeddings.library import Sources, collect
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
@@ -18,10 +19,15 @@ from lab.score.clip import Clip, open_clip
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
 from lab.training.estimate import check_memory, peak_memory, seconds_per_step
-from lab.training.learned import Beginning, Learned, initial_vectors, nearest_words
+from lab.training.learned import Beginning, Initial, Learned, WordFinder, initial_vectors, nearest_words
 from lab.training.objectives.contrastive import contrastive_initial
 from lab.training.objectives.objective import Objective, find_objective
+from lab.training.places import placed
 from lab.training.run_folder import TrainingFolder, check_model, run_config
+
+BEHIND = 0.3
+"""The default learning rate behind the text encoder in units of that in front of it, each in units of what is learned:
+of 1, 0.3, 0.1 and 0.03 the one by which the bundled model learns a thing soonest."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +81,43 @@ def prepare(
     check_trackers(config.track)
     check_model(config, bundle.facts)
     check_embedding_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
+    kind = find_objective(config.objective)
+    if config.place not in kind.places:
+        raise InputError(
+            f"place: {config.objective} learns vectors in front of the text encoder; leave out {config.place}"
+        )
     if config.worst_of is not None:
         config = make_worst(bundle, config, library, listener)
-    objective = find_objective(config.objective)(bundle, config, library)
+    objective = kind(bundle, config, library)
     clip = open_clip(bundle, config.clip)
-    rates = learning_rates(bundle, config, subjects)
     words = nearest_words(bundle, clip, objective.images) if clip and objective.images else None
     partners = _partners(config)
     beginnings = []
     for subject in subjects:
-        kind = find_objective(subject.objective)
-        generator = config.generator("init", subject.name)
-        own = objective if kind is type(objective) else kind
-        auto = words if words and kind.images_show_it else own.word
-        nearer = subject.init == "contrastive"
-        init = "auto" if nearer else subject.init
-        initial = initial_vectors(bundle, init, subject.vectors, generator, auto)
-        if nearer:
-            initial = contrastive_initial(bundle, clip, objective.images, initial, generator)
-        beginnings.append(
-            Beginning(subject.name, kind.kind, initial, rates[subject.name], partners.get(subject.name))
-        )
+        initial = _initial(objective, subject, clip, words)
+        rate = learning_rate(bundle, config, subject, initial)
+        sort = find_objective(subject.objective).kind
+        beginnings.append(Beginning(subject.name, sort, initial, rate, partners.get(subject.name)))
+    check_rates(beginnings)
     learned = Learned(bundle, beginnings)
     check_layout(config, learned)
     check_memory(bundle, config)
     return PreparedRun(bundle, config, objective, learned, clip, library)
+
+
+def _initial(
+    objective: Objective[Any], subject: Subject, clip: Clip | None, words: WordFinder | None
+) -> Initial:
+    """Where an embedding begins, in its place."""
+    bundle, config, kind = objective.bundle, objective.config, find_objective(subject.objective)
+    generator = config.generator("init", subject.name)
+    own = objective if kind is type(objective) else kind
+    auto = words if words and kind.images_show_it else own.word
+    nearer = subject.init == "contrastive"
+    initial = initial_vectors(bundle, "auto" if nearer else subject.init, subject.vectors, generator, auto)
+    if nearer:
+        initial = contrastive_initial(bundle, clip, objective.images, initial, generator)
+    return initial._replace(vectors=placed(bundle, initial.vectors, config.place, config.clip_skip))
 
 
 def all_subjects(config: TrainConfig) -> list[Subject]:
@@ -176,28 +194,35 @@ def check_layout(config: TrainConfig, learned: Learned) -> None:
     assert write is not None, "all in this table have one"
     for embedding in learned.embeddings():
         try:
+            check_layout_place(config.layout, embedding.place)
             write(embedding, embedding.vectors)
         except InputError as error:
             raise InputError(f"layout: {error}") from None
 
 
-def learning_rates(bundle: Bundle, config: TrainConfig, subjects: Sequence[Subject]) -> dict[str, float]:
-    """The learning rate of each embedding: its own, or else the run's, or else one that suits the vocabulary.
+def learning_rate(bundle: Bundle, config: TrainConfig, subject: Subject, initial: Initial) -> float:
+    """The learning rate of an embedding: its own, or the run's, or else one that suits the size of the vocabulary's
+    vectors; behind the text encoder of those that it begins at."""
+    asked = next((rate for rate in (subject.learning_rate, config.learning_rate) if rate is not None), None)
+    if asked is not None:
+        return asked
+    if config.place == "output":
+        scales = [BEHIND * float(rows.square().mean().sqrt()) for rows in initial.vectors.values()]
+    else:
+        scales = [embedding_rms(tower.encoder) for tower in bundle.towers]
+    return find_objective(config.objective).rate * sum(scales) / len(scales)
+
+
+def check_rates(beginnings: Sequence[Beginning]) -> None:
+    """Refuses to learn nothing.
 
     Raises:
-        InputError: all are 0.
+        InputError: all learning rates are 0.
     """
-    scales = [embedding_rms(tower.encoder) for tower in bundle.towers]
-    usual = find_objective(config.objective).rate * sum(scales) / len(scales)
-    rates = {}
-    for subject in subjects:
-        asked = (subject.learning_rate, config.learning_rate, usual)
-        rates[subject.name] = next(rate for rate in asked if rate is not None)
-    if not any(rates.values()):
+    if not any(beginning.rate for beginning in beginnings):
         raise InputError(
             "learning_rate: with 0, vectors never move; give a larger one, or none for the default"
         )
-    return rates
 
 
 def describe_run(bundle: Bundle, config: TrainConfig, embeddings: Sources = ()) -> Iterator[str]:

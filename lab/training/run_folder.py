@@ -17,6 +17,7 @@ from lab.models.schedulers import check_scheduler
 from lab.runs.run import RunFolder
 from lab.strict_yaml import read_yaml
 from lab.training.config import TrainConfig, config_class
+from lab.training.places import check_place
 
 FREE_TO_CHANGE = {
     *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
@@ -181,9 +182,10 @@ def check_model(config: TrainConfig, facts: ModelFacts) -> None:
 
     Raises:
         InputError: a file layout without room for one set of vectors a text encoder, a clip skip that leaves no
-            layer, or a scheduler that the model cannot use.
+            layer, a place for the vectors that it does not have, or a scheduler that it cannot use.
     """
     check_clip_skip(config.clip_skip, facts)
+    check_place(config, facts)
     if config.scheduler is not None:
         check_scheduler(config.scheduler, False, facts.scheduler_config)
     keys = set(facts.widths)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 import lab
@@ -21,20 +20,6 @@ LAYERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bundle(sd1):
-    """The tiny SD 1.x with as many layers as the real one has."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=4,
-        cross_attention_dim=32,
-        attention_head_dim=4,
-    )
-    return replace(sd1, unet=unet.eval().requires_grad_(False))
-
-
 @pytest.fixture
 def file(tmp_path):
     def write(same=False, name="toy"):
@@ -48,8 +33,8 @@ def file(tmp_path):
     return write
 
 
-def latents(bundle, embedding, prompt="a <toy> on white", **settings):
-    return lab.generate(bundle, prompt=prompt, embeddings=[embedding], **QUICK | settings)[0].latents
+def latents(layered, embedding, prompt="a <toy> on white", **settings):
+    return lab.generate(layered, prompt=prompt, embeddings=[embedding], **QUICK | settings)[0].latents
 
 
 def reading(text, forward):
@@ -61,15 +46,15 @@ def reading(text, forward):
     return forward_with_text
 
 
-def test_each_layer_reads_the_text_with_its_own_vectors(bundle, file, monkeypatch):
+def test_each_layer_reads_the_text_with_its_own_vectors(layered, file, monkeypatch):
     learned = lab.read_embedding(file())
-    found = latents(bundle, learned, guidance=1)
+    found = latents(layered, learned, guidance=1)
     for layer, place in zip(XTI_LAYERS, LAYERS, strict=True):
         own = Embedding("toy", {"clip": learned.layers[layer]})
-        text = lab.encode(bundle, "a <toy> on white", embeddings=[own]).embeds[None]
-        module = bundle.unet.get_submodule(place).transformer_blocks[0].attn2
+        text = lab.encode(layered, "a <toy> on white", embeddings=[own]).embeds[None]
+        module = layered.unet.get_submodule(place).transformer_blocks[0].attn2
         monkeypatch.setattr(module, "forward", reading(text, module.forward))
-    torch.testing.assert_close(latents(bundle, Embedding("toy", learned.vectors), guidance=1), found)
+    torch.testing.assert_close(latents(layered, Embedding("toy", learned.vectors), guidance=1), found)
 
 
 @pytest.mark.parametrize(
@@ -86,34 +71,38 @@ def test_each_layer_reads_the_text_with_its_own_vectors(bundle, file, monkeypatc
         },
     ],
 )
-def test_layers_that_are_all_alike_are_an_ordinary_embedding(settings, bundle, file):
+def test_layers_that_are_all_alike_are_an_ordinary_embedding(settings, layered, file):
     learned = lab.read_embedding(file(same=True))
     plain = Embedding("toy", {"clip": learned.layers["MID"]})  # their mean is not the same to the last digit
-    found, expected = (latents(bundle, one, **settings) for one in (learned, plain))
+    found, expected = (latents(layered, one, **settings) for one in (learned, plain))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     other = lab.read_embedding(file())
     assert not torch.allclose(
-        latents(bundle, other, **settings), latents(bundle, plain, **settings), atol=1e-4
+        latents(layered, other, **settings), latents(layered, plain, **settings), atol=1e-4
     )
 
 
-def test_the_record_lists_it_and_neighbours_see_nothing_of_it(bundle, file):
+def test_the_record_lists_it_and_neighbours_see_nothing_of_it(layered, file):
     learned = lab.read_embedding(file())
-    both = lab.generate(bundle, prompt=["a <toy>", "a cat"], embeddings=[learned], guidance=4.0, **QUICK)
+    both = lab.generate(layered, prompt=["a <toy>", "a cat"], embeddings=[learned], guidance=4.0, **QUICK)
     assert both[0].record["applied"][0]["name"] == "toy" and both[0].record["applied"][0]["vectors"] == 2
     torch.testing.assert_close(
-        both[1].latents, latents(bundle, learned, "a cat", guidance=4.0), atol=1e-5, rtol=1e-4
+        both[1].latents, latents(layered, learned, "a cat", guidance=4.0), atol=1e-5, rtol=1e-4
     )
 
 
-def test_where_it_has_no_place_it_is_refused(bundle, file, sd1, tmp_path):
+def test_where_it_has_no_place_it_is_refused(layered, file, sd1, tmp_path):
     learned = lab.read_embedding(file())
     with pytest.raises(lab.InputError, match=r"16 layers, as SD 1\.x's U-Net has them; .*'s has 4"):
         check_requests_by_configs(sd1.facts, requests(GenerateConfig(prompt=["a <toy>"])), [learned])
     with pytest.raises(lab.InputError, match=r"16 layers, as SD 1\.x's U-Net has them; .*'s has 4"):
         lab.encode(sd1, "a <toy>", embeddings=[learned])
-    with pytest.raises(lab.InputError, match="no layout"):
-        learned.save(tmp_path / "x.safetensors")
+    with pytest.raises(
+        lab.InputError, match="kohya layout has no place for vectors for each layer of a U-Net; take xti"
+    ):
+        learned.save(tmp_path / "x.safetensors", layout="kohya")
+    with pytest.raises(lab.InputError, match="no place for vectors in front of the text encoder"):
+        Embedding("toy", learned.vectors).save(tmp_path / "x.safetensors", layout="xti")
     with pytest.raises(lab.InputError, match="cannot be merged"):
         merge([learned, learned])
     save_file({"IN01": torch.ones(1, 32)}, tmp_path / "few.safetensors")
@@ -121,7 +110,16 @@ def test_where_it_has_no_place_it_is_refused(bundle, file, sd1, tmp_path):
         lab.read_embedding(tmp_path / "few.safetensors")
 
 
-def test_a_compiled_unet_whose_layers_are_closed_refuses_it(bundle, file):
-    compiled = replace(bundle, options=bundle.options.model_copy(update={"compile": True}))
+def test_it_is_written_as_it_was_read(file, tmp_path):
+    learned = lab.read_embedding(file())
+    for suffix in (".safetensors", ".pt"):
+        learned.save(tmp_path / f"again{suffix}")
+        again = lab.read_embedding(tmp_path / f"again{suffix}")
+        assert again.provenance.layout == "xti" and again.tensors.keys() == learned.tensors.keys()
+        assert all(torch.equal(again.tensors[key], rows) for key, rows in learned.tensors.items())
+
+
+def test_a_compiled_unet_whose_layers_are_closed_refuses_it(layered, file):
+    compiled = replace(layered, options=layered.options.model_copy(update={"compile": True}))
     with pytest.raises(lab.InputError, match="which --compile closes"):
         latents(compiled, lab.read_embedding(file()))

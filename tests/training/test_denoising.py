@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -69,14 +67,12 @@ def test_no_step_waits_for_the_device(family, config, request, started):
     """Neither encoding images nor a loss and its gradients look at what the device computes."""
     objective, learned = started(request.getfixturevalue(family), config)
     there = out_of_sight(objective.bundle)
-    vectors = {
-        name: {key: nn.Parameter(rows.detach().to("meta")) for key, rows in towers.items()}
-        for name, towers in learned.rows.items()
-    }
+    for name, towers in learned.rows.items():
+        learned.rows[name] = {key: nn.Parameter(rows.detach().to("meta")) for key, rows in towers.items()}
     unseen = Concept(there, config, {})
-    unseen.start(SimpleNamespace(rows=vectors))
+    unseen.start(learned)
     unseen.losses(unseen.batch(0)).sum().backward()
-    assert all(rows.grad.is_meta for rows in vectors["cat-toy"].values())
+    assert all(rows.grad.is_meta for rows in learned.parameters())
 
 
 @pytest.mark.parametrize(
@@ -177,9 +173,8 @@ def test_words_behind_the_vectors_are_drawn_to_what_they_are_behind_a_known_word
     for example, found in zip(examples, added.tolist(), strict=True):
         generator = config.generator("context", example.step, example.slot)
         prompt = prompts[int(torch.randint(len(prompts), (), generator=generator))]
-        vectors = {"cat-toy": {"clip": learned.rows["cat-toy"]["clip"].detach()}}
         with torch.no_grad():
-            encode = CaptionEncoder(sd1, vectors)
+            encode = CaptionEncoder(sd1, learned.placed)
             texts = [prompt.replace("{name}", text) for text in ("<cat-toy>", "cat")]
             with_vector, with_word = encode(texts)[0]
         spans = encode.spans(texts[0])

@@ -126,6 +126,27 @@ def test_without_guidance_a_method_that_needs_none_learns_also_where_memory_is_s
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize(("family", "place"), [("sd1", "output"), ("layered", "layers")])
+def test_vectors_that_act_elsewhere_are_rewarded_for_the_images_that_they_make(
+    family, place, request, rewarded, make
+):
+    bundle = request.getfixturevalue(family)
+    found = []
+    for again in (False, True):
+        asked = rewarded(place=place, gradient_steps=1, gradient_checkpointing=again)
+        objective, learned = make(bundle, asked)
+        shots = objective.batch(0)[:1]
+        with frozen(bundle, again and objective.layers_stay):
+            loss = objective.losses(shots).mean()
+            loss.backward()
+        found.append(torch.cat([rows.grad for rows in learned.parameters()]))
+    assert (found[0].norm(dim=1) > 0).all()
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-9)
+    with torch.no_grad():
+        pixels = to_pixels(bundle, images_of(bundle, learned, shots[0], "<bad>"))
+        torch.testing.assert_close(objective.watch(shots)[0, 1], 10 * blueness(pixels), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("method", "guidance"), [("cfg", 1.0), ("perp-neg", 0.5), ("negpip", 3.0)])
 def test_a_method_that_leaves_the_vectors_no_part_is_refused(method, guidance, sd1, rewarded, started):
     with pytest.raises(lab.InputError, match="--guidance"):

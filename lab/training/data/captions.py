@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk, first_chunk
 from lab.condition.conditioning import TokenSpan, token_spans
+from lab.condition.output_rows import with_output_rows
 from lab.condition.tokens import Tokenizer
-from lab.condition.towers import Vectors, encode_chunks, vectors_for
+from lab.condition.towers import EncodedChunks, encode_chunks, vectors_for
 from lab.config import at_home
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import XTI_LAYERS, Embedding
 from lab.errors import InputError, did_you_mean
 from lab.files import is_file, read_text
 from lab.models.bundle import Bundle
@@ -137,34 +140,59 @@ def vary_tags(caption: str, config: TrainConfig, names: Sequence[str], generator
     return ", ".join([*kept, *rest])
 
 
+class EncodedCaptions(NamedTuple):
+    """Captions, encoded.
+
+    Attributes:
+        embeds: (b, context, d) prompt embeddings.
+        pooled: (b, p) SDXL's pooled ones, or None.
+        layers: Other embeds for each of `XTI_LAYERS`, where an embedding in them has vectors of its own there.
+    """
+
+    embeds: Tensor
+    pooled: Tensor | None
+    layers: Sequence[Tensor] = ()
+
+
 class CaptionEncoder:
     """Encodes captions of one chunk; what a caption has beyond the text encoder's context is cut off.
 
     A caption is plain text: nothing in it means anything but the placeholders `<name>`.
     """
 
-    def __init__(self, bundle: Bundle, vectors: Vectors, clip_skip: int = 0):
+    def __init__(self, bundle: Bundle, embeddings: Mapping[str, Embedding], clip_skip: int = 0):
         """Takes what placeholders stand for.
 
         Args:
-            vectors: By name and text encoder, (n, width) on the bundle's device; gradients go back to them.
+            embeddings: By name, with their tensors on the bundle's device; gradients go back to these.
             clip_skip: Leaves out this many of the text encoder's last layers.
         """
         self._bundle = bundle
-        self.vectors = vectors
         self._clip_skip = clip_skip
-        self._chunker = CaptionChunker(bundle, vector_counts(vectors))
+        self._chunker = CaptionChunker(bundle, vector_counts(embeddings))
+        self.embeddings = embeddings
+        self._at_layers = [
+            {name: one.at_layer(layer) if one.layers else one for name, one in embeddings.items()}
+            for layer in XTI_LAYERS
+        ]
 
-    def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """Prompt embeddings (b, context, d) and SDXL's pooled ones (b, p) or None; each distinct caption is encoded
-        once."""
+    def __call__(self, captions: Sequence[str]) -> EncodedCaptions:
+        """Encodes captions, each distinct one once."""
         distinct = list(dict.fromkeys(captions))
         chunks = [self._chunker(caption) for caption in distinct]
-        encoded = encode_chunks(self._bundle, chunks, self.vectors, self._clip_skip)
         places = torch.tensor([distinct.index(caption) for caption in captions])
         index = to_device(places, self._bundle.device)
-        pooled = None if encoded.pooled is None else encoded.pooled[index]
-        return encoded.states[index], pooled
+        named = {word.embedding for chunk in chunks for word in chunk if word.embedding is not None}
+        if any(self.embeddings[name].layers for name in named):
+            layers = [self._encoded(chunks, each)[0][index] for each in self._at_layers]
+            return EncodedCaptions(layers[0], None, layers)  # no layer is left to read the first
+        states, pooled = self._encoded(chunks, self.embeddings)
+        return EncodedCaptions(states[index], None if pooled is None else pooled[index])
+
+    def _encoded(self, chunks: Sequence[Chunk], embeddings: Mapping[str, Embedding]) -> EncodedChunks:
+        vectors = {name: vectors_for(self._bundle, one, elsewhere=True) for name, one in embeddings.items()}
+        encoded = encode_chunks(self._bundle, chunks, vectors, self._clip_skip)
+        return encoded._replace(states=with_output_rows(self._bundle, chunks, encoded.states, embeddings))
 
     def spans(self, caption: str) -> tuple[TokenSpan, ...]:
         """What the rows of a caption's prompt embeddings stand for."""
@@ -213,30 +241,34 @@ def split_at_placeholders(
     return [(piece, names_by_placeholder.get(piece)) for piece in pieces if piece]
 
 
-def vectors_named(bundle: Bundle, texts: Iterable[str], embeddings: Mapping[str, Embedding]) -> Vectors:
-    """The vectors of those embeddings whose placeholders stand in any of the texts, on the bundle's device.
+def embeddings_named(
+    bundle: Bundle, texts: Iterable[str], embeddings: Mapping[str, Embedding]
+) -> dict[str, Embedding]:
+    """Those embeddings whose placeholders stand in any of the texts, on the bundle's device.
 
     Raises:
         InputError: one that was made for another family of models.
     """
     texts = list(texts)
     names = [name for name in embeddings if any(placeholder(name) in text for text in texts)]
-    return {
-        name: {key: rows.to(bundle.device) for key, rows in vectors_for(bundle, embeddings[name]).items()}
-        for name in names
-    }
+    found = {}
+    for name in names:
+        vectors = vectors_for(bundle, embeddings[name])
+        there = {key: rows.to(bundle.device) for key, rows in vectors.items()}
+        found[name] = replace(embeddings[name], vectors=there)
+    return found
 
 
-def vector_counts(vectors: Vectors) -> dict[str, int]:
+def vector_counts(embeddings: Mapping[str, Embedding]) -> dict[str, int]:
     """The number of vectors of each embedding, by its name."""
-    return {name: len(next(iter(encoders.values()))) for name, encoders in vectors.items()}
+    return {name: embedding.count for name, embedding in embeddings.items()}
 
 
 def check_placeholders(
     bundle: Bundle,
     captions: Iterable[tuple[str, str]],
     counts: Mapping[str, int],
-    others: Vectors,
+    others: Mapping[str, Embedding],
 ) -> None:
     """Checks that captions name what is learned, within the text encoder's context.
 

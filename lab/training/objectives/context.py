@@ -37,7 +37,7 @@ class ContextDrift:
             word: The word in their place.
         """
         self._encode = encode
-        chunker = CaptionChunker(bundle, vector_counts(encode.vectors))
+        chunker = CaptionChunker(bundle, vector_counts(encode.embeddings))
         filling, self._prompts, rows, expected = " ".join(map(placeholder, names)), [], [], []
         for template in read_templates([TEMPLATES]):
             prompt, known = (template.replace("{name}", text) for text in (filling, word))
@@ -58,7 +58,7 @@ class ContextDrift:
     def __call__(self, generators: Sequence[torch.Generator]) -> Tensor:
         """(b,) drifts in prompts that the generators draw, differentiable in the vectors."""
         drawn = [int(torch.randint(len(self._prompts), (), generator=each)) for each in generators]
-        states, _ = self._encode([self._prompts[number] for number in drawn])
+        states = self._encode([self._prompts[number] for number in drawn]).embeds
         drifts = [
             1 - F.cosine_similarity(own.float()[self._rows[number]], self._expected[number], dim=1).mean()
             for own, number in zip(states, drawn, strict=True)

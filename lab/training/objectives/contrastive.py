@@ -33,7 +33,6 @@ from lab.training.data.captions import (
     image_captions,
     placeholder,
     read_templates,
-    vector_counts,
 )
 from lab.training.learned import Initial, Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
@@ -74,7 +73,8 @@ class TextsOfImages:
 
     def cosines(self, vectors: Vectors, picks: Sequence[Pick]) -> tuple[Tensor, Tensor]:
         """(b, p) features of the texts, and (b,) their cosines to the images, differentiable in the vectors."""
-        chunker = CaptionChunker(self._bundle, vector_counts(vectors))
+        counts = {name: len(next(iter(encoders.values()))) for name, encoders in vectors.items()}
+        chunker = CaptionChunker(self._bundle, counts)
         chunks = [chunker(self._contexts[pick.context]) for pick in picks]
         states = encode_chunks(self._bundle, chunks, vectors, padded=False).states
         ends = torch.stack([states[row, chunk.length + 1] for row, chunk in enumerate(chunks)])

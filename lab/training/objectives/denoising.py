@@ -23,9 +23,9 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data.captions import (
     CaptionEncoder,
     check_placeholders,
+    embeddings_named,
     fill_template,
     read_templates,
-    vectors_named,
 )
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
@@ -78,6 +78,8 @@ TIMESTEP_WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
 class Denoising(Objective[Example]):
     """Learns from the images of a folder and their captions (Textual Inversion, 2208.01618, equation 2)."""
 
+    places = ("input", "output", "layers")
+
     templates: ClassVar[str] = "object"
     """The set of caption templates for when the config names none and no caption lies beside an image."""
 
@@ -87,9 +89,14 @@ class Denoising(Objective[Example]):
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         super().__init__(bundle, config, embeddings)
         _check_model(bundle)
+        if config.place == "layers" and config.gradient_checkpointing:
+            raise InputError(
+                "gradient_checkpointing: computes layers again without texts of their own; leave it out with "
+                "--place layers"
+            )
         self.data = ImageData(bundle, config, self.templates)
         self.images, self.skipped = self.data.images, self.data.skipped
-        self._others = vectors_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
+        self._others = embeddings_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
         counts = {subject.name: subject.vectors for subject in config.subjects()}
         check_placeholders(bundle, self.data.captions.items(), counts, self._others)
         self._error = ERRORS[config.loss]
@@ -109,8 +116,8 @@ class Denoising(Objective[Example]):
 
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:
         """Encodes every view of the images."""
-        vectors = {**self._others, **learned.rows}
-        self._encode = CaptionEncoder(self.bundle, vectors, self.config.clip_skip)
+        named = {**self._others, **learned.placed}
+        self._encode = CaptionEncoder(self.bundle, named, self.config.clip_skip)
         if self.config.keep_context:
             names = [subject.name for subject in self.config.subjects()]
             self._context = ContextDrift(self.bundle, self._encode, names, self._known_word(learned))
@@ -168,8 +175,9 @@ class Denoising(Objective[Example]):
     def _call_unet(
         self, noisy: Tensor, timesteps: Tensor, captions: Sequence[str], time_ids: Tensor
     ) -> Tensor:
-        embeds, pooled = self._encode(captions)
-        return call_unet(self.bundle.unet, noisy, timesteps, embeds, pooled, time_ids)
+        texts = self._encode(captions)
+        unet = self.bundle.unet
+        return call_unet(unet, noisy, timesteps, texts.embeds, texts.pooled, time_ids, layers=texts.layers)
 
 
 class Concept(Denoising):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from lab.config import Config
-from lab.embeddings.embedding import Embedding, Kind
+from lab.embeddings.embedding import Embedding, Kind, Place
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
 from lab.training.objectives.options import (
@@ -115,6 +115,10 @@ class Objective(ABC, Generic[E]):
 
     skipped: Sequence[str] = ()
     """A line for people for each thing that was left out."""
+
+    places: ClassVar[Sequence[Place]] = ("input",)
+    """Where vectors can act that are learned so: behind the text encoder and in layers only the U-Net sees them, and
+    weights do not reach them."""
 
     layers_stay: bool = True
     """Whether the U-Net's layers compute on the way back what they computed before, so that they may do so again

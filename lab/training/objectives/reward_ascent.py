@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lab.condition.conditioning import Conditioning, Encoding, Part
-from lab.embeddings.embedding import Embedding
+from lab.embeddings.embedding import XTI_LAYERS, Embedding
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -61,9 +61,8 @@ class RewardAscent(Objective[Shot]):
     the prompt.
     """
 
-    kind = "negative"
-    word = "low quality"
-    images_show_it = False
+    kind, word, images_show_it = "negative", "low quality", False
+    places = ("input", "output", "layers")
     rate = 0.2
     watched = ("reward", "clip_text")
 
@@ -74,7 +73,7 @@ class RewardAscent(Objective[Shot]):
                 "prompt_file: a reward needs prompts to make images of; give a file with --prompt-file"
             )
         settings = sampling_settings(bundle, config)  # before CLIP is loaded
-        self.layers_stay = settings.avoiding.attend is None
+        self.layers_stay = settings.avoiding.attend is None and config.place != "layers"
         self._prompts = read_lines(config.prompt_file)
         self._tools = _open_tools(bundle, config)
         self._reward = Reward(read_weights(config.reward), self._tools, differentiable=True)
@@ -118,7 +117,7 @@ class RewardAscent(Objective[Shot]):
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:
         """Takes the vectors, all of which stand in the negative prompt."""
         self._negative_text = ", ".join(placeholder(name) for name in learned.rows)
-        self._encode = CaptionEncoder(self.bundle, learned.rows, self.config.clip_skip)
+        self._encode = CaptionEncoder(self.bundle, learned.placed, self.config.clip_skip)
 
     def batch(self, step: int) -> Sequence[Shot]:
         """Prompts in shuffled epochs, each with noise that no other step has."""
@@ -171,8 +170,14 @@ class RewardAscent(Objective[Shot]):
     def _negative(self) -> Conditioning:
         """The vectors as they are, as a negative prompt: gradients go back to them."""
         text = self._negative_text
-        embeds, pooled = self._encode([text])
-        encoding = Encoding(text, embeds[0], None if pooled is None else pooled[0], self._encode.spans(text))
+        embeds, pooled, layers = self._encode([text])
+        encoding = Encoding(
+            text,
+            embeds[0],
+            None if pooled is None else pooled[0],
+            self._encode.spans(text),
+            layers=dict(zip(XTI_LAYERS, (each[0] for each in layers), strict=False)),
+        )
         return Conditioning(text, (Part(1.0, ((1, encoding),)),))
 
     def _make(self, shots: Sequence[Shot], negative: Conditioning | None) -> Tensor:

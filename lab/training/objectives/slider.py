@@ -33,10 +33,10 @@ from lab.training.config import TrainConfig
 from lab.training.data.captions import (
     CaptionChunker,
     CaptionEncoder,
+    embeddings_named,
     fill_template,
     read_templates,
     vector_counts,
-    vectors_named,
 )
 from lab.training.data.sides import Side, read_sides, words_between
 from lab.training.learned import Learned
@@ -105,7 +105,7 @@ class Slider(Objective[Pick]):
             raise InputError(f"{what}: a slider is learned by itself from two prompts; leave it out")
         self.sides = read_sides(config)
         texts = [text for side in self.sides for text in side]
-        self._others = vectors_named(bundle, texts, embeddings)
+        self._others = embeddings_named(bundle, texts, embeddings)
         name = config.subjects()[0].name
         count = config.subjects()[0].vectors
         self._chunker = CaptionChunker(bundle, vector_counts(self._others) | {name: count})
@@ -132,7 +132,7 @@ class Slider(Objective[Pick]):
 
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:
         """Makes pictures of all prompts, and finds what these do to them under noise."""
-        self._vectors = {**self._others, **learned.rows}
+        self._vectors = {name: one.vectors for name, one in (self._others | learned.placed).items()}
         with torch.no_grad():
             plain = CaptionEncoder(self.bundle, self._others, self.config.clip_skip)
             self._pictures = self._look(plain, listener)
@@ -232,7 +232,7 @@ class Slider(Objective[Pick]):
         still = {}
         for thing, prompts in enumerate(self._prompts):
             for template, prompt in enumerate(prompts):
-                states, _ = plain([" ".join(prompt.replace(f"<{self._name}>", "").split())])
+                states = plain([" ".join(prompt.replace(f"<{self._name}>", "").split())]).embeds
                 own = self._own_rows(self._chunker(prompt))
                 still[thing, template] = laid_out(states[0].float(), own, 0)
         neutral, end = (plain([side[place] for side in self.sides])[0].float() for place in (0, 2))
@@ -273,7 +273,7 @@ class Slider(Objective[Pick]):
         things: Sequence[int],
     ) -> Tensor:
         """(n, c, h, w) predictions for the pictures, each with the prompt of its thing, on the CPU."""
-        embeds, pooled = plain(prompts)
+        embeds, pooled, _ = plain(prompts)
         device, parts = self.bundle.device, []
         for some in split_evenly(range(len(noisy)), math.ceil(len(noisy) / self.config.evaluated_at_once)):
             which = [things[place] for place in some]

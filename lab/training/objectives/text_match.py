@@ -21,10 +21,10 @@ from lab.training.config import TrainConfig
 from lab.training.data.captions import (
     CaptionChunker,
     CaptionEncoder,
+    embeddings_named,
     placeholder,
     read_templates,
     vector_counts,
-    vectors_named,
 )
 from lab.training.image_share import image_share, spread
 from lab.training.learned import Learned
@@ -83,7 +83,7 @@ class TextMatch(Objective[int]):
         self.word = text or UNKNOWN
         self._names = [subject.name for subject in config.subjects()]
         counts = {subject.name: subject.vectors for subject in config.subjects()}
-        self._others = vectors_named(bundle, [text], embeddings)
+        self._others = embeddings_named(bundle, [text], embeddings)
         self._whole = CaptionChunker(bundle, vector_counts(self._others) | counts, room=MOST_TOKENS)
         usual = [CONTEXTS] if config.embeds is None else ["{name}"]
         self._contexts, self.skipped = self._fitting(read_templates(config.templates or usual))
@@ -116,7 +116,7 @@ class TextMatch(Objective[int]):
     def start(self, learned: Learned, listener: Listener = Listener()) -> None:
         """Takes the vectors, and encodes every context with the text and without it."""
         clip_skip = self.config.clip_skip
-        self._encode = CaptionEncoder(self.bundle, {**self._others, **learned.rows}, clip_skip)
+        self._encode = CaptionEncoder(self.bundle, {**self._others, **learned.placed}, clip_skip)
         names = " ".join(map(placeholder, self._names))
         self._prompts = [_filled(context, names) for context in self._contexts]
         with torch.no_grad():
@@ -142,7 +142,8 @@ class TextMatch(Objective[int]):
     def losses(self, examples: Sequence[int]) -> Tensor:
         """(b,) shares of the text's effect that are missing."""
         places = torch.tensor(examples, device=self.bundle.device)
-        return self._expected.missing(*self._encode([self._prompts[number] for number in examples]), places)
+        states, pooled, _ = self._encode([self._prompts[number] for number in examples])
+        return self._expected.missing(states, pooled, places)
 
     def watch(self, examples: Sequence[int]) -> Tensor:
         """(b, 2): the losses, and the shares of the effect that are there."""
@@ -212,7 +213,7 @@ class TextMatch(Objective[int]):
     def _expect(self, encode: CaptionEncoder) -> Expected:
         """What the text does in each context, laid out as the vectors lie."""
         fillings = [[_filled(context, filling) for context in self._contexts] for filling in (self._text, "")]
-        (states, pooled), (without, without_pooled) = map(encode, fillings)
+        (states, pooled, _), (without, without_pooled, _) = map(encode, fillings)
         text, nothing = [], []
         for number, prompt in enumerate(self._prompts):
             chunk = self._whole(prompt)
@@ -230,7 +231,7 @@ class TextMatch(Objective[int]):
             target.embeds.to(device),
             None if target.pooled is None else target.pooled.to(device)[None],
         )
-        without, without_pooled = encode([""])
+        without, without_pooled, _ = encode([""])
         nothing = without[0].float()
         if target.spans:
             own = [
