@@ -31,6 +31,13 @@ ENTRIES = {
         Entry("resume", "a resumed run ends the same, to the bit", "learning:resume", 8, 60),
         Entry("memory-options", "--cpu-offload, --vae-slicing, --vae-tiling", "images:memory_options", 5, 60),
         Entry("out-of-memory", "batches are halved until they fit", "images:out_of_memory", 5, 60),
+        Entry(
+            "features",
+            "negatives, walks, controls, objectives, searches, the server",
+            "features:features",
+            25,
+            120,
+        ),
         Entry("generate-sd15", "SD 1.5's shape at 512 px against diffusers", "generation:sd15", 25, 90),
         Entry("train-sd15", "SD 1.5's shape against a loop of the stock kind", "training:sd15", 25, 90),
         Entry("thing-sd15", "a thing at SD 1.5's shape, from start to stop", "training:thing_sd15", 15, 60),

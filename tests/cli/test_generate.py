@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import lab
-from lab.runs.png import read_parameters
+from lab.runs.png import read_parameters, read_record
 from lab.sample.config import GenerateConfig, config_from_record
 from tests.paths import REPOSITORY
 
@@ -96,6 +96,7 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
         "blurry", "--seeds", "1-3", "--steps", 3, "--scheduler", "euler-a", "--clip-skip", 1, "--out", out,
     )  # fmt: skip
     image = images(out)[1]
+    assert config_from_record(read_record(image)).dtype == "float32"  # what `auto` was, and not `auto`
     code, said, _ = cli("rerun", image)
     assert code == 0 and "the same" in said
     again = image.with_stem(f"{image.stem}-again")

@@ -26,7 +26,7 @@ from scripts.gpu.work import work_off
 
 DEVICE = os.environ.get("LAB_TEST_DEVICE", "cpu")
 NEED_A_GPU = {"out-of-memory", "host-waits"} if DEVICE == "cpu" else set()
-SLOW = {"schedulers", "precisions", "generate-sd15", "thing-sdxl", "compile-sd15"}
+SLOW = {"features", "schedulers", "precisions", "generate-sd15", "thing-sdxl", "compile-sd15"}
 """Others run the same code."""
 
 
