@@ -122,34 +122,39 @@ def unexplained(unet: UNet2DConditionModel, encoded: Encoded, count: int = 192) 
 
 
 @torch.no_grad()
-def sample(
+def trajectory(
     unet: UNet2DConditionModel,
     states: Tensor,
     unconditional: Tensor,
     steps: int,
     guidance: float,
     rescale: float,
-    seeds: list[int],
-) -> Tensor:
-    """Latents (b, c, 16, 16) by DDIM with guidance and its rescaling (Lin et al. 2023, eq. 15 and 16).
+    noise: Tensor,
+) -> list[Tensor]:
+    """Latents (b, c, 16, 16) before each step and after the last, by DDIM with guidance and its rescaling (Lin et al.
+    2023, eq. 15 and 16).
 
-    `states` (b, 77, d) and `unconditional` (77, d) or (b, 77, d) are text states; one seed an image.
+    `states` (b, 77, d) and `unconditional` (77, d) or (b, 77, d) are text states; `noise` is where it begins.
     """
     plan, device = scheduler(), next(unet.parameters()).device
     plan.set_timesteps(steps)
-    shape = unet.config.in_channels, 16, 16
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    x = torch.stack(noise).to(device)
+    found = [noise.to(device)]
     both = torch.cat([unconditional.expand_as(states), states]).float().to(device)
     for t in plan.timesteps:
-        noisy = torch.cat([x, x]).contiguous(memory_format=torch.channels_last)
+        noisy = torch.cat([found[-1]] * 2).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             without, with_text = unet(noisy, t, encoder_hidden_states=both).sample.float().chunk(2)
         guided = without + guidance * (with_text - without)
         ratio = with_text.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
         guided = guided * (rescale * ratio + 1 - rescale)
-        x = plan.step(guided, t, x).prev_sample
-    return x
+        found.append(plan.step(guided, t, found[-1]).prev_sample)
+    return found
+
+
+def noises(unet: UNet2DConditionModel, seeds: list[int]) -> Tensor:
+    """(b, c, 16, 16): one seed an image."""
+    shape = unet.config.in_channels, 16, 16
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
 @torch.no_grad()
@@ -209,8 +214,8 @@ def train_unet(
         write_json(FOLDER / "figures.json", {"unexplained": left, "step": run.step, "minutes": run.spent})
         print(f"unexplained at pure noise: {left:.4f}", flush=True)
         states = encoded.states[[i * encoded.per_scene for i in shown]]
-        latents = sample(average, states, encoded.empty, 15, 4.0, 0.5, shown)
-        pictures = decode(vae, torch.cat([encoded.latents[shown].float(), latents]), encoded.scaling)
+        drawn = trajectory(average, states, encoded.empty, 15, 4.0, 0.5, noises(average, shown))[-1]
+        pictures = decode(vae, torch.cat([encoded.latents[shown].float(), drawn]), encoded.scaling)
         write_grid(pictures.view(-1, 12, 3, 128, 128), FOLDER / "samples.png")
         if saved:
             saved()
