@@ -11,14 +11,18 @@ word is what to avoid; an image still shows it if CLIP finds its background near
 text with both objects nearer than the one with the first alone. Printed, and written to OUT/methods.md, are for each:
 the share degraded, the share that still shows the word, CLIP similarity to the prompt (without that word), diversity
 within a prompt, each with its difference from no negative prompt at the same scale and steps and a 95 % interval over
-prompts; and seconds an image. NegPiP gets what is to be avoided in the prompt, as (...:-1), which is how it is used.
+prompts; and seconds an image, of processors at work, so that a machine that others use tells the same. NegPiP gets what
+is to be avoided in the prompt, as (...:-1), which is how it is used. Each scale with each number of steps is kept in
+OUT as it is done: the same command goes on where it was interrupted, and another one adds to the table.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,19 +91,35 @@ def main() -> None:
         "learned": [Asked(prompt, f"<{negative.name}>", prompt) for prompt in prompts],
     }
     gone = forbidding(bundle, arguments.prompts)
+    for steps, guidance in product(arguments.steps, arguments.guidance):
+        kept = arguments.out / f"{steps:03}-steps-guidance-{guidance:g}.json"
+        if kept.is_file():
+            continue
+        make = maker(bundle, arguments, negative, guidance, steps)
+        rows = rows_of(make, better, limit, clip) + rows_of(make, {"the word": gone}, None, clip)
+        with atomic(kept) as temporary:
+            temporary.write_text(json.dumps(rows), encoding="utf-8")
+        print(f"{steps} steps, guidance {guidance:g}", flush=True)
+    seeds = len(parse_seeds(arguments.seeds))
+    write_table(arguments.out, f"{arguments.model}: {len(prompts)} and {len(gone)} prompts x {seeds} seeds")
+
+
+def write_table(folder: Path, title: str) -> None:
+    """methods.md of all that is kept in the folder, which is also printed."""
     header = ["method", "avoids", "degraded", "still shown", "prompt (CLIP)", "diversity", "s an image"]
-    lines = [f"{len(prompts)} and {len(gone)} prompts x {len(parse_seeds(arguments.seeds))} seeds"]
-    for steps in arguments.steps:
-        for guidance in arguments.guidance:
-            make = maker(bundle, arguments, negative, guidance, steps)
-            rows = list(rows_of(make, better, limit, clip)) + list(
-                rows_of(make, {"the word": gone}, None, clip)
-            )
-            print(f"\n{steps} steps, guidance {guidance:g}", flush=True)
-            lines += ["", f"{steps} steps, guidance {guidance:g}", "", *show(header, rows)]
-            with atomic(arguments.out / "methods.md") as temporary:
-                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {arguments.out / 'methods.md'}")
+    lines = [title]
+    for kept in sorted(folder.glob("*-steps-guidance-*.json")):
+        steps, guidance = kept.stem.split("-steps-guidance-")
+        print(f"\n{int(steps)} steps, guidance {guidance}", flush=True)
+        lines += [
+            "",
+            f"{int(steps)} steps, guidance {guidance}",
+            "",
+            *show(header, json.loads(kept.read_text())),
+        ]
+    with atomic(folder / "methods.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written to {folder / 'methods.md'}")
 
 
 def read_arguments() -> argparse.Namespace:
@@ -157,9 +177,9 @@ def maker(
             texts = [(f"{prompt} ({avoided}:-1)", "") for prompt, avoided in texts]
         wanted = [Request(0, *text, seed, options) for text in texts for seed in seeds]
         jobs = plan(bundle, [replace(one, index=place) for place, one in enumerate(wanted)], [negative])
-        began = time.perf_counter()
+        began = time.process_time()
         samples = sorted(run_jobs(bundle, jobs), key=lambda sample: sample.job.index)
-        seconds = (time.perf_counter() - began) / len(jobs)
+        seconds = (time.process_time() - began) / len(jobs)
         pixels = [to_tensor([sample.image]) for sample in samples]
         judged = torch.cat([quality.degraded(each).cpu() for each in pixels]).double().numpy()
         features = torch.cat([clip.images(each) for each in pixels]).double().cpu().numpy()
