@@ -34,8 +34,8 @@ from scripts.second_encoder import make_second
 
 OWN, NEAREST, UNTOUCHED = "its own model", "nearest token", "where it began"
 WAYS = {
-    NEAREST: {"method": "nearest token", "refined": False},
-    "closed form": {"refined": False},
+    NEAREST: {"method": "nearest token"},
+    "closed form": {},
     "refined": {"refined": True},
 }
 

@@ -26,7 +26,7 @@ def convert(
     layout: LayoutFlag = None,
     from_model: str | None = None,
     to_model: str | None = None,
-    refine: bool = True,
+    refine: bool = False,
 ) -> None:
     """Write an embedding in another file layout, typically a pickle as safetensors, or for another model.
 
@@ -36,8 +36,8 @@ def convert(
         from_model: The model that it was made for: emoji, a diffusers folder, file:x.safetensors or hub:org/name.
         to_model: A model with the same vocabulary that it is to be used with instead; words that are kept apart say
             how much is lost on the way.
-        refine: Also makes the vectors do there what they did, through the text encoders: seconds on a GPU, minutes for
-            SDXL's on a CPU.
+        refine: Goes on from there by what the vectors do, through both text encoders, which takes minutes for SDXL's on
+            a CPU: words lose less so; images of learned things gained nothing where it was measured.
     """
     check_embeddings([source])
     check_target(out, layout)

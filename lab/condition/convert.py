@@ -86,7 +86,7 @@ class Converter:
         self,
         embedding: Embedding,
         method: str | None = None,
-        refined: bool = True,
+        refined: bool = False,
         listener: Listener = Listener(),
     ) -> Conversion:
         """Makes an embedding for the other model.

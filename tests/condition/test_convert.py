@@ -43,7 +43,7 @@ def toy():
 
 def test_one_encoder_is_taken_as_it_is_and_the_other_learned_from_words(sd1, turned, toy):
     target, matrix = turned
-    found = convert(toy, sd1, target, refined=False)
+    found = convert(toy, sd1, target)
     assert found.taken == ("clip_l",)
     assert torch.equal(found.embedding.vectors["clip_l"], toy.vectors["clip"])
     expected = toy.vectors["clip"] @ matrix + 0.01
@@ -59,8 +59,8 @@ def test_one_encoder_is_taken_as_it_is_and_the_other_learned_from_words(sd1, tur
 
 def test_back_again_both_encoders_count(sd1, turned, toy):
     source, _ = turned
-    there = convert(toy, sd1, source, refined=False).embedding
-    back = convert(there, source, with_table(sd1, 0, 2 * table_of(sd1).flip(1)), refined=False)
+    there = convert(toy, sd1, source).embedding
+    back = convert(there, source, with_table(sd1, 0, 2 * table_of(sd1).flip(1)))
     torch.testing.assert_close(
         back.embedding.vectors["clip"], 2 * toy.vectors["clip"].flip(1), rtol=0.02, atol=0.005
     )
@@ -75,13 +75,13 @@ def test_a_table_in_half_precision_is_the_same_table(sd1, toy):
 
 def test_tables_that_have_nothing_to_do_with_each_other_promise_nothing(sd1, toy):
     other = torch.randn(table_of(sd1).shape, generator=torch.Generator().manual_seed(3))
-    found = convert(toy, sd1, with_table(sd1, 0, other), refined=False)
+    found = convert(toy, sd1, with_table(sd1, 0, other))
     assert found.losses[found.how].vectors > 0.8
 
 
 def test_vectors_are_refined_by_what_they_do_as_far_as_words_gain(sd1, sdxl, toy, monkeypatch):
     monkeypatch.setattr("lab.condition.refine.STEPS", 5)
-    found = convert(toy, sd1, sdxl)
+    found = convert(toy, sd1, sdxl, refined=True)
     method, _, behind = found.how.partition(", ")
     assert found.taken == ("clip_l",) and behind == "refined"
     assert found.losses[found.how].effect < found.losses[method].effect
@@ -91,7 +91,7 @@ def test_vectors_are_refined_by_what_they_do_as_far_as_words_gain(sd1, sdxl, toy
 def test_where_words_gain_nothing_vectors_stay(sd1, turned, toy, monkeypatch):
     monkeypatch.setattr("lab.condition.refine.STEPS", 5)
     monkeypatch.setattr("lab.condition.refine.RATE", 5.0)
-    found = convert(toy, sd1, turned[0])
+    found = convert(toy, sd1, turned[0], refined=True)
     assert "refined" not in found.how and found.how in found.losses
     expected = toy.vectors["clip"] @ turned[1] + 0.01
     torch.testing.assert_close(found.embedding.vectors["clip_g"], expected, rtol=0.02, atol=0.005)
