@@ -16,7 +16,7 @@ from PIL import Image
 
 import lab
 from lab.condition.config import TextOptions
-from lab.condition.convert import convert
+from lab.condition.convert import Converter
 from lab.condition.translate import Translator
 from lab.models.bundle import Bundle
 from lab.sample.negatives import NEGATIVE_METHODS
@@ -36,7 +36,7 @@ def features(stand: Stand, found: Found) -> None:
     """Calls one after the other: what fails is told, and the others have their turn."""
     far, near = stand.emoji(), stand.emoji(device="cpu")
     failed = 0
-    for name, run in {**_pictures(stand, far, near), **_calls(stand, far)}.items():
+    for name, run in {**pictures(stand, far, near), **calls(stand, far)}.items():
         began = time.perf_counter()
         try:
             found.note(name, run() or f"{time.perf_counter() - began:.1f} s")
@@ -49,7 +49,7 @@ def features(stand: Stand, found: Found) -> None:
     found.must("features that failed", failed, most=0)
 
 
-def _pictures(stand: Stand, far: Bundle, near: Bundle) -> dict[str, Callable[[], str]]:
+def pictures(stand: Stand, far: Bundle, near: Bundle) -> dict[str, Callable[[], str]]:
     """Images in ways that build tensors of their own, against the CPU's."""
     usual: dict[str, Any] = {"prompt": PROMPT, "steps": stand.pick(4, 2), **stand.size(128)}
     avoiding = {**usual, "negative_prompt": TEXT}
@@ -100,7 +100,7 @@ def _save_controlnet(bundle: Bundle, folder: Path) -> None:
     net.save_pretrained(folder)
 
 
-def _calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], object]]:
+def calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], object]]:
     """What else computes on the device, by name."""
     rows = lab.read_embedding(NEGATIVE).vectors
     embedding = lab.Embedding("negative", {key: each[:1] for key, each in rows.items()})
@@ -137,7 +137,7 @@ def _calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], object]]:
             Translator(far, (), TextOptions(), "comfy", 20).translate("a (red:1.3) apple")
         ),
         "vectors for another model": lambda: _none(
-            convert(embedding, far, random_bundle(replace(stand, tiny=True), "sd1"))
+            Converter(far, random_bundle(replace(stand, tiny=True), "sd1")).convert(embedding, refined=False)
         ),
         "a search": lambda: _none(search(far, SearchConfig(over=[f"prompts:{said}"], text=["a cat"], top=2))),
         "heat maps and words left out of a comparison": lambda: _none(

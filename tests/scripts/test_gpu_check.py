@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import lab
+from scripts.gpu import features
 from scripts.gpu.entries import ENTRIES, Entry
 from scripts.gpu.journal import FAILED, LEFT_OUT, PASSED, Journal
 from scripts.gpu.report import markdown
@@ -39,6 +40,18 @@ def test_entries_run_with_tiny_shapes(name, tmp_path, monkeypatch):
     result = journal.read().results[name]
     assert result["status"] == (LEFT_OUT if name in NEED_A_GPU else PASSED), result["error"]
     assert ENTRIES[name].what in markdown(journal.read(), list(ENTRIES.values()), 1.0)
+
+
+def test_features_are_called_as_they_are_now(emoji, tmp_path, monkeypatch):
+    """Some of each kind: all of them take long on a CPU, where other tests ask what they do."""
+    monkeypatch.setattr("lab.search.explain.TRIED", 2)
+    stand = Stand(torch.device("cpu"), tiny=True, folder=tmp_path)
+    ways = features.pictures(stand, emoji, emoji)
+    for name in ("words of negative weight", "a ControlNet", "output embeddings"):
+        assert ways[name]() == "120.0 dB"
+    called = features.calls(stand, emoji)
+    for name in ("the text objective", "vectors in words", "another tool's syntax", "a search"):
+        called[name]()
 
 
 def test_the_command_writes_a_report(tmp_path):
