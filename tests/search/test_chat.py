@@ -180,11 +180,12 @@ def chat_model(tmp_path_factory):
 
 
 def test_transformers_own_server_is_asked(chat_model):
-    from transformers.cli.serve import Serve
-
+    serve = pytest.importorskip(
+        "transformers.cli.serve", reason="transformers 5 and its server's dependencies"
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
         port = free.server_address[1]
-    server = Serve(
+    server = serve.Serve(
         force_model=str(chat_model),
         host="127.0.0.1",
         port=port,
