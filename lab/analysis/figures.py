@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError
@@ -29,6 +30,9 @@ _STYLE: Any = {  # matplotlib's own type lists every parameter by name
     "text.parse_math": False,  # a dollar sign in a prompt is a dollar sign
 }
 
+_DRAWING = RLock()
+"""Held while the style is in force, as it is that of the whole process: a server draws in several threads."""
+
 
 @contextmanager
 def _styled() -> Iterator[None]:
@@ -38,7 +42,7 @@ def _styled() -> Iterator[None]:
 
     if all(font.fname != str(SHIPPED) for font in font_manager.fontManager.ttflist):
         font_manager.fontManager.addfont(SHIPPED)
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with _DRAWING, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 

@@ -65,6 +65,11 @@ class Job:
         """Whether nothing more will happen to it unless it is resumed."""
         return self.record.state in ENDED
 
+    @property
+    def breaking_off(self) -> bool:
+        """Whether it was cancelled just now and its run has not ended yet; until then it cannot be resumed."""
+        return self.ended and self.order is not None
+
     def describe(self) -> dict[str, Any]:
         """All that is known of it, as plain JSON values."""
         return {**self.record.model_dump(), "progress": dict(self.progress), "notes": list(self.notes)}

@@ -21,10 +21,16 @@ from lab.models.bundle import Bundle
 from lab.sample.config import GenerateConfig, Request, requests
 from lab.sample.generate import generate
 from lab.sample.settings import check_requests_by_configs, resolve_settings
+from lab.score.metrics import choose_metrics
+from lab.score.tools import open_tools
 from lab.serve.bounds import check_bounds, check_readings
 from lab.serve.config import CLIENTS_SET, ServeOptions, fields_of
 from lab.serve.image_sets import ImageSets
 from lab.training.config import TrainConfig, config_class
+from lab.training.data.pictures import read_captions
+from lab.training.objectives.denoising import Denoising
+from lab.training.objectives.objective import find_objective
+from lab.training.prepare import describe_run
 from lab.training.run_folder import TrainingFolder
 from lab.training.train import train
 
@@ -167,6 +173,8 @@ def _check_compare(place: Place, asked: CompareJob) -> None:
     )
     if count > MOST_IMAGES:
         raise InputError(f"axes: {count:,} images are over {MOST_IMAGES:,} in a job; leave some out")
+    if config.metrics:
+        choose_metrics(config.metrics, open_tools(place.bundle, config))
     experiment = Experiment(config, place.library)
     cells = [
         Request(cell.index, cell.prompt, cell.options.negative_prompt, cell.seed, cell.options)
@@ -232,6 +240,29 @@ def _check_train(place: Place, asked: TrainJob) -> None:
 def _train_settings(place: Place, asked: TrainJob) -> dict[str, Any]:
     found = {} if asked.images is None else {"images": place.sets.find(asked.images)}
     return asked.given() | {"objective": asked.objective} | found
+
+
+def describe_training(place: Place, asked: TrainJob) -> list[str]:
+    """What a training would learn from, where it begins, and what it takes, as `lab train --dry-run` tells it.
+
+    Raises:
+        InputError: what would stop it.
+    """
+    _check_train(place, asked)
+    config = config_class(asked.objective).build(_train_settings(place, asked) | {"out": place.folder})
+    return list(describe_run(place.bundle, config, place.library))
+
+
+def training_captions(place: Place, asked: TrainJob) -> dict[str, tuple[str, ...]]:
+    """The captions of each image that a training learns from, by its file's name.
+
+    Raises:
+        InputError: bad settings or captions.
+    """
+    config = config_class(asked.objective).build(_train_settings(place, asked))
+    objective = find_objective(asked.objective)
+    assert issubclass(objective, Denoising), "no other learns from captions"
+    return read_captions(config, objective.templates)
 
 
 def _run_train(place: Place, asked: TrainJob, listener: Listener) -> object:

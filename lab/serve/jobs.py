@@ -91,9 +91,10 @@ class Jobs:
         self._lane.close()
         self._lock.close()
 
-    def all(self) -> list[Job]:
-        """All jobs, the newest first."""
-        return list(reversed(self._jobs.values()))
+    def all(self, *kinds: str) -> list[Job]:
+        """All jobs, or those of some kinds, the newest first."""
+        found = list(reversed(self._jobs.values()))
+        return [job for job in found if not kinds or job.record.kind in kinds]
 
     def find(self, name: str) -> Job:
         """The job of that id.
@@ -104,6 +105,13 @@ class Jobs:
         if name not in self._jobs:
             raise HTTPException(404, "there is no job of that id")
         return self._jobs[name]
+
+    def place(self, run: Path | None = None) -> Place:
+        """What a job works with whose run is in this folder; by default one that there is not yet."""
+        service = self._service
+        return Place(
+            service.bundle, service.library, service.config, self.sets, run or self._folder / "new" / "run"
+        )
 
     def add(self, client: Hashable, kind: str, asked: Config) -> Job:
         """Queues a job.
@@ -117,7 +125,7 @@ class Jobs:
         settings = asked.model_dump(mode="json", include=asked.model_fields_set)
         record = JobRecord(id=name, kind=kind, settings=settings, state="waiting", created=time.time())
         job = Job(self._folder / name, record)
-        JOB_KINDS[kind].check(self._place(job), asked)
+        JOB_KINDS[kind].check(self.place(job.run), asked)
         self._queue(job, client)
         self._jobs[name] = job
         return job
@@ -158,7 +166,7 @@ class Jobs:
             self.sets.remove(job.images)
         self._offer_learned()
 
-    def keep_images(self, files: Mapping[str, bytes]) -> str:
+    def keep_images(self, files: Mapping[str, bytes], joined: str | None = None) -> str:
         """Keeps a set of images to learn from, as `ImageSets.keep` does, and returns its id; those that no job has
         learned from for a day are removed.
 
@@ -166,7 +174,7 @@ class Jobs:
             InputError: see `ImageSets.keep`.
         """
         self.sets.remove_unused(self._learned_from())
-        return self.sets.keep(files)
+        return self.sets.keep(files, joined)
 
     def _learned_from(self) -> set[str]:
         return {job.images for job in self.all() if job.images}
@@ -187,10 +195,6 @@ class Jobs:
             job.become("waiting")
             job.order = self._lane.put(Order(client, job, [job]))
 
-    def _place(self, job: Job) -> Place:
-        service = self._service
-        return Place(service.bundle, service.library, service.config, self.sets, job.run)
-
     def _run(self, pieces: Sequence[Piece]) -> None:
         order, job = pieces[0].order, pieces[0].what
         with self._turn:
@@ -207,7 +211,7 @@ class Jobs:
         """Runs a job, and says how that ended."""
         kind = JOB_KINDS[job.record.kind]
         try:
-            kind.run(self._place(job), kind.asked.build(job.record.settings), _Ear(job, order))
+            kind.run(self.place(job.run), kind.asked.build(job.record.settings), _Ear(job, order))
             if job.record.kind == "train":
                 self._offer_learned(job)
         except (UnwantedError, KeyboardInterrupt):

@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lab.analysis.figures import as_svg, drawing, save_figure
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.files import atomic
@@ -23,6 +24,9 @@ from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.prepare import PreparedRun
 from lab.training.run_folder import TrainingFolder
+
+if TYPE_CHECKING:  # slow to import, and not needed before the first picture
+    from matplotlib.figure import Figure
 
 PROMPTS_SHOWN = 2
 """Of the prompt file of a run that learns nothing but negative embeddings."""
@@ -98,6 +102,10 @@ def _usual_prompts(config: TrainConfig, placeholders: Sequence[str]) -> list[str
     return read_lines(config.prompt_file)[:PROMPTS_SHOWN] if config.prompt_file else [""]
 
 
+GREY, BLUE, GREEN = "#8a8f98", "#2f7fd6", "#3f9d5a"
+"""Colours of curves that can be seen on white and on black."""
+
+
 def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Draws a run's losses, with a moving mean through those of single steps, and below them how like the images that
     are learned from its previews are, if that is known.
@@ -108,25 +116,31 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and not needed before the first picture
+    save_figure(_curves(lines), path)
 
+
+def curves_svg(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What `draw_curves` draws as an SVG element, in the colour of the text around it."""
+    return as_svg(_curves(lines))
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> "Figure":
     compared = any("similarity" in line for line in lines)
-    figure = Figure(figsize=(8, 5.5 if compared else 3.7), layout="constrained")
     heights = (2, 1) if compared else (1,)
-    places = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    top = places[0]
-    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-    top.plot(steps, losses, color="0.8", linewidth=0.8, label="each step")
-    top.plot(steps, _smoothed(losses), color="0.4", label="each step, smoothed")
-    _plot(top, lines, "fixed_loss", "fixed examples", "tab:blue")
-    top.set_ylabel("loss")
-    top.legend(loc="upper right", frameon=False)
-    if compared:
-        _plot(places[1], lines, "similarity", "previews to training images", "tab:green")
-        places[1].set_ylabel("CLIP cosine")
-    places[-1].set_xlabel("step")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with drawing(8, 5.5 if compared else 3.7) as figure:
+        places = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        top = places[0]
+        steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+        top.plot(steps, losses, color=GREY, alpha=0.4, linewidth=0.8, label="each step")
+        top.plot(steps, _smoothed(losses), color=GREY, label="each step, smoothed")
+        _plot(top, lines, "fixed_loss", "fixed examples", BLUE)
+        top.set_ylabel("loss")
+        top.legend(loc="upper right")
+        if compared:
+            _plot(places[1], lines, "similarity", "previews to training images", GREEN)
+            places[1].set_ylabel("CLIP cosine")
+        places[-1].set_xlabel("step")
+    return figure
 
 
 def _plot(axes: Any, lines: Sequence[Mapping[str, Any]], key: str, label: str, colour: str) -> None:
@@ -162,13 +176,7 @@ def write_run_page(
     Raises:
         InputError: the folder cannot be written.
     """
-    steps: dict[int, list[tuple[str, str]]] = {}
-    for path in sorted(folder.previews.glob("*.png")):
-        match = re.fullmatch(r"(\d{6,})-(.+)", path.stem)
-        if match:  # else it is somebody else's
-            figure = f"{folder.previews.name}/{path.name}", match[2].replace("-", ", ")
-            steps.setdefault(int(match[1]), []).append(figure)
-    rows = [(f"step {step}", figures) for step, figures in sorted(steps.items())]
+    rows = [(f"step {step}", figures) for step, figures in preview_rows(folder)]
     learned_from = [(_relative(path, folder.path), path.name) for path in images[:IMAGES_SHOWN]]
     html = template("lab.training", "training.html").render(
         title=title,
@@ -180,6 +188,17 @@ def write_run_page(
     )
     with atomic(folder.path / "index.html") as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")  # names that are not UTF-8
+
+
+def preview_rows(folder: TrainingFolder) -> list[tuple[int, list[tuple[str, str]]]]:
+    """The previews of a run by their steps, in order: of each its file, relative to the folder, and what it shows."""
+    steps: dict[int, list[tuple[str, str]]] = {}
+    for path in sorted(folder.previews.glob("*.png")):
+        match = re.fullmatch(r"(\d{6,})-(.+)", path.stem)
+        if match:  # else it is somebody else's
+            figure = f"{folder.previews.name}/{path.name}", match[2].replace("-", ", ")
+            steps.setdefault(int(match[1]), []).append(figure)
+    return sorted(steps.items())
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -19,6 +19,7 @@ from lab.files import atomic
 from lab.runs.png import read_record
 from lab.sample.engine import AUTOMATIC_BATCH
 from lab.serve.config import ServeConfig
+from lab.serve.image_sets import ImageSets, tidy_names
 from lab.serve.job_kinds import JOB_KINDS, GenerateJob, TrainJob
 from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
@@ -114,6 +115,11 @@ def test_what_a_training_learned_can_be_named_at_once(http, address):
         ("compare", {"prompts": ["a"], "axes": {"steps": [1, 1000]}}, "this server's most"),
         ("compare", {"prompts": ["a"], "axes": {"guidance": "1-9 [9000]"}}, "over 10,000 in a job"),
         ("compare", {"prompts": ["a"]}, "there is none"),
+        (
+            "compare",
+            {"prompts": ["a"], "axes": {"steps": [1, 2]}, "metrics": ["pickscore"]},
+            "cannot run here",
+        ),
         ("train", {"name": "x", "images": "../../etc"}, "there is no set"),
         ("train", {"name": "x", "images": "0" * 32}, "there is no set"),
         (
@@ -151,6 +157,27 @@ def test_what_a_job_may_not_do_is_said_at_once(http, kind, settings, said):
 def test_images_that_cannot_be_learned_from_are_refused(http, name, data, said):
     answer = http.post("/images", files=[("files", (name, data))])
     assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+def test_a_set_grows_and_its_copy_does_not(tmp_path):
+    sets = ImageSets(tmp_path)
+    name = sets.keep({"one.png": png("red")})
+    copy = sets.copy(name)
+    assert sets.keep({"two.png": png("green")}, name) == name
+    sets.caption(name, "two.png", " a {name}\n")
+    assert (sets.find(name) / "two.txt").read_text() == "a {name}\n"
+    sets.caption(name, "two.png", " ")
+    assert sorted(path.name for path in sets.find(name).iterdir()) == ["one.png", "two.png"]
+    assert [path.name for path in sets.find(copy).iterdir()] == ["one.png"]
+    for image in ("../one.png", "three.png", "two.txt"):
+        with pytest.raises(lab.InputError, match="among them"):
+            sets.caption(name, image, "a cat")
+
+
+def test_names_of_people_s_files_become_names_of_a_set():
+    names = ["my cat (1).JPG", "my cat (1).txt", "my cat 1.png", "???.png", "b.mask.png", "b.png"]
+    tidy = ["my-cat-1.JPG", "my-cat-1.txt", "my-cat-1-2.png", "image.png", "b.mask.png", "b.png"]
+    assert list(tidy_names(names).values()) == tidy
 
 
 def test_unknown_jobs_and_files_are_not_found(http):

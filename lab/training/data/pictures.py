@@ -136,6 +136,21 @@ def read_pictures(
     return pictures, skipped + [f"{config.images}: {left_out}"] * bool(left_out)
 
 
+def read_captions(config: TrainConfig, templates: str) -> dict[str, tuple[str, ...]]:
+    """The captions of each image of the folder, by its file's name; the images are not looked into.
+
+    Args:
+        templates: The set of caption templates for when the config names none.
+
+    Raises:
+        InputError: no folder, no image in it, or a bad caption file.
+    """
+    files, _, _ = _image_files(config)
+    lines = read_templates(config.templates or [templates])
+    names = [subject.name for subject in config.subjects()]
+    return {path.name: image_captions(path, config, lines, names) for path in files}
+
+
 def _image_files(config: TrainConfig) -> tuple[list[Path], dict[str, Path], str]:
     """The images of the folder, by name, their masks by stem, and what is left out; of those that the run made itself,
     only these."""
