@@ -4,6 +4,7 @@ import pytest
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
 from tests.paths import REPOSITORY
+from tests.serve.pages import page, served, tab  # noqa: F401 (fixtures)
 from tests.serve.running import running
 
 

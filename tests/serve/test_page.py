@@ -17,62 +17,14 @@ from lab.serve import service
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
 from tests.paths import REPOSITORY
+from tests.serve.pages import NEGATIVE, WAIT, opened, until_read, write
 from tests.serve.running import running
 
 pytest.importorskip("gradio")
 
-NEGATIVE = REPOSITORY / "lab/assets/emoji/negative.safetensors"
-WAIT = 20_000
-
-
-@pytest.fixture(scope="module")
-def served(emoji, tmp_path_factory):
-    out = tmp_path_factory.mktemp("page")
-    with running(create_app(ServeConfig(out=out, embeddings=[NEGATIVE], max_images=4), emoji)) as address:
-        yield address, out / "page"
-
-
-@pytest.fixture(scope="module")
-def tab(browser, served):
-    """The page in a browser that reaches this machine alone, and what went wrong in it or was asked of others."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT)
-    problems = []
-
-    def keep_out(route):
-        problems.append(route.request.url)
-        route.abort()
-
-    context.route(lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:")), keep_out)
-    context.on("weberror", lambda error: problems.append(str(error.error)))
-    context.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    yield opened(context.new_page(), served[0]), problems
-    context.close()
-
-
-@pytest.fixture
-def page(tab):
-    page, problems = tab
-    yield page
-    assert not problems
-
-
-def opened(page, address):
-    page.goto(address)
-    page.locator("#reading .token, #reading .problem").first.wait_for()
-    return page
-
-
-def write(page, field, text):
-    page.locator(f"#{field} textarea").fill(text)
-
 
 def tokens(page, reading):
     return [" ".join(text.split()) for text in page.locator(f"#{reading} .token").all_inner_texts()]
-
-
-def until_read(page, reading, says):
-    page.locator(f"#{reading}").get_by_text(says).first.wait_for()
 
 
 def few_steps(page):
@@ -283,22 +235,6 @@ def test_embeddings_are_merged(page, tmp_path):
     merged, first = lab.read_embedding(download.value.path(), name="both"), lab.read_embedding(NEGATIVE)
     expected = torch.cat([first.vectors["clip"] * 0.5, torch.ones(2, 256)])
     assert torch.equal(merged.vectors["clip"], expected)
-    page.get_by_role("tab", name="Play").click()
-
-
-def test_a_comparison_is_started_and_gives_its_report(page):
-    page.get_by_role("tab", name="Compare").click()
-    page.locator("#compare").click()
-    page.locator("#compare-said .problem").wait_for()
-    write(page, "compare-prompts", "a red apple\na cat")
-    write(page, "values", "\nblurry")
-    page.get_by_label("Seeds").fill("1")
-    page.locator("#compare-steps input").fill("1")
-    page.locator("#compare").click()
-    with page.context.expect_page() as report:
-        page.locator("#comparisons").get_by_role("link", name="the report").click()
-    report.value.get_by_text("blurry").first.wait_for()
-    report.value.close()
     page.get_by_role("tab", name="Play").click()
 
 

@@ -6,7 +6,7 @@ import gradio as gr
 
 from lab.comparing.axes import AXES
 from lab.errors import InputError
-from lab.serve.job import Job
+from lab.score.metrics import METRICS
 from lab.serve.job_kinds import OPEN_AXES, CompareJob
 from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
@@ -15,80 +15,112 @@ from lab.serve.page.parts import QUIET, RESTORE, client_of_page, rendered, said
 MOST_JOBS = 20
 """Comparisons that are shown, the newest."""
 
-REFRESH = 2.0
-"""Seconds between two looks at how far they are."""
+MOST_AXES = 3
+"""Axes that the form has room for."""
+
+BLANK = {
+    **dict.fromkeys(("negative_prompt", "slot", "prompt_replace"), ""),
+    **dict.fromkeys(("embedding", "knock_out", "left_out"), None),
+}
+"""What an empty line among an axis' values stands for; those of other axes are left out."""
+
+OFFERED = [name for name, metric in METRICS.items() if set(metric.needs) <= {"clip", "quality"}]
+"""The metrics that need no more than a model may bring along."""
 
 
 class CompareTab:
     """The tab, built within the `gr.Blocks` that are open."""
 
-    def __init__(self, jobs: Jobs, usual_steps: int, page: gr.Blocks):
+    def __init__(self, jobs: Jobs, usual_steps: int, page: gr.Blocks, clock: gr.Timer, kept: gr.BrowserState):
         self._jobs = jobs
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=320):
-                prompts = gr.Textbox(label="Prompts, one a line", lines=4, elem_id="compare-prompts")
-                with gr.Row():
-                    axis = gr.Dropdown(
-                        [name for name in AXES if name not in OPEN_AXES],
-                        value="negative_prompt", label="What varies", min_width=120, elem_id="axis",
-                    )  # fmt: skip
-                    seeds = gr.Textbox("1-4", label="Seeds", min_width=120, elem_id="compare-seeds")
-                    steps = gr.Number(
-                        usual_steps, label="Steps", precision=0, min_width=90, elem_id="compare-steps"
-                    )
-                values = gr.Textbox(
-                    label="Its values, one a line; an empty line is no words", lines=3, elem_id="values"
-                )
-                with gr.Row(elem_classes="actions"):
-                    start = gr.Button("Compare", variant="primary", elem_id="compare")
-                    stop = gr.Button("Stop", elem_id="compare-stop")
+                form = self._build_form(usual_steps)
+                start = gr.Button("Compare", variant="primary", elem_id="compare")
                 told = gr.HTML(elem_id="compare-said")
             with gr.Column(scale=5, min_width=320):
                 shown = gr.HTML(elem_id="comparisons")
-        form: list[Any] = [prompts, axis, values, seeds, steps]
-        kept = gr.BrowserState(
-            [field.value for field in form], storage_key=f"lab-compare-{len(form)}", secret="lab"
-        )
         page.load(None, [kept, *form], form, js=RESTORE, **QUIET)
         gr.on([one.change for one in form], None, form, kept, js="(...form) => [form]", **QUIET)
+        names = [axis for axis, _ in self._axes]
+        gr.on([one.change for one in names], self._rows, names, self._later, **QUIET)
         start.click(self._start, form, [told, shown], **QUIET)
-        stop.click(self._stop, None, shown, **QUIET)
-        page.load(self._shown, None, shown, **QUIET)
-        gr.Timer(REFRESH).tick(self._shown, None, shown, **QUIET)
+        gr.on([page.load, clock.tick], self._shown, None, shown, **QUIET)
 
-    def _start(
-        self, request: gr.Request, prompts: str, axis: str, values: str, seeds: str, steps: int | None
-    ) -> tuple[str, str]:
+    def _build_form(self, usual_steps: int) -> list[Any]:
+        prompts = gr.Textbox(label="Prompts, one a line", lines=4, elem_id="compare-prompts")
+        known = [(name.replace("_", " "), name) for name in AXES if name not in OPEN_AXES]
+        self._axes: list[tuple[Any, Any]] = []
+        self._later: list[Any] = []
+        for number in range(1, MOST_AXES + 1):
+            first = number == 1
+            with gr.Row(visible=number <= 2, elem_classes="axis") as row:
+                axis = gr.Dropdown(
+                    known if first else [("nothing", ""), *known],
+                    value="negative_prompt" if first else "",
+                    label="What varies" if first else "And what else",
+                    min_width=120, elem_id="axis" if first else f"axis-{number}",
+                )  # fmt: skip
+                values = gr.Textbox(
+                    label="Its values, one a line", info="An empty line is no words." if first else None,
+                    lines=3 if first else 2, min_width=120, visible=first,
+                    elem_id="values" if first else f"values-{number}",
+                )  # fmt: skip
+            self._axes.append((axis, values))
+            self._later += [] if first else [row, values]
+        negative = gr.Textbox(label="Negative prompt of all", lines=1, elem_id="compare-negative")
+        with gr.Row():
+            seeds = gr.Textbox("1-4", label="Seeds", min_width=120, elem_id="compare-seeds")
+            steps = gr.Number(usual_steps, label="Steps", precision=0, min_width=90, elem_id="compare-steps")
+        metrics = gr.Dropdown(
+            [(METRICS[name].label, name) for name in OFFERED], value=[], multiselect=True,
+            label="What is measured; nothing chosen is all that can be", elem_id="metrics",
+        )  # fmt: skip
+        return [prompts, negative, seeds, steps, metrics, *(field for pair in self._axes for field in pair)]
+
+    def _rows(self, _: str, *later: str) -> list[Any]:
+        """Of the axes after the first: whether their row is shown, and their values."""
+        shown = []
+        for before, name in zip(("first", *later), later, strict=False):
+            shown += [gr.update(visible=bool(before or name)), gr.update(visible=bool(name))]
+        return shown
+
+    def _start(self, request: gr.Request, *values: Any) -> tuple[str, str]:
         """Queues a comparison."""
-        asked: dict[str, Any] = {
-            "prompts": [line for line in (prompts or "").splitlines() if line.strip()],
-            "axes": {axis: (values or "").split("\n")},
-            "seeds": seeds,
-        }
-        if axis == "embedding":
-            asked["axes"] = {axis: [line or None for line in asked["axes"][axis]]}
-        if steps:
-            asked["steps"] = steps
         try:
-            self._jobs.add(client_of_page(request), "compare", CompareJob.build(asked))
+            self._jobs.add(client_of_page(request), "compare", CompareJob.build(_asked(*values)))
         except (InputError, BusyError) as error:
             return said(problem=str(error)), self._shown()
         return said(note="It waits for its turn, and goes on when this page is closed."), self._shown()
 
-    def _stop(self) -> str:
-        """Ends the newest comparison that has not ended; what it has made stays."""
-        for job in self._comparisons():
-            if not job.ended:
-                self._jobs.cancel(job)
-                break
-        return self._shown()
-
-    def _comparisons(self) -> list[Job]:
-        return [job for job in self._jobs.all() if job.record.kind == "compare"]
-
     def _shown(self) -> str:
         """The comparisons, how far they are, and where their reports are."""
-        rows = [
-            (job.describe(), (job.run / "report.html").is_file()) for job in self._comparisons()[:MOST_JOBS]
-        ]
+        found = self._jobs.all("compare")[:MOST_JOBS]
+        rows = [(job.describe(), job.breaking_off, (job.run / "report.html").is_file()) for job in found]
         return rendered("comparisons.html", rows=rows)
+
+
+def _asked(
+    prompts: str, negative: str, seeds: str, steps: int | None, metrics: list[str], *fields: str
+) -> dict[str, Any]:
+    """The form as `CompareJob` takes it.
+
+    Raises:
+        InputError: an axis that is chosen twice.
+    """
+    axes: dict[str, list[str | None]] = {}
+    for axis, text in zip(fields[::2], fields[1::2], strict=True):
+        if axis in axes:
+            raise InputError(f"axes: {axis.replace('_', ' ')} is chosen twice; put its values together")
+        if axis:
+            lines = [line.strip() or BLANK.get(axis) for line in (text or "").split("\n")]
+            axes[axis] = [line for line in lines if line or axis in BLANK]
+    asked = {
+        "prompts": [line for line in (prompts or "").splitlines() if line.strip()],
+        "axes": axes,
+        "seeds": seeds,
+        "negative_prompt": negative,
+        "steps": steps,
+        "metrics": metrics,
+    }
+    return {name: value for name, value in asked.items() if value or name in ("prompts", "axes")}

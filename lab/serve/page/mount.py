@@ -26,6 +26,8 @@ from lab.serve.page.compare import CompareTab
 from lab.serve.page.play import PlayTab
 from lab.serve.page.shelf import ShelfTab
 from lab.serve.page.studio import Studio
+from lab.serve.page.train import TrainTab
+from lab.serve.page.vote import VoteTab
 from lab.serve.service import Service
 
 NEEDED = re.compile(
@@ -41,6 +43,9 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 """What a browser may load for the page: nothing from elsewhere."""
+
+REFRESH = 2.0
+"""Seconds between two looks at how far jobs are."""
 
 
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -93,20 +98,28 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
         title="The lab", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
         gr.HTML(template("lab.serve.page", "head.html").render(model=service.name))
+        clock = gr.Timer(REFRESH)
+        train, compare, vote = (
+            gr.BrowserState(storage_key=f"lab-{name}", secret="lab") for name in ("train", "compare", "vote")
+        )  # not within their tabs, which would find nothing in them before they are opened
         with gr.Tabs():
-            with gr.Tab("Play", id="play"):
-                PlayTab(studio, page)
+            with gr.Tab("Play", id="play") as tab:
+                PlayTab(studio, page, tab)
             with gr.Tab("Embeddings", id="embeddings") as tab:
                 ShelfTab(service, jobs, tab)
+            with gr.Tab("Train", id="train") as tab:
+                TrainTab(jobs, page, tab, clock, train)
             with gr.Tab("Compare", id="compare"):
-                CompareTab(jobs, service.bundle.defaults.steps, page)
+                CompareTab(jobs, service.bundle.defaults.steps, page, clock, compare)
+            with gr.Tab("Vote", id="vote") as tab:
+                VoteTab(jobs, page, tab, vote)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         footer_links=[],
         run_history=False,
-        allowed_paths=[str(studio.folder)],
+        allowed_paths=[str(studio.folder), str(jobs.sets.folder.absolute())],
         show_error=False,
         max_file_size=service.config.max_body * 2**20,
         ssr_mode=False,
@@ -115,29 +128,9 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
         mcp_server=False,
         theme=_theme(),
         css_paths=Path(__file__).with_name("page.css"),
-        head=SCRIPT,
+        head=f"<script>{Path(__file__).with_name('page.js').read_text()}</script>",
     )
     app.router.routes[-1].app = Doors(app.router.routes[-1].app)  # type: ignore[attr-defined]
-
-
-SCRIPT = """<script>
-let typed, touched = false;
-document.addEventListener("input", () => { touched = true; }, true);
-document.addEventListener("focusin", event => { if (event.target.matches("textarea")) typed = event.target; });
-document.addEventListener("click", event => {
-  const button = event.target.closest("[data-insert]");
-  if (!button) return;
-  const text = typed ?? document.querySelector("#prompt textarea");
-  text.setRangeText(button.dataset.insert, text.selectionStart, text.selectionEnd, "end");
-  text.dispatchEvent(new Event("input", { bubbles: true }));
-  text.focus();
-});
-document.addEventListener("keydown", event => {
-  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-  event.preventDefault();
-  document.querySelector("#make")?.click();
-});
-</script>"""
 
 
 def _theme() -> gr.themes.Base:

@@ -12,7 +12,7 @@ from lab.serve.answers import client_of
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of an event: nothing flickers, and no other program is offered it."""
 
-RESTORE = "(kept, ...form) => touched ? form : kept"
+RESTORE = "(kept, ...form) => touched || kept?.length !== form.length ? form : kept"
 """What a form holds when the page has loaded: what was kept, unless somebody was faster and has typed."""
 
 

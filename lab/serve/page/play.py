@@ -36,9 +36,9 @@ Form = dict[str, Any]
 
 
 class PlayTab:
-    """The tab, built within the `gr.Blocks` that are open."""
+    """The tab, built within the `gr.Blocks` and the `gr.Tab` that are open."""
 
-    def __init__(self, studio: Studio, page: gr.Blocks):
+    def __init__(self, studio: Studio, page: gr.Blocks, tab: gr.Tab):
         self._studio = studio
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=320):
@@ -47,6 +47,7 @@ class PlayTab:
                 self._build_result()
         self._build_history()
         self._connect(page)
+        tab.select(self._names_html, None, self._names, **QUIET)  # what was learned meanwhile can be named
 
     def _build_form(self) -> None:
         self._form: Form = {}

@@ -1,0 +1,163 @@
+"""Trainings, comparisons and votes on the page in a real browser, on the bundled model."""
+
+from dataclasses import replace
+from threading import Event
+
+import pytest
+
+from lab.comparing.votes import Poll
+from lab.serve.job_kinds import JOB_KINDS, TrainJob
+from tests.paths import REPOSITORY
+from tests.serve.pages import opened, until_read, write
+
+pytest.importorskip("gradio")
+
+SAMPLES = REPOSITORY / "lab/assets/samples/backpack"
+FEW = {"preview_steps": 1, "preview_seeds": "1", "evaluate_on": 1}
+
+
+def go_to(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Jobs of a kind wait before they run, until `go` is set; trainings make few previews."""
+    go = Event()
+
+    def hold(kind):
+        def run(place, asked, listener, run=JOB_KINDS[kind].run):
+            go.wait(60)
+            asked = TrainJob.build(asked.given() | FEW) if kind == "train" else asked
+            return run(place, asked, listener)
+
+        monkeypatch.setitem(JOB_KINDS, kind, replace(JOB_KINDS[kind], run=run))
+        return go
+
+    yield hold
+    go.set()
+
+
+def test_a_comparison_over_two_axes_is_stopped_resumed_and_reported(page, held):
+    go = held("compare")
+    go_to(page, "Compare")
+    page.locator("#compare").click()
+    until_read(page, "compare-said", "prompts: there is none")
+    write(page, "compare-prompts", "a red apple\na cat")
+    write(page, "values", "\nblurry")
+    page.locator("#axis-2 input").click()
+    page.get_by_role("option", name="guidance", exact=True).click()
+    write(page, "values-2", "2\n6")
+    page.locator("#axis-3 input").wait_for()  # there is room for one more
+    write(page, "compare-seeds", "1")
+    page.locator("#compare-steps input").fill("1")
+    page.locator("#metrics input").click()
+    page.get_by_role("option", name="sharpness").click()
+    page.keyboard.press("Escape")
+    page.locator("#compare").click()
+    card = page.locator("#comparisons .card")
+    stop = card.get_by_role("button", name="Stop")
+    stop.focus()
+    until_read(page, "comparisons", "running")
+    page.keyboard.press("Enter")  # it has the focus still, though the card was drawn anew
+    until_read(page, "comparisons", "It is being broken off")
+    go.set()
+    card.get_by_role("button", name="Resume").click()
+    with page.context.expect_page() as report:
+        card.get_by_role("link", name="The report").click()
+    report.value.get_by_text("guidance=6").first.wait_for()
+    assert (
+        report.value.get_by_text("sharpness").count()
+        and not report.value.get_by_text("colourfulness").count()
+    )
+    report.value.close()
+
+
+def test_a_dozen_votes_become_a_ranking(page, served):
+    go_to(page, "Vote")
+    pair = page.locator("#ballot img")
+    pair.nth(1).wait_for()
+    assert "guidance" not in page.locator("#ballot").inner_html(), "nothing tells what made them"
+    until_read(page, "outcome", "0 of 12 votes")
+    page.keyboard.press("ArrowLeft")
+    until_read(page, "outcome", "1 of 12 votes")
+    page.keyboard.press("Backspace")
+    until_read(page, "outcome", "0 of 12 votes")
+    pair.nth(1).click()
+    until_read(page, "outcome", "1 of 12 votes")
+    other = opened(page.context.new_page(), served[0])
+    go_to(other, "Vote")
+    until_read(other, "outcome", "1 of 12 votes")
+    for number in range(2, 12):
+        page.keyboard.press("ArrowRight")
+        until_read(page, "outcome", f"{number} of 12 votes")
+    other.keyboard.press("ArrowLeft")  # on a pair that has a vote: it counts once, and the last one is shown
+    until_read(other, "outcome", "11 of 12 votes")
+    other.keyboard.press("ArrowLeft")
+    until_read(other, "outcome", "Which metric agrees with you")
+    until_read(other, "ballot", "Every pair of this comparison has a vote")
+    assert other.locator("#outcome td").get_by_text("the baseline").count() == 1
+    other.close()
+    (run,) = served[1].parent.glob("jobs/*/run/cells")
+    assert [vote.preferred for vote in Poll(run.parent).votes()] == ["right"] * 11 + ["left"]
+
+
+def test_an_embedding_is_learned_and_used_at_once(page, held):
+    go = held("train")
+    go_to(page, "Train")
+    page.locator("#foresee").click()
+    until_read(page, "train-said", "images")
+    page.locator("#pictures input[type=file]").set_input_files(
+        [SAMPLES / f"{name}" for name in ("1.png", "1.txt", "2.png")]
+    )
+    caption = page.locator("[data-caption='2.png']")
+    caption.wait_for()
+    assert page.locator("[data-caption='1.png']").input_value().startswith("a <my-thing> on a white")
+    caption.fill("a red thing")
+    page.locator("#train-name textarea").fill("my-bag")
+    page.locator("#foresee").click()
+    until_read(page, "train-said", "2.png: without <my-bag> in 'a red thing'")
+    caption.fill("a red <my-bag>")
+    page.locator("#train-steps input").fill("2")
+    page.locator("#foresee").click()
+    until_read(page, "train-said", "2 images of your set")
+    assert "a red <my-bag>" in page.locator("#train-said").inner_text()
+    page.locator("#train-how > button").click()
+    page.locator("#batch-size input").fill("1")
+    page.locator("#train").click()
+    card = page.locator("#trainings .card")
+    card.get_by_role("button", name="Stop").click()
+    until_read(page, "trainings", "It is being broken off")
+    go.set()
+    card.get_by_role("button", name="Resume").click()
+    use = card.get_by_role("button", name="Use <my-bag> in a prompt")
+    use.wait_for()
+    card.locator(".curve svg").wait_for()
+    assert card.locator(".previews img").evaluate_all(
+        "all => all.every(one => one.naturalWidth || !one.complete)"
+    )
+    assert card.get_by_text("step 0", exact=True).count() and card.get_by_text("step 2", exact=True).count()
+    use.click()
+    until_read(page, "reading", "my-bag acts in rows")
+    page.locator("[data-insert='<my-bag>']").wait_for()
+
+
+def test_after_a_reload_on_a_phone_in_the_dark_jobs_and_forms_are_there(page):
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.locator("#reading .token").first.wait_for()
+    for name, field, text in (("Train", "train-name", "my-bag"), ("Compare", "values-2", "2\n6")):
+        go_to(page, name)
+        page.wait_for_function(
+            "([field, text]) => document.querySelector(`#${field} textarea`)?.value === text",
+            arg=[field, text],
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    go_to(page, "Vote")
+    until_read(page, "outcome", "What you prefer")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    go_to(page, "Train")
+    until_read(page, "shown-pictures", "2 images")
+    assert page.locator("[data-caption='2.png']").input_value() == "a red <my-bag>"
+    page.locator("#trainings [data-use]").wait_for()
