@@ -63,7 +63,7 @@ def commands(model: Path, side: int, scratch: Path) -> dict[str, list[str]]:
     images.mkdir()
     Image.new("RGB", (side, side), (200, 40, 40)).save(images / "red.png")
     sampled = ["--prompt", PROMPT, "--steps", "2", "--width", str(side), "--height", str(side)]
-    learned = ["--images", str(images), "--name", "thing", "--resolution", str(side), "--steps", "2"]
+    learned = ["--images", str(images), "--name", "my-thing", "--resolution", str(side), "--steps", "2"]
     found = {
         "encode": [PROMPT],
         "generate": [*sampled, "--out", str(scratch / "generated")],
