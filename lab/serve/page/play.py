@@ -119,13 +119,13 @@ class PlayTab:
         )
 
     def _build_history(self) -> None:
-        told = "of this browser; a click puts an image on the left."
+        told = "Of this browser. A click puts an image on the left."
         gr.HTML(f'<h3 class="history">History</h3><p class="soft">{told}</p>')
+        self._clear = gr.Button("Remove these images", visible=False, elem_id="clear", size="sm")
         self._gallery = gr.Gallery(
             show_label=False, columns=10, fit_columns=False, height="auto", allow_preview=False, object_fit="contain",
             elem_id="history", buttons=[], format="png",
         )  # fmt: skip
-        self._clear = gr.Button("Remove these images", visible=False, elem_id="clear", size="sm")
         self._browser = gr.BrowserState(None, storage_key="lab-browser", secret="lab")
         self._files = gr.State([])
         self._left = gr.State(None)
