@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO
 from time import monotonic
 from typing import Any
 
@@ -18,11 +17,10 @@ from starlette.concurrency import run_in_threadpool
 
 from lab.errors import InputError
 from lab.models.schedulers import SCHEDULERS
-from lab.runs.png import write_png
 from lab.sample.record import parameters_text, save_result
 from lab.serve.a1111_lists import clip_skip_of, options
 from lab.serve.a1111_requests import TextToImage
-from lab.serve.answers import client_of, wait_for
+from lab.serve.answers import client_of, image_file, wait_for
 from lab.serve.service import Picture, PictureOrder, Service
 from lab.text import counted
 
@@ -245,9 +243,4 @@ def _address(request: Request) -> str:
 
 def _png(image: Image.Image, record: Mapping[str, Any] | None = None) -> str:
     """A PNG in base64, with the record in it if there is one."""
-    file = BytesIO()
-    if record is None:
-        image.save(file, "PNG")
-    else:
-        write_png(file, image, record, parameters_text(record))
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(image_file(image, record)).decode()

@@ -4,7 +4,6 @@ passed over."""
 import base64
 import binascii
 import json
-import secrets
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from lab.errors import InputError, did_you_mean
 from lab.images import load_image, on_ground
 from lab.sample.config import MAX_SEED
 from lab.serve.a1111_lists import OPTIONS, find_sampler
-from lab.serve.bounds import MOST_PIXELS_SENT
+from lab.serve.bounds import MOST_PIXELS_SENT, following_seeds
 from lab.serve.service import Service
 
 _NOT_HERE = {
@@ -180,10 +179,7 @@ class TextToImage(Config):
         Raises:
             InputError: they go beyond the largest.
         """
-        first = secrets.randbelow(2**32 - self.count) if self.seed == -1 else self.seed
-        if first + self.count - 1 > MAX_SEED:
-            raise InputError(f"seed: {first} and those that follow it go beyond the largest, {MAX_SEED}")
-        return range(first, first + self.count)
+        return following_seeds(None if self.seed == -1 else self.seed, self.count)
 
     def lab_settings(self, service: Service, clip_skip: int) -> dict[str, Any]:
         """What is asked for, as `GenerateConfig` takes it, but for the seeds.

@@ -1,19 +1,25 @@
-"""From orders to HTTP: waiting for one while its client does, telling what happens along the way, and saying errors."""
+"""From orders to HTTP: waiting for one while its client does, telling what happens along the way, images as files, and
+saying errors."""
 
 import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from lab.errors import InputError
+from lab.images import comment_exif
+from lab.runs.png import write_png
+from lab.sample.record import parameters_text
 from lab.serve.guards import error_body
 from lab.serve.lane import BusyError, Order
 
@@ -84,6 +90,25 @@ async def _cancelled_with(request: Request, order: Order) -> AsyncIterator[None]
     finally:
         watching.cancel()
         order.cancel()
+
+
+def image_file(
+    image: Image.Image, record: Mapping[str, Any] | None = None, kind: str = "png", quality: int = 90
+) -> bytes:
+    """An image file, with what made the image in it where there is a record.
+
+    Args:
+        kind: `png`, `jpeg` or `webp`.
+        quality: Of the last two, as a percentage.
+    """
+    file = BytesIO()
+    if record is None:
+        image.save(file, kind, quality=quality)
+    elif kind == "png":
+        write_png(file, image, record, parameters_text(record))
+    else:
+        image.save(file, kind, quality=quality, exif=comment_exif(parameters_text(record)))
+    return file.getvalue()
 
 
 def server_sent(data: Any, event: str | None = None) -> bytes:

@@ -1,11 +1,12 @@
 """How much a request may ask: of what its numbers say at once, and of what its prompts come to when they are read."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.prompt.parse import parse, references_in, resolve
-from lab.sample.config import Request
+from lab.sample.config import MAX_SEED, Request
 from lab.sample.settings import Settings
 from lab.serve.config import ServeOptions
 
@@ -28,6 +29,19 @@ MOST_PARTS = 16
 
 MOST_PIXELS_SENT = 32 * 10**6
 """Of an image that a client sends."""
+
+
+def following_seeds(first: int | None, count: int) -> range:
+    """Seeds that follow one another, from the first that was asked for, or else from one that nobody knows before.
+
+    Raises:
+        InputError: they go beyond the largest.
+    """
+    if first is None:
+        first = secrets.randbelow(2**32 - count)
+    if first + count - 1 > MAX_SEED:
+        raise InputError(f"seed: {first} and those that follow it go beyond the largest, {MAX_SEED}")
+    return range(first, first + count)
 
 
 def check_bounds(

@@ -1,11 +1,9 @@
 """OpenAI's API of images: made from prompts, or from prompts and an image."""
 
 import base64
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from lab.errors import InputError
-from lab.images import comment_exif
-from lab.runs.png import write_png
 from lab.sample.config import MAX_SEED
-from lab.sample.record import parameters_text
-from lab.serve.answers import Events, client_of, server_sent, wait_for, what_went_wrong
+from lab.serve.answers import Events, client_of, image_file, server_sent, wait_for, what_went_wrong
+from lab.serve.bounds import following_seeds
 from lab.serve.config import LabSettings
 from lab.serve.guards import error_body
 from lab.serve.openai_api import check_model
@@ -90,10 +86,8 @@ class ImagesRequest(LabSettings):
         Raises:
             InputError: a size that is none, or too large a seed.
         """
-        first = secrets.randbelow(2**32 - self.n) if self.seed is None else self.seed
-        if first + self.n - 1 > MAX_SEED:
-            raise InputError(f"seed: {first} and those that follow it go beyond the largest, {MAX_SEED}")
-        given = self.lab_settings() | {"prompt": self.prompt, "seeds": range(first, first + self.n)}
+        seeds = following_seeds(self.seed, self.n)
+        given = self.lab_settings() | {"prompt": self.prompt, "seeds": seeds}
         if self.size in (None, "auto"):
             return given
         width, times, height = (self.size or "").partition("x")
@@ -244,14 +238,8 @@ def _about(order: PictureOrder, asked: ImagesRequest, tokens: int | None) -> dic
 
 
 def _encoded(image: Image.Image, asked: ImagesRequest, record: Mapping[str, Any] | None = None) -> bytes:
-    """An image file in the format that was asked for, with the record in it."""
-    file = BytesIO()
-    text = parameters_text(record) if record else ""
-    if asked.output_format == "png":
-        write_png(file, image, record or {}, text)
-    else:
-        image.save(file, asked.output_format, quality=asked.output_compression, exif=comment_exif(text))
-    return file.getvalue()
+    """An image file in the format that was asked for."""
+    return image_file(image, record, asked.output_format, asked.output_compression)
 
 
 def _base64(data: bytes) -> str:
