@@ -11,19 +11,25 @@ which the place stops growing (FreeSliders, 2511.00103, section 4).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lab.condition.conditioning import Conditioning, level_parts
+from lab.condition.config import TextOptions
+from lab.condition.prompt_encoder import PromptEncoder
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.images import to_tensor
 from lab.models.bundle import Bundle
 from lab.prompt.dialects import find_dialect
-from lab.sample.generate import generate
-from lab.score.clip import Clip, open_clip
+from lab.sample.config import Request
+from lab.sample.engine import run_jobs
+from lab.sample.plan import plan
+from lab.score.clip import open_clip
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.data.sides import Side
@@ -55,26 +61,23 @@ class Strength(NamedTuple):
     rests: tuple[float, ...]
 
     def even(self, count: int = STEPS) -> list[float]:
-        """So many weights whose places are evenly apart, from weight 0 to the farthest place."""
-        risen = list(accumulate(self.places, max))
-        return [
-            self._weight_at(risen, risen[0] + (risen[-1] - risen[0]) * n / (count - 1)) for n in range(count)
-        ]
+        """So many weights whose places are evenly apart, from the first to saturation."""
+        return [self.weight_at(n / (count - 1)) for n in range(count)]
 
     @property
     def saturation(self) -> float:
-        """The weight at which `FULL` of the way is done; more changes other things."""
-        risen = list(accumulate(self.places, max))
-        return self._weight_at(risen, risen[0] + FULL * (risen[-1] - risen[0]))
+        """The weight at which `FULL` of the way is done that any weight does; more changes other things."""
+        return self.weight_at(1)
 
-    def _weight_at(self, risen: Sequence[float], place: float) -> float:
+    def weight_at(self, share: float) -> float:
+        """The weight at which a share of the way to saturation is done, between those measured on straight lines."""
+        risen = list(accumulate(self.places, max))
+        place = risen[0] + share * FULL * (risen[-1] - risen[0])
         for number in range(1, len(risen)):
             low, high = risen[number - 1], risen[number]
-            if place <= high and high > low:
-                share = max((place - low) / (high - low), 0.0)
-                return round(
-                    self.weights[number - 1] + share * (self.weights[number] - self.weights[number - 1]), 3
-                )
+            if low < high and risen[0] < place <= high:
+                before, after = self.weights[number - 1 : number + 1]
+                return round(before + (place - low) / (high - low) * (after - before), 3)
         return self.weights[0]
 
     def describe(self) -> str:
@@ -90,48 +93,79 @@ class Strength(NamedTuple):
         return json.dumps(numbers | {"even": self.even(), "saturation": self.saturation})
 
 
-def measure_strength(
-    bundle: Bundle,
-    config: TrainConfig,
-    sides: Sequence[Side],
-    slider: Embedding,
-    embeddings: Mapping[str, Embedding],
-    count: int,
-) -> dict[str, Strength]:
-    """Makes `count` images at each weight and tells how far they are on the way, by dialect.
+class Yardstick:
+    """Makes images on the same noise again and again, and tells how far they are from one prompt to the other."""
 
-    Args:
-        sides: The slider's prompts; each image takes the next.
-        embeddings: Others that these name.
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: TrainConfig,
+        sides: Sequence[Side],
+        embeddings: Mapping[str, Embedding],
+        count: int,
+    ):
+        """Makes the images of the prompts themselves.
 
-    Raises:
-        InputError: settings that the model cannot serve.
-    """
-    clip = open_clip(bundle, config.clip)
-    chosen = [sides[number % len(sides)] for number in range(count)]
-    library = collect(embeddings, [slider])
+        Args:
+            sides: The slider's prompts; each of `count` images takes the next.
+            embeddings: Others that these name.
 
-    def look(prompts: Sequence[str], dialect: str) -> Tensor:
-        """(len(prompts) / count, count, f): features of images; prompt n has the noise of n modulo count."""
-        made = []
-        for number in range(count):
-            results = generate(
-                bundle, prompt=list(prompts[number::count]), seeds=[config.seed + number], dialect=dialect,
-                clip_skip=config.clip_skip, steps=config.sampling_steps, guidance=config.guidance,
-                scheduler=config.scheduler, embeddings=library,
-            )  # fmt: skip
-            made.append(_features(clip, to_tensor([result.image for result in results])))
-        return torch.stack(made, dim=1)
+        Raises:
+            InputError: settings that the model cannot serve.
+        """
+        self._bundle, self._config, self._clip = bundle, config, open_clip(bundle, config.clip)
+        self._embeddings = dict(embeddings)
+        self._sides = [sides[number % len(sides)] for number in range(count)]
+        self._ends = self._look([side[form] for form in range(3) for side in self._sides], "plain", {})
 
-    ends = look([side[form] for form in range(3) for side in chosen], "plain")
-    found = {}
-    for dialect in DIALECTS:
+    def of_directions(self) -> Strength:
+        """The strength of the prompts' direction itself, which guidance adds to the neutral prompt without anything
+        learned (FreeSliders, equation 5): how often it is added takes the weight's place."""
+        texts = list(dict.fromkeys(text for side in self._sides for text in side))
+        options = TextOptions(dialect="plain", clip_skip=self._config.clip_skip)
+        encoded = PromptEncoder(self._bundle, self._embeddings, options, 1).encode(texts)
+
+        def composed(side: Side, weight: float) -> Conditioning:
+            shares = {side.neutral: 1.0, side.end: weight, side.start: -weight}
+            parts = [replace(encoded[text].parts[0], weight=share) for text, share in shares.items()]
+            return Conditioning(f"{side.start} -> {side.end} x {weight:g}", level_parts(parts))
+
         prompts = [
-            f"{side.neutral} {written(slider.name, weight, dialect)}" for weight in GRID for side in chosen
+            composed(side, weight) if weight else side.neutral for weight in GRID for side in self._sides
         ]
-        places, rests = place_images(look(prompts, dialect), *ends)
-        found[dialect] = Strength(GRID, tuple(places.mean(dim=1).tolist()), tuple(rests.mean(dim=1).tolist()))
-    return found
+        return self._strength(prompts, "plain", {})
+
+    def of_slider(self, slider: Embedding, dialect: str) -> Strength:
+        """The strength of a slider by its weight in a dialect."""
+        prompts = [
+            f"{side.neutral} {written(slider.name, weight, dialect)}"
+            for weight in GRID
+            for side in self._sides
+        ]
+        return self._strength(prompts, dialect, {slider.name: slider})
+
+    def _strength(
+        self, prompts: Sequence[str | Conditioning], dialect: str, more: Mapping[str, Embedding]
+    ) -> Strength:
+        places, rests = place_images(self._look(prompts, dialect, more), *self._ends)
+        return Strength(GRID, tuple(places.mean(dim=1).tolist()), tuple(rests.mean(dim=1).tolist()))
+
+    @torch.no_grad()
+    def _look(
+        self, prompts: Sequence[str | Conditioning], dialect: str, more: Mapping[str, Embedding]
+    ) -> Tensor:
+        """(prompts / n, n, f): features of images; prompt k has the noise of k modulo the number n of images."""
+        count, config = len(self._sides), self._config
+        options = config.sampling(config.resolution, dialect=dialect, clip_skip=config.clip_skip)
+        asked = [
+            Request(place, prompt, None, config.seed + place % count, options)
+            for place, prompt in enumerate(prompts)
+        ]
+        jobs = plan(self._bundle, asked, collect(self._embeddings, more))
+        samples = run_jobs(self._bundle, jobs)
+        pixels = to_tensor([one.image for one in sorted(samples, key=lambda one: one.job.index)])
+        features = pixels.flatten(1) if self._clip is None else self._clip.images(pixels)
+        return features.unflatten(0, (-1, count))
 
 
 def written(name: str, weight: float, dialect: str) -> str:
@@ -154,8 +188,3 @@ def place_images(made: Tensor, neutral: Tensor, start: Tensor, end: Tensor) -> t
     places = (change * axis).sum(dim=-1) / size
     rests = (change - places[..., None] * axis).square().sum(dim=-1)
     return places, (rests / size).sqrt()
-
-
-@torch.no_grad()
-def _features(clip: Clip | None, pixels: Tensor) -> Tensor:
-    return pixels.flatten(1) if clip is None else clip.images(pixels)

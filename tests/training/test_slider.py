@@ -10,7 +10,7 @@ from lab.errors import InputError
 from lab.training.config import TrainConfig
 from lab.training.data.sides import Side, read_sides
 from lab.training.ends import learn_ends
-from lab.training.objectives.slider import Pick
+from lab.training.objectives.slider import Pick, even_shares
 from lab.training.strength import Strength, place_images
 
 
@@ -69,14 +69,19 @@ def test_learning_leads_along_the_direction(sd1, sliding, heard):
 def test_strength_is_measured_and_kept_in_the_file(sd1, sliding, heard):
     slider = lab.train(sd1, sliding(steps=4, measured=1), listener=heard)
     assert "In a1111, steps that look equal are at weights" in heard.notes[-1]
+    assert any("times is all that can be seen" in note for note in heard.notes)
     told = json.loads(slider.provenance.metadata["lab.slider.comfy"])
     assert told["weights"][0] == 0 and len(told["places"]) == len(told["weights"]) and len(told["even"]) == 5
 
 
 def test_even_steps_undo_a_bent_scale():
     strength = Strength((0.0, 0.5, 1.0, 2.0), (0.0, 0.1, 0.9, 1.0), (0.0,) * 4)
-    assert strength.even(3) == [0.0, 0.75, 2.0]
+    assert strength.even(3) == [0.0, pytest.approx(0.734, abs=1e-3), 1.5]
     assert strength.saturation == 1.5
+    shares = even_shares(strength)
+    assert shares[0] == 0 and shares[1] == 1.5 and shares[1.5] == 2.25
+    assert shares[0.25] < 0.7 < shares[0.5], "the steep part of the way is given more room"
+    assert even_shares(Strength((0.0, 1.0), (0.0, 0.0), (0.0, 0.0)))[0.5] == 0.5
     assert Strength((0.0, 1.0), (0.0, 0.0), (0.0, 0.0)).even(2) == [0.0, 0.0]
 
 

@@ -4,7 +4,9 @@
     d     e(to) - e(from), the direction (Concept Sliders, 2311.12092, equation 7)
     w     the weight of the vectors in a prompt, under the weight arithmetic of the tools
 
-    loss = |e(neutral, vectors at w) - e(neutral) - w d|^2 / mean |w d|^2
+    s(w)  how much of the direction is wanted at w, so that equal weights look equal and 1 is all that can be seen
+
+    loss = |e(neutral, vectors at w) - e(neutral) - s(w) d|^2 / mean |s(w) d|^2
 
 Weights reach the vectors' own rows behind the text encoder alone. What the vectors do to the rows behind theirs stays
 whatever the weight is, and counts as loss as well: at weight 0 nothing is to be left of them.
@@ -26,9 +28,6 @@ from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
-from lab.sample.config import Request
-from lab.sample.engine import run_jobs
-from lab.sample.plan import plan
 from lab.training.config import TrainConfig
 from lab.training.data.captions import (
     CaptionChunker,
@@ -38,11 +37,11 @@ from lab.training.data.captions import (
     read_templates,
     vector_counts,
 )
-from lab.training.data.sides import Side, read_sides, words_between
+from lab.training.data.noised import PICTURES, make_pictures, time_ids_of
+from lab.training.data.sides import read_sides, words_between
 from lab.training.learned import Learned
-from lab.training.objectives.denoising import add_noise, alphas_cumprod
 from lab.training.objectives.objective import Objective, split_evenly
-from lab.training.strength import Strength, measure_strength
+from lab.training.strength import DIALECTS, Strength, Yardstick
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """Weights that a slider is learned at."""
@@ -50,12 +49,6 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 ARITHMETICS = ("a1111", "comfy")
 """The weightings that it is learned under. Above 1 compel's is that of ComfyUI, and below it leaves words out, which
 needs no learning."""
-
-PICTURES = 96
-"""Noisy pictures that a slider is learned on; what the prompts do to each is computed once."""
-
-PICTURE_STEPS = 10
-"""Denoising steps of the pictures where nothing else is asked for: they are noised again."""
 
 MEASURED = 4
 """Images at each weight that tell how strong it is, where nothing else is asked for."""
@@ -71,22 +64,6 @@ class Pick(NamedTuple):
     template: int
     weight: float
     arithmetic: str
-
-
-class Pictures(NamedTuple):
-    """Noisy pictures and what prompts do to them.
-
-    Attributes:
-        noisy, base, direction: (n, c, h, w): the latents, e(neutral), and d.
-        timesteps: (n,).
-        things: Which thing each shows.
-    """
-
-    noisy: Tensor
-    base: Tensor
-    direction: Tensor
-    timesteps: Tensor
-    things: list[int]
 
 
 class Slider(Objective[Pick]):
@@ -116,6 +93,7 @@ class Slider(Objective[Pick]):
         self._name = name
         self.word = words_between(config.from_, config.to) or "object"
         self._strengths: dict[str, Strength] = {}
+        self._shares = dict(zip(WEIGHTS, WEIGHTS, strict=True))
         for text in [*texts, *(prompt for prompts in self._prompts for prompt in prompts)]:
             if self._chunker(text).length >= bundle.context_length - 2:
                 raise InputError(f"from: '{text[:60]}...' does not fit into a chunk; give shorter prompts")
@@ -135,12 +113,21 @@ class Slider(Objective[Pick]):
         self._vectors = {name: one.vectors for name, one in (self._others | learned.placed).items()}
         with torch.no_grad():
             plain = CaptionEncoder(self.bundle, self._others, self.config.clip_skip)
-            self._pictures = self._look(plain, listener)
+            self._pictures = make_pictures(
+                self.bundle, self.config, self.sides, self.embeddings, plain, listener
+            )
             self._empty = encode_chunks(self.bundle, [Chunk()], {}, self.config.clip_skip).states[0].float()
             self._still, self._change = self._rest(plain)
-        self._size = float(self._pictures.direction.square().mean())
-        if not self._size:
+        size = float(self._pictures.direction.square().mean())
+        if not size:
             raise InputError("to: the model takes both prompts for the same; give others")
+        if self._measured:
+            yardstick = self._yardstick = Yardstick(
+                self.bundle, self.config, self.sides, self.embeddings, self._measured
+            )
+            self._shares = even_shares(yardstick.of_directions())
+            listener.note(f"Of the direction {self._shares[1]:.2g} times is all that can be seen.")
+        self._usual = size * sum(share**2 for share in self._shares.values()) / len(WEIGHTS)
 
     def batch(self, step: int) -> Sequence[Pick]:
         """Pictures, templates, weights and arithmetics at random."""
@@ -170,28 +157,28 @@ class Slider(Objective[Pick]):
     def verdict(self, found: Mapping[str, float], kept: Sequence[Embedding]) -> str:
         """How much of the direction the vectors have, and which weights look evenly apart in images."""
         told = f"Over weights {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} they do {100 * found['explained']:.0f} % of the way."
-        count = MEASURED if self.config.measured is None else self.config.measured
-        if count:
-            self._strengths = measure_strength(
-                self.bundle, self.config, self.sides, kept[0], self.embeddings, count
-            )
+        if self._measured:
+            self._strengths = {dialect: self._yardstick.of_slider(kept[0], dialect) for dialect in DIALECTS}
         lines = (f"In {dialect}, {strength.describe()}." for dialect, strength in self._strengths.items())
         return " ".join([told, *lines])
+
+    @property
+    def _measured(self) -> int:
+        return MEASURED if self.config.measured is None else self.config.measured
 
     def _missing(self, examples: Sequence[Pick]) -> tuple[Tensor, Tensor]:
         """(b,) shares of the direction that are missing, and (b,) what the vectors change behind their rows."""
         places = [pick.picture for pick in examples]
         pictures, device = self._pictures, self.bundle.device
         embeds, pooled, leak = self._encode(examples)
-        time_ids = _time_ids(self.bundle, len(examples))
+        time_ids = time_ids_of(self.bundle, len(examples))
         timesteps = pictures.timesteps[places].to(device)
         made = call_unet(
             self.bundle.unet, pictures.noisy[places].to(device), timesteps, embeds, pooled, time_ids
         )
-        weights = torch.tensor([pick.weight for pick in examples]).view(-1, 1, 1, 1)
-        wanted = (pictures.base[places] + weights * pictures.direction[places]).to(device)
-        usual = self._size * sum(weight**2 for weight in WEIGHTS) / len(WEIGHTS)
-        return (made - wanted).square().mean(dim=(1, 2, 3)) / usual, leak
+        shares = torch.tensor([self._shares[pick.weight] for pick in examples]).view(-1, 1, 1, 1)
+        wanted = (pictures.base[places] + shares * pictures.direction[places]).to(device)
+        return (made - wanted).square().mean(dim=(1, 2, 3)) / self._usual, leak
 
     def _encode(self, examples: Sequence[Pick]) -> tuple[Tensor, Tensor | None, Tensor]:
         """(b, 77, d) prompt embeddings under their weights, pooled ones for SDXL, and (b,) the change of other rows."""
@@ -240,51 +227,6 @@ class Slider(Objective[Pick]):
         changes = (end - neutral).square().sum(dim=(1, 2)) + (start - neutral).square().sum(dim=(1, 2))
         return still, float(changes.mean()) or 1.0
 
-    def _look(self, plain: CaptionEncoder, listener: Listener) -> Pictures:
-        config, bundle = self.config, self.bundle
-        options = config.sampling(config.resolution, dialect="plain", clip_skip=config.clip_skip)
-        if config.sampling_steps is None:
-            options = options.model_copy(update={"steps": PICTURE_STEPS})
-        prompts = [text for side in self.sides for text in side]
-        asked = [
-            Request(place, text, None, config.seed + place, options) for place, text in enumerate(prompts)
-        ]
-        samples = run_jobs(bundle, plan(bundle, asked, self.embeddings), listener=listener)
-        clean = torch.stack([one.latents for one in sorted(samples, key=lambda one: one.job.index)])
-        generator, steps = config.generator("pictures"), alphas_cumprod(bundle)
-        low, high = config.timesteps or (0, len(steps))
-        timesteps = torch.randint(low, min(high, len(steps)), (PICTURES,), generator=generator)
-        shown = [place % len(prompts) for place in range(PICTURES)]
-        noise = torch.randn(PICTURES, *clean.shape[1:], generator=generator)
-        noisy, _ = add_noise(clean[shown], noise, steps[timesteps], bundle.prediction_type)
-        things = [place // len(Side._fields) for place in shown]
-        made = [
-            self._predict(plain, noisy, timesteps, [side[form] for side in self.sides], things)
-            for form in range(3)
-        ]
-        return Pictures(noisy, made[0], made[2] - made[1], timesteps, things)
-
-    def _predict(
-        self,
-        plain: CaptionEncoder,
-        noisy: Tensor,
-        timesteps: Tensor,
-        prompts: Sequence[str],
-        things: Sequence[int],
-    ) -> Tensor:
-        """(n, c, h, w) predictions for the pictures, each with the prompt of its thing, on the CPU."""
-        embeds, pooled, _ = plain(prompts)
-        device, parts = self.bundle.device, []
-        for some in split_evenly(range(len(noisy)), math.ceil(len(noisy) / self.config.evaluated_at_once)):
-            which = [things[place] for place in some]
-            parts.append(
-                call_unet(
-                    self.bundle.unet, noisy[some].to(device), timesteps[some].to(device), embeds[which],
-                    None if pooled is None else pooled[which], _time_ids(self.bundle, len(some)),
-                ).cpu()
-            )  # fmt: skip
-        return torch.cat(parts)
-
     def _drawn(self, generator: torch.Generator, count: int) -> list[Pick]:
         sizes = PICTURES, len(self._templates), len(WEIGHTS), len(ARITHMETICS)
         columns = (torch.randint(size, (count,), generator=generator).tolist() for size in sizes)
@@ -294,7 +236,10 @@ class Slider(Objective[Pick]):
         ]
 
 
-def _time_ids(bundle: Bundle, count: int) -> Tensor:
-    """(count, 6): SDXL's sizes of pictures of the model's own size, not cut."""
-    size = (bundle.defaults.height, bundle.defaults.width)
-    return torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=bundle.device).expand(count, -1)
+def even_shares(strength: Strength) -> dict[float, float]:
+    """How much of a direction each of `WEIGHTS` is to be, from what more and more of it does: up to weight 1 even steps
+    to saturation, and as much again for as much more. Where more of it does nothing, the weight itself."""
+    full = strength.saturation
+    if not full:
+        return dict(zip(WEIGHTS, WEIGHTS, strict=True))
+    return {weight: strength.weight_at(weight) if weight <= 1 else weight * full for weight in WEIGHTS}
