@@ -2,17 +2,19 @@
 
 import hashlib
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from lab.config import Config, ExistingFolder, ExistingPath, NewPath, one_of
+from lab.config import Config, ExistingFolder, NewPath, one_of
 from lab.embeddings.embedding import Place
 from lab.embeddings.layouts import WRITABLE
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
+from lab.training.data.options import DataOptions, Subject
 from lab.training.objectives.objective import OBJECTIVES, objective_options
-from lab.training.option_types import MAX_VECTORS, Init, Lines, Name, Rate, Stop, VectorCounts
+from lab.training.option_types import Init, Lines, Rate, Stop, VectorCounts
 
 if TYPE_CHECKING:  # options are read without torch
     import torch
@@ -39,83 +41,6 @@ if TYPE_CHECKING:  # options are read without torch
         """What the table's objectives can be told: a type checker reads no tables."""
 else:
     ObjectiveOptions = type("ObjectiveOptions", objective_options(), {})
-
-
-ObjectiveName = Annotated[str, one_of(OBJECTIVES, "objective")]
-
-
-class Subject(Config):
-    """One embedding that a run learns."""
-
-    name: Name
-    objective: ObjectiveName = "style"
-    vectors: int = Field(1, ge=1, le=MAX_VECTORS)
-    init: Init = "auto"
-    learning_rate: Rate | None = None
-
-
-class DataOptions(Config):
-    """What is learned, and from which images and captions."""
-
-    images: ExistingFolder | None = None
-    """Folder of images (PNG, JPEG, WebP, ...). `NAME.txt` beside one holds its captions, `NAME.mask.png`
-    (or -masklabel, _mask, -mask) its mask."""
-
-    name: Name | None = None
-    """What prompts will call the embedding: `<name>`."""
-
-    objective: ObjectiveName = "concept"
-    """What is learned: a thing, a style, a thing together with its negative (`pair`), a negative embedding from
-    images of what is to be avoided (`negative`) or by a reward for better images (`reward`), what CLIP sees in images
-    (`contrastive`), what words do (`text`), or a direction between two prompts (`slider`)."""
-
-    embeddings: list[ExistingPath] = Field(default_factory=list)
-    """A file or folder of other embeddings that captions and prompts may name, repeatable; they stay as they are."""
-
-    more: list[Subject] = Field(default_factory=list)
-    """Further embeddings learned in the same run from the same images; every caption names all of them (YAML)."""
-
-    captions: Literal["auto", "sidecar", "filename", "template"] = "auto"
-    """Where captions come from; `auto` takes sidecar files where there are any, else templates."""
-
-    templates: Lines = Field(default_factory=list)
-    """Caption templates: sets (`object`, `style`), YAML files, or lines with {name} and {words}; repeatable."""
-
-    shuffle_tags: bool = False
-    """Puts a caption's comma-separated tags in another order each time."""
-
-    keep_tags: int = Field(0, ge=0)
-    """The first tags that shuffling and dropout leave alone."""
-
-    tag_dropout: float = Field(0.0, ge=0, lt=1)
-    """The share of tags left out each time; one with a placeholder always stays."""
-
-    resolution: int | None = Field(None, ge=8, le=8192)
-    """Pixels: images are scaled to about its square in area; by default the model's own size."""
-
-    buckets: bool = True
-    """Keeps images near their own aspect ratio; otherwise all are cut square."""
-
-    crop: Literal["centre", "random"] = "centre"
-    """Where an image is cut that does not fit its bucket."""
-
-    crops: int = Field(4, ge=1, le=64)
-    """With random crops: how many are made of each image, once."""
-
-    flip: bool = False
-    """Also learns from mirrored images."""
-
-    alpha: Literal["composite", "weight"] = "composite"
-    """What transparency does: shows the background, or also weights the loss."""
-
-    background: str = "white"
-    """The colour behind transparent images, by name or as #rrggbb."""
-
-    skip_broken: bool = False
-    """Leaves out images that cannot be read instead of stopping."""
-
-    overwrite_token: bool = False
-    """Allows a name that is a word of the model's vocabulary."""
 
 
 class LearningOptions(Config):
@@ -254,9 +179,17 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
     """One training run."""
 
     def subjects(self) -> list[Subject]:
-        """What `name` calls, then `more`: the embeddings that every caption names."""
+        """What `name` calls, then `more`: the embeddings that captions name."""
         first = {name: getattr(self, name) for name in Subject.model_fields}
-        return [Subject.build(first), *self.more]
+        alike = {name: first[name] for name in ("objective", "vectors", "init", "learning_rate")}
+        others = [Subject.build(alike | one.given()) if one.images else one for one in self.more]
+        return [Subject.build(first), *others]
+
+    def folders(self) -> list[tuple[Path | None, list[str]]]:
+        """The folders of images, each with the embeddings that its captions name."""
+        own = {subject.name: subject.images for subject in self.more if subject.images is not None}
+        shared = [subject.name for subject in self.subjects() if subject.name not in own]
+        return [(self.images, shared), *((images, [name]) for name, images in own.items())]
 
     @property
     def counts(self) -> list[int]:

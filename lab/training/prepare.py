@@ -19,7 +19,7 @@ from lab.score.clip import Clip, open_clip
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.worst import describe_worst, make_worst
 from lab.training.estimate import check_memory, peak_memory, seconds_per_step
-from lab.training.learned import Beginning, Initial, Learned, WordFinder, initial_vectors, nearest_words
+from lab.training.learned import Beginning, Initial, Learned, initial_vectors, nearest_words
 from lab.training.objectives.contrastive import contrastive_initial
 from lab.training.objectives.objective import Objective, find_objective
 from lab.training.places import placed
@@ -90,11 +90,10 @@ def prepare(
         config = make_worst(bundle, config, library, listener)
     objective = kind(bundle, config, library)
     clip = open_clip(bundle, config.clip)
-    words = nearest_words(bundle, clip, objective.images) if clip and objective.images else None
     partners = _partners(config)
     beginnings = []
     for subject in subjects:
-        initial = _initial(objective, subject, clip, words)
+        initial = _initial(objective, subject, clip)
         rate = learning_rate(bundle, config, subject, initial)
         sort = find_objective(subject.objective).kind
         beginnings.append(Beginning(subject.name, sort, initial, rate, partners.get(subject.name)))
@@ -105,18 +104,18 @@ def prepare(
     return PreparedRun(bundle, config, objective, learned, clip, library)
 
 
-def _initial(
-    objective: Objective[Any], subject: Subject, clip: Clip | None, words: WordFinder | None
-) -> Initial:
+def _initial(objective: Objective[Any], subject: Subject, clip: Clip | None) -> Initial:
     """Where an embedding begins, in its place."""
     bundle, config, kind = objective.bundle, objective.config, find_objective(subject.objective)
     generator = config.generator("init", subject.name)
     own = objective if kind is type(objective) else kind
+    images = objective.images_of(subject.name)
+    words = nearest_words(bundle, clip, images) if clip and images else None
     auto = words if words and kind.images_show_it else own.word
     nearer = subject.init == "contrastive"
     initial = initial_vectors(bundle, "auto" if nearer else subject.init, subject.vectors, generator, auto)
     if nearer:
-        initial = contrastive_initial(bundle, clip, objective.images, initial, generator)
+        initial = contrastive_initial(bundle, clip, images, initial, generator)
     return initial._replace(vectors=placed(bundle, initial.vectors, config.place, config.clip_skip))
 
 

@@ -170,7 +170,7 @@ def run_config(config: TrainConfig) -> TrainConfig:
     check_writable(out)
     if config.latents is not None:
         check_writable(config.latents, "--latents")
-    if config.images is not None and out.resolve() == config.images.resolve():
+    if out.resolve() in [folder.resolve() for folder, _ in config.folders() if folder is not None]:
         raise InputError(
             f"{out}: is the folder of the images, and the run's own pictures would join them; choose another --out"
         )

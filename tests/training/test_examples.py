@@ -8,9 +8,9 @@ from tests.training.drawings import draw
 
 
 def make(config, buckets=None, timesteps=1000):
-    pictures, _ = read_pictures(
-        config, ["{name}", "a {name}", "b {name}"], ["x"], buckets or make_buckets(32, 8, True)
-    )
+    config = config.model_copy(update={"name": "x"})
+    lines = ["{name}", "a {name}", "b {name}"]
+    pictures, _ = read_pictures(config, lines, buckets or make_buckets(32, 8, True))
     views = make_views(pictures, config)
     return ExampleOrder(pictures, views, config, ["x"], timesteps), pictures, views
 

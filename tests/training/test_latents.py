@@ -6,7 +6,7 @@ from lab.training.data.pictures import load_view, make_buckets, make_views, read
 
 
 def make(bundle, config):
-    pictures, _ = read_pictures(config, ["{name}"], ["x"], make_buckets(32, 8, True))
+    pictures, _ = read_pictures(config, ["{name}"], make_buckets(32, 8, True))
     return Latents(bundle, pictures, make_views(pictures, config), config), pictures
 
 

@@ -13,7 +13,7 @@ BUCKETS = make_buckets(32, 8, many=True)
 
 
 def read(config, buckets=BUCKETS):
-    return read_pictures(config, ["{name}"], ["x"], buckets)
+    return read_pictures(config.model_copy(update={"name": "x"}), ["{name}"], buckets)
 
 
 def test_pictures_come_by_name_with_their_content_hash(config):

@@ -269,6 +269,7 @@ def check_placeholders(
     captions: Iterable[tuple[str, str]],
     counts: Mapping[str, int],
     others: Mapping[str, Embedding],
+    names: Sequence[str],
 ) -> None:
     """Checks that captions name what is learned, within the text encoder's context.
 
@@ -276,6 +277,7 @@ def check_placeholders(
         captions: Final captions, each with the name of an image that it comes with.
         counts: The number of vectors of each embedding that is learned.
         others: Embeddings that captions may name as well.
+        names: Of those that are learned, the ones that every caption has to name.
 
     Raises:
         InputError: captions without a placeholder, or that lose it where the text encoder's context ends.
@@ -285,7 +287,7 @@ def check_placeholders(
     cut = False
     for caption, image in captions:
         found = {word.embedding for word in chunker(caption)}
-        for name in counts:
+        for name in names:
             if name not in found:
                 missing.setdefault(image, f"{placeholder(name)} in '{caption[:80]}'")
                 cut = cut or placeholder(name) in caption

@@ -185,32 +185,47 @@ class ImageData:
             config.resolution or bundle.defaults.width, bundle.facts.size_multiple, config.buckets
         )
         self._device = bundle.device
-        self.pictures, self.skipped = read_pictures(config, config.templates or [templates], names, buckets)
+        self.pictures, self.skipped = read_pictures(config, config.templates or [templates], buckets)
         self.views = make_views(self.pictures, config)
         timesteps = bundle.scheduler_config.get("num_train_timesteps", 1000)
         self.order = ExampleOrder(self.pictures, self.views, config, names, timesteps)
         self.latents = Latents(bundle, self.pictures, self.views, config)
-        self.captions = {
-            caption: self.pictures[index].path.name
-            for caption, index in self.order.captions(config.steps).items()
+        self._first = {
+            caption: self.pictures[index] for caption, index in self.order.captions(config.steps).items()
         }
+        self.captions = {caption: picture.path.name for caption, picture in self._first.items()}
 
     @property
     def images(self) -> Sequence[Path]:
         """The image files."""
         return [picture.path for picture in self.pictures]
 
+    def captions_by_names(self) -> dict[tuple[str, ...], list[tuple[str, str]]]:
+        """The captions, each with its image's name, by the embeddings that they have to name."""
+        found = defaultdict(list)
+        for caption, picture in self._first.items():
+            found[picture.names].append((caption, picture.path.name))
+        return found
+
     def fingerprint(self) -> dict[str, str]:
-        """What makes each image what it is, by file name: image, mask and captions."""
+        """What makes each image what it is, by file name (with the embedding's, in other folders than the first):
+        image, mask and captions."""
+        first = self.pictures[0].path.parent
+
+        def key(picture: Picture) -> str:
+            name = picture.path.name
+            return name if picture.path.parent == first else f"{picture.names[0]}/{name}"
+
         return {
-            picture.path.name: " ".join([picture.sha256[:32], picture.mask_sha256[:32], *picture.captions])
+            key(picture): " ".join([picture.sha256[:32], picture.mask_sha256[:32], *picture.captions])
             for picture in self.pictures
         }
 
     def describe(self) -> Iterator[str]:
         """Yields lines for people: how many images there are, their buckets and captions."""
         images, views = counted(len(self.pictures), "image"), counted(len(self.views), "view")
-        yield f"{images} of {self.images[0].parent}, {views} of them"
+        folders = dict.fromkeys(str(path.parent) for path in self.images)
+        yield f"{images} of {', '.join(folders)}, {views} of them"
         yield from self.skipped
         yield "buckets:"
         for bucket, count in Counter(picture.bucket for picture in self.pictures).items():

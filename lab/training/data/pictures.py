@@ -78,6 +78,7 @@ class Picture:
         mask_sha256: Of that file's bytes, or "".
         bucket: The size that it is cut to.
         captions: Of which each example takes one.
+        names: The embeddings that its captions have to name.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class Picture:
     mask_sha256: str
     bucket: Bucket
     captions: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,30 @@ class View:
 
 
 def read_pictures(
-    config: TrainConfig, templates: Sequence[str], names: Sequence[str], buckets: list[Bucket]
+    config: TrainConfig, templates: Sequence[str], buckets: list[Bucket]
 ) -> tuple[list[Picture], list[str]]:
-    """Reads the folder.
+    """Reads the folders.
 
     Returns:
-        The pictures by name, and what was left out: a line for each image that was skipped, one for other files.
+        The pictures by name, folder after folder, and what was left out: a line for each image that was skipped, one
+        for other files.
 
     Raises:
         InputError: no folder, no image in it, an image that cannot be read or is too small, or a bad caption file.
     """
-    files, masks, left_out = _image_files(config)
     lines = read_templates(templates)
+    read = [_read_folder(config, folder, lines, names, buckets) for folder, names in config.folders()]
+    return [picture for found, _ in read for picture in found], [line for _, left in read for line in left]
+
+
+def _read_folder(
+    config: TrainConfig,
+    folder: Path | None,
+    lines: list[str],
+    names: Sequence[str],
+    buckets: list[Bucket],
+) -> tuple[list[Picture], list[str]]:
+    files, masks, left_out = _image_files(config, folder)
     pictures, skipped = [], []
     for path in files:
         try:
@@ -131,13 +145,13 @@ def read_pictures(
             skipped.append(f"skipped: {error}")
     if not pictures:
         raise InputError(
-            f"{config.images}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
+            f"{folder}: none of its {len(files)} images can be used; {skipped[0].removeprefix('skipped: ')}"
         )
-    return pictures, skipped + [f"{config.images}: {left_out}"] * bool(left_out)
+    return pictures, skipped + [f"{folder}: {left_out}"] * bool(left_out)
 
 
 def read_captions(config: TrainConfig, templates: str) -> dict[str, tuple[str, ...]]:
-    """The captions of each image of the folder, by its file's name; the images are not looked into.
+    """The captions of each image of the run's own folder, by its file's name; the images are not looked into.
 
     Args:
         templates: The set of caption templates for when the config names none.
@@ -145,16 +159,15 @@ def read_captions(config: TrainConfig, templates: str) -> dict[str, tuple[str, .
     Raises:
         InputError: no folder, no image in it, or a bad caption file.
     """
-    files, _, _ = _image_files(config)
+    files, _, _ = _image_files(config, config.images)
     lines = read_templates(config.templates or [templates])
-    names = [subject.name for subject in config.subjects()]
+    _, names = config.folders()[0]
     return {path.name: image_captions(path, config, lines, names) for path in files}
 
 
-def _image_files(config: TrainConfig) -> tuple[list[Path], dict[str, Path], str]:
+def _image_files(config: TrainConfig, folder: Path | None) -> tuple[list[Path], dict[str, Path], str]:
     """The images of the folder, by name, their masks by stem, and what is left out; of those that the run made itself,
     only these."""
-    folder = config.images
     if folder is None:
         raise InputError("images: there are none; give a folder with --images")
     if not is_folder(folder):
@@ -207,6 +220,7 @@ def _read_picture(
         hashlib.sha256(mask.read_bytes()).hexdigest() if mask is not None else "",
         nearest_bucket(*size, buckets),
         image_captions(path, config, templates, names),
+        tuple(names),
     )
 
 

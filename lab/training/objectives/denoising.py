@@ -6,6 +6,7 @@ Salimans & Ho (2202.00512).
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -98,12 +99,18 @@ class Denoising(Objective[Example]):
         self.images, self.skipped = self.data.images, self.data.skipped
         self._others = embeddings_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
         counts = {subject.name: subject.vectors for subject in config.subjects()}
-        check_placeholders(bundle, self.data.captions.items(), counts, self._others)
+        for names, captions in self.data.captions_by_names().items():
+            check_placeholders(bundle, captions, counts, self._others, names)
         self._error = ERRORS[config.loss]
         self._alphas = alphas_cumprod(bundle).to(bundle.device)
         self._weights = TIMESTEP_WEIGHTS[config.weighting](
             self._alphas / (1 - self._alphas), bundle.prediction_type
         )
+
+    def images_of(self, name: str) -> Sequence[Path]:
+        """The image files whose captions name an embedding; all for one that none names, the half of a pair."""
+        named = [picture.path for picture in self.data.pictures if name in picture.names]
+        return named or self.images
 
     def fingerprint(self) -> dict[str, str]:
         """What makes each image what it is, by file name: image, mask and captions; and embeddings that these name."""
@@ -224,7 +231,7 @@ class Pair(Denoising):
             )
         super().__init__(bundle, config, embeddings)
         negatives = [(caption, "negative_templates") for caption in self.negative_captions]
-        check_placeholders(bundle, negatives, {half.name: half.vectors}, self._others)
+        check_placeholders(bundle, negatives, {half.name: half.vectors}, self._others, [half.name])
 
     @classmethod
     def partner(cls, config: TrainConfig) -> Subject:

@@ -148,6 +148,10 @@ class Objective(ABC, Generic[E]):
         """What one example costs, for estimates of memory and time."""
         return Cost()
 
+    def images_of(self, name: str) -> Sequence[Path]:
+        """Of the images that are learned from, those that show what an embedding is to mean."""
+        return self.images
+
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:
         """What a resumed run must find the same, by the name that an error would give it."""
