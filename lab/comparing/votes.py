@@ -139,7 +139,7 @@ class Poll:
         try:
             self.baseline = next(row["variant"] for row in rows if row["baseline"] == "True")
             self.entries = _entries(rows)
-        except (KeyError, ValueError, TypeError, StopIteration):
+        except (LookupError, ValueError, TypeError, StopIteration):
             raise InputError(f"{table}: not the table of a comparison; make it again") from None
         self.variants = list(dict.fromkeys(entry.variant for entry in self.entries.values()))
 

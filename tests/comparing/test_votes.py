@@ -190,7 +190,18 @@ def test_before_any_vote_nobody_is_ranked(folder):
     assert Poll(folder).agreements() == []
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "variant,baseline,prompt,seed,file\nx,False,a,1,f.png\n"])
+HEAD, OF_BASELINE = "variant,baseline,prompt,seed,file\n", "x,True,a,1,f.png\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a,b\n1,2\n",
+        f"{HEAD}x,False,a,1,f.png\n",
+        f"{HEAD}{OF_BASELINE}y,False,a,1,g.png\ny,False,a,2,h.png\n",  # which the baseline has not
+    ],
+)
 def test_what_is_no_comparison_is_said(tmp_path, text):
     if text:
         (tmp_path / "results.csv").write_text(text)
