@@ -244,7 +244,8 @@ class Service:
     def _make_pictures(self, pieces: Sequence[Piece]) -> None:
         """Makes images whose settings are equal, and tells how far each order is."""
         asked = [replace(piece.what, index=index) for index, piece in enumerate(pieces)]
-        jobs = plan(self.bundle, asked, self.library)
+        library = self.library  # of which meanwhile some may be removed, or learned anew
+        jobs = plan(self.bundle, asked, library)
 
         def watch(step: Step) -> None:
             running = [pieces[job.index] for job in step.jobs]
@@ -260,18 +261,18 @@ class Service:
         for sample in run_jobs(self.bundle, jobs, observer=watch):
             piece = pieces[sample.job.index]
             words = sum(span.end - span.start for span in sample.job.positive.spans)
-            picture = Picture(sample.image, self._record(sample.job), words)
+            picture = Picture(sample.image, self._record(sample.job, library), words)
             piece.order.done = len(piece.order.results) + 1.0
             piece.order.tell(Finished(piece.place, picture))
             piece.order.finish(piece.place, picture)
 
-    def _record(self, job: Job) -> dict[str, Any]:
+    def _record(self, job: Job, library: Mapping[str, Embedding]) -> dict[str, Any]:
         """What made an image, with the files of its embeddings, where `lab rerun` finds them from any folder."""
         request = job.request
         names = {use.name for side in (job.positive, job.negative) for use in side.applied}
         for text in filter(None, (request.prompt, request.negative_prompt)):  # also what is never in force
-            names |= {each.name for each in references_in(str(text), self.library, request.options.dialect)}
-        used = (self.library[name] for name in sorted(names))
+            names |= {each.name for each in references_in(str(text), library, request.options.dialect)}
+        used = (library[name] for name in sorted(names))
         files = [f"{one.provenance.path.absolute()}={one.name}" for one in used if one.provenance.path]
         return make_record(self.bundle, job) | ({"embedding": files} if files else {})
 

@@ -94,6 +94,16 @@ def test_one_clients_mistake_is_not_anothers(service, held, monkeypatch):
         bad.future.result(30)
 
 
+def test_an_embedding_may_be_removed_while_an_image_is_made_with_it(service, monkeypatch):
+    path = service.library["negative"].provenance.path
+    order = service.order_pictures(
+        "a",
+        {"prompt": "a <negative>", "steps": 2},
+        tell=lambda _: monkeypatch.setattr(service, "library", {}),  # as when its job is removed
+    )
+    assert order.future.result(30)[0].record["embedding"] == [f"{path.absolute()}=negative"]
+
+
 def test_progress_and_a_look_at_what_is_under_way(service):
     told = []
     order = service.order_pictures("a", {"prompt": "a", "steps": 3}, tell=told.append, previews=1)
