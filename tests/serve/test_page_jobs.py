@@ -7,6 +7,7 @@ import pytest
 
 from lab.comparing.votes import Poll
 from lab.serve.job_kinds import JOB_KINDS, TrainJob
+from lab.serve.lane import UnwantedError
 from tests.paths import REPOSITORY
 from tests.serve.pages import opened, until_read, write
 
@@ -22,12 +23,15 @@ def go_to(page, name):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Jobs of a kind wait before they run, until `go` is set; trainings make few previews."""
+    """Jobs of a kind wait before they run, until `go` is set, and have done nothing if they were stopped meanwhile;
+    trainings make few previews."""
     go = Event()
 
     def hold(kind):
         def run(place, asked, listener, run=JOB_KINDS[kind].run):
             go.wait(60)
+            if listener.stopping():
+                raise UnwantedError
             asked = TrainJob.build(asked.given() | FEW) if kind == "train" else asked
             return run(place, asked, listener)
 
@@ -36,6 +40,16 @@ def held(monkeypatch):
 
     yield hold
     go.set()
+
+
+@pytest.fixture(scope="module")
+def phone(tab, served):
+    """The same browser's page once more, as when somebody comes back: on a phone, in the dark."""
+    page = tab[0].context.new_page()
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    yield opened(page, served[0])
+    page.close()
 
 
 def test_a_comparison_over_two_axes_is_stopped_resumed_and_reported(page, held):
@@ -71,35 +85,6 @@ def test_a_comparison_over_two_axes_is_stopped_resumed_and_reported(page, held):
         and not report.value.get_by_text("colourfulness").count()
     )
     report.value.close()
-
-
-def test_a_dozen_votes_become_a_ranking(page, served):
-    go_to(page, "Vote")
-    pair = page.locator("#ballot img")
-    pair.nth(1).wait_for()
-    assert "guidance" not in page.locator("#ballot").inner_html(), "nothing tells what made them"
-    until_read(page, "outcome", "0 of 12 votes")
-    page.keyboard.press("ArrowLeft")
-    until_read(page, "outcome", "1 of 12 votes")
-    page.keyboard.press("Backspace")
-    until_read(page, "outcome", "0 of 12 votes")
-    pair.nth(1).click()
-    until_read(page, "outcome", "1 of 12 votes")
-    other = opened(page.context.new_page(), served[0])
-    go_to(other, "Vote")
-    until_read(other, "outcome", "1 of 12 votes")
-    for number in range(2, 12):
-        page.keyboard.press("ArrowRight")
-        until_read(page, "outcome", f"{number} of 12 votes")
-    other.keyboard.press("ArrowLeft")  # on a pair that has a vote: it counts once, and the last one is shown
-    until_read(other, "outcome", "11 of 12 votes")
-    other.keyboard.press("ArrowLeft")
-    until_read(other, "outcome", "Which metric agrees with you")
-    until_read(other, "ballot", "Every pair of this comparison has a vote")
-    assert other.locator("#outcome td").get_by_text("the baseline").count() == 1
-    other.close()
-    (run,) = served[1].parent.glob("jobs/*/run/cells")
-    assert [vote.preferred for vote in Poll(run.parent).votes()] == ["right"] * 11 + ["left"]
 
 
 def test_an_embedding_is_learned_and_used_at_once(page, held):
@@ -142,22 +127,49 @@ def test_an_embedding_is_learned_and_used_at_once(page, held):
     page.locator("[data-insert='<my-bag>']").wait_for()
 
 
-def test_after_a_reload_on_a_phone_in_the_dark_jobs_and_forms_are_there(page):
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.reload()
-    page.locator("#reading .token").first.wait_for()
+def test_a_dozen_votes_become_a_ranking(page, served, phone):
+    go_to(page, "Vote")
+    pair = page.locator("#ballot img")
+    pair.nth(1).wait_for()
+    assert "guidance" not in page.locator("#ballot").inner_html(), "nothing tells what made them"
+    until_read(page, "outcome", "0 of 12 votes")
+    page.keyboard.press("ArrowLeft")
+    until_read(page, "outcome", "1 of 12 votes")
+    page.keyboard.press("Backspace")
+    until_read(page, "outcome", "0 of 12 votes")
+    pair.nth(1).click()
+    until_read(page, "outcome", "1 of 12 votes")
+    go_to(phone, "Vote")
+    until_read(phone, "outcome", "1 of 12 votes")
+    (cells,) = served[1].parent.glob("jobs/*/run/cells")
+    poll = Poll(cells.parent)
+    while len(poll.votes()) < 10:
+        ballot = poll.next()
+        poll.vote(ballot.left, ballot.right, "right")
+    for number in (10, 11):  # at first on a pair that has a vote: it counts once, and the next one is shown
+        page.keyboard.press("ArrowRight")
+        until_read(page, "outcome", f"{number} of 12 votes")
+    phone.keyboard.press("ArrowLeft")  # likewise
+    until_read(phone, "outcome", "11 of 12 votes")
+    phone.keyboard.press("ArrowLeft")
+    until_read(phone, "outcome", "Which metric agrees with you")
+    until_read(phone, "ballot", "Every pair of this comparison has a vote")
+    assert phone.locator("#outcome td").get_by_text("the baseline").count() == 1
+    assert [vote.preferred for vote in poll.votes()] == ["right"] * 11 + ["left"]
+
+
+def test_whoever_comes_back_finds_jobs_and_forms(page, phone):  # `page` holds that nothing went wrong
     for name, field, text in (("Train", "train-name", "my-bag"), ("Compare", "values-2", "2\n6")):
-        go_to(page, name)
-        page.wait_for_function(
+        go_to(phone, name)
+        phone.wait_for_function(
             "([field, text]) => document.querySelector(`#${field} textarea`)?.value === text",
             arg=[field, text],
         )
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    go_to(page, "Vote")
-    until_read(page, "outcome", "What you prefer")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    go_to(page, "Train")
-    until_read(page, "shown-pictures", "2 images")
-    assert page.locator("[data-caption='2.png']").input_value() == "a red <my-bag>"
-    page.locator("#trainings [data-use]").wait_for()
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    go_to(phone, "Vote")
+    until_read(phone, "outcome", "What you prefer")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    go_to(phone, "Train")
+    until_read(phone, "shown-pictures", "2 images")
+    assert phone.locator("[data-caption='2.png']").input_value() == "a red <my-bag>"
+    phone.locator("#trainings [data-use]").wait_for()
