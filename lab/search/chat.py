@@ -35,7 +35,12 @@ _MARK = re.compile(
 )
 """What stands in front of an entry of a list: `1.`, `(2)`, `-`, `Prompt 3:`."""
 
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+_THOUGHTS = re.compile(
+    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>",
+    re.DOTALL | re.IGNORECASE,
+)
+"""What a model thought first, also where the server has put the beginning mark into what it was asked."""
+
 _QUOTES = "\"'“”„«»‘’`*_ "
 _FOREIGN_OPTIONS = re.compile(r"\s+--[a-z]\w*(?:\s.*)?$", re.IGNORECASE)
 """Of Midjourney's prompts, such as ` --ar 16:9`."""

@@ -93,6 +93,7 @@ THREE = ["a red apple, calm", "the sea at night", "an old map"]
         'Sure!\n```json\n{"prompts": [{"id": "7", "prompt": "a red apple, calm"}, {"prompt": "the sea at night"}, '
         '"an old map"]}\n```',
         "<think>1. not this\n2. nor this</think>1. a red apple, calm --ar 16:9\n2. the sea <at> night\n3. an old map",
+        "1. not this\n2. nor this\n</think>\n1. a red apple, calm\n2. the sea at night\n3. an old map",
         '["1. a red apple, calm", "2. the sea at night", "3. an old map"]',
     ],
 )  # fmt: skip
