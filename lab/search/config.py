@@ -170,8 +170,12 @@ class ComposeConfig(ComposeOptions, ChatOptions, ModelOptions):
             given = next((name for name in ChatOptions.model_fields if name in self.model_fields_set), None)
             if given is not None:
                 raise ValueError(f"{given}: is for a chat server; give its --chat-url, or leave it out")
-        elif self.library is not None:
-            raise ValueError("library: a chat server takes its place; leave one of them out")
+        else:
+            for name in ("library", "seed", "name_keywords"):
+                if getattr(self, name) != ComposeOptions.model_fields[name].default:
+                    raise ValueError(
+                        f"{name}: a chat server takes the library's place; leave one of them out"
+                    )
         if self.chat_url is None and self.library is None:
             known = {*aspects("emoji"), *aspects("general")}
             for aspect in self.about:

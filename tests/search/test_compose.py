@@ -115,6 +115,11 @@ def test_prompts_written_elsewhere_are_put_in_order(sd1):
         ({"keyword": "cat", "then_generate": 9}, "raise --count"),
         ({"keyword": "cat", "role": "a poet"}, "give its --chat-url"),
         ({"keyword": "cat", "chat_url": "localhost:8000"}, "no address"),
+        ({"keyword": "cat", "chat_url": "http://h:1", "seed": 1}, "seed: a chat server"),
+        (
+            {"keyword": "cat", "chat_url": "http://h:1", "name_keywords": False},
+            "name_keywords: a chat server",
+        ),
         ({"keyword": "cat", "count": 0}, "count"),
         ({"keyword": "cat", "library": "absent.txt"}, "no such file"),
         ({"keyword": "<absent>"}, "absent"),
