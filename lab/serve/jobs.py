@@ -144,7 +144,7 @@ class Jobs:
         """Queues a job again that was cancelled, interrupted or failed: it goes on from what it has made.
 
         Raises:
-            InputError: it is done, or has not ended.
+            InputError: it is done, has not ended, or was removed.
             BusyError: too many jobs wait, or it was cancelled just now and is still being broken off.
         """
         self._check_room()
@@ -186,6 +186,8 @@ class Jobs:
     def _queue(self, job: Job, client: Hashable, states: frozenset[State] = frozenset(("waiting",))) -> None:
         """Queues a job that is in one of these states."""
         with self._turn:
+            if job.ended and job.record.id not in self._jobs:
+                raise InputError("the job was removed; start another one")
             if job.record.state not in states:
                 raise InputError(
                     f"the job is {job.record.state}, and only one that was broken off can be resumed"

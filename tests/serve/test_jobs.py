@@ -295,6 +295,10 @@ def test_a_job_that_waits_is_cancelled_without_a_trace(jobs, denoised):
     opened.cancel(first)
     until(lambda: first.order is None)
     assert not second.files()
+    opened.remove(second)
+    with pytest.raises(lab.InputError, match="was removed"):
+        opened.resume(second, "who had found it before")
+    assert not second.folder.exists()
 
 
 def test_after_a_restart_jobs_say_what_became_of_them_and_go_on(jobs):
