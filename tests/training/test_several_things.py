@@ -37,7 +37,9 @@ def test_each_folder_has_its_own_name_and_file(sd1, two):
     assert all((config.out / f"{embedding.name}.safetensors").is_file() for embedding in learned)
     assert not learned[0].vectors["clip"].equal(learned[1].vectors["clip"])
     again = TrainConfig.read(config.out / "config.yaml")
-    assert again.folders() == config.folders()
+    assert again.folders() == config.folders() and again.subjects() == config.subjects()
+    lab.train(sd1, TrainConfig.build({"resume": config.out, "steps": 3}))
+    assert lab.read_embedding(config.out / "my-owl.safetensors").count == 2
     assert TrainConfig.build(two | {"name": "of-a-recipe"}).name == "my-cup"
 
 

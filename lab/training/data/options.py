@@ -5,7 +5,16 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import AfterValidator, Field, PlainSerializer, SerializationInfo, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from lab.config import Config, ExistingFolder, ExistingPath, at_home, one_of
 from lab.files import is_there
@@ -58,6 +67,11 @@ class Subject(Config):
     vectors: int = Field(1, ge=1, le=MAX_VECTORS)
     init: Init = "auto"
     learning_rate: Rate | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was said alone: read again, the rest is still as the first embedding's."""
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
 class DataOptions(Config):
