@@ -72,3 +72,11 @@ def test_what_cannot_be_is_told_in_a_line(two, settings, told):
     with pytest.raises(InputError, match=told) as error:
         TrainConfig.build(two | settings)
     assert "\n" not in str(error.value)
+
+
+def test_vectors_that_leave_other_words_no_room_are_told(sd1, two):
+    config = TrainConfig.build(two | {"vectors": 40, "templates": "{name}", "keep_context": 1})
+    with pytest.raises(
+        InputError, match="keep_context: <my-cup> <my-owl> are so many vectors that no words fit"
+    ):
+        lab.train(sd1, config)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab.condition.effect import laid_out
+from lab.errors import InputError
 from lab.models.bundle import Bundle
 from lab.training.data.captions import (
     CaptionChunker,
@@ -35,6 +36,9 @@ class ContextDrift:
             encode: Knows the vectors.
             names: Of the embeddings, which stand side by side.
             word: The word in their place.
+
+        Raises:
+            InputError: so many vectors that no prompt has room for words behind them.
         """
         self._encode = encode
         chunker = CaptionChunker(bundle, vector_counts(encode.embeddings))
@@ -53,6 +57,11 @@ class ContextDrift:
                 self._prompts.append(prompt)
                 rows.append(behind)
                 expected.append(laid_out(states, own, tokens)[behind])
+        if not self._prompts:
+            raise InputError(
+                f"keep_context: {filling} are so many vectors that no words fit behind them; take fewer, or leave it "
+                "out"
+            )
         self._rows, self._expected = rows, expected
 
     def __call__(self, generators: Sequence[torch.Generator]) -> Tensor:
