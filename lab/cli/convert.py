@@ -44,6 +44,10 @@ def convert(
     check_writable(out.parent, "place")
     if (from_model is None) != (to_model is None):
         raise InputError("from one model to another takes both; give --from-model and --to-model")
+    if refine and to_model is None:
+        raise InputError(
+            "refine: is for the way to another model; give --from-model and --to-model, or leave it out"
+        )
     from lab.embeddings.read import read_one
 
     embedding = read_one(source, name=out.stem)

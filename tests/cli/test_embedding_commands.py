@@ -212,6 +212,8 @@ class TestConvert:
         assert "take sdxl" in capsys.readouterr().err
         assert run("convert", path, out, "--from-model", sd1_folder) == BAD_INPUT
         assert "give --from-model and --to-model" in capsys.readouterr().err
+        assert run("convert", path, out, "--refine") == BAD_INPUT
+        assert "refine: is for the way to another model" in capsys.readouterr().err
         assert run("convert", path, out, "--from-model", sd1_folder, "--to-model", "emojy") == BAD_INPUT
         assert not out.exists()
 
