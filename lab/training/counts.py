@@ -48,7 +48,7 @@ def learn_counts(
     }
     folders = {count: TrainingFolder(config.out / f"vectors-{count}") for count in runs}
     try:
-        learned = {count: _learned(run, folders[count], learn) for count, run in runs.items()}
+        learned = {count: learn_or_go_on(run, folders[count], learn) for count, run in runs.items()}
     except KeyboardInterrupt:
         listener.note(f"The same command with --out {config.out} goes on with all numbers of vectors.")
         raise
@@ -66,8 +66,14 @@ def learn_counts(
     return kept
 
 
-def _learned(config: TrainConfig, folder: TrainingFolder, learn: Callable[[TrainConfig], Learned]) -> Learned:
-    """What a run learns: it begins, goes on, or ended before."""
+def learn_or_go_on(
+    config: TrainConfig, folder: TrainingFolder, learn: Callable[[TrainConfig], Learned]
+) -> Learned:
+    """What a run learns, one of several that make up a command: it begins, goes on, or ended before.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
     if not folder.exists:
         return learn(config)
     before = folder.read_config()

@@ -7,24 +7,30 @@ from lab.config import at_home
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.files import is_folder
+from lab.listening import Listener
 from lab.training.config import TrainConfig
+from lab.training.counts import Learned, learn_or_go_on
 from lab.training.data.captions import placeholder
+from lab.training.data.sides import check_alone
 from lab.training.run_folder import TrainingFolder, run_config
 
 
 def learn_ends(
-    config: TrainConfig, learn: Callable[[TrainConfig], Embedding | list[Embedding]]
+    config: TrainConfig, learn: Callable[[TrainConfig], Learned], listener: Listener = Listener()
 ) -> TrainConfig:
     """The config of a slider between two prompts, with folders of images replaced by styles learned from them.
 
     Any other config comes back as it is. The styles are NAME-from and NAME-to, each in a folder of its own inside the
-    run's; how they are learned the run's own options say.
+    run's; how they are learned the run's own options say. A style that is there already is taken as it is, and one
+    that was interrupted goes on.
 
     Args:
         learn: Carries out a run.
+        listener: Hears how to go on.
 
     Raises:
-        InputError: a folder at one end alone, or folders that hold such runs already.
+        InputError: a folder at one end alone, other images, or folders that hold runs with other settings.
+        KeyboardInterrupt: after Ctrl-C, with what was learned so far on disk.
     """
     texts = {"from": config.from_, "to": config.to}
     folders = {
@@ -35,16 +41,20 @@ def learn_ends(
     if len(folders) < 2:
         (end,) = folders
         raise InputError(f"{end}: {folders[end]} is a folder, so --from and --to both have to be one")
+    check_alone(config)
     config = run_config(config)
     assert config.out is not None and config.name is not None, "run_config sees to it"
     neutral, prompts, files = config.neutral or "X", {}, []
     for end, images in folders.items():
         name = f"{config.name}-{end}"
         out = config.out / name
-        if TrainingFolder(out).exists:
-            raise InputError(f"{out}: holds a run already; choose another --out")
         style = {"objective": "style", "images": images, "name": name, "out": out, "from_": None, "to": None}
-        learned = learn(config.model_copy(update={**style, "vectors": config.counts[0]}))
+        run = config.model_copy(update={**style, "vectors": config.counts[0]})
+        try:
+            learned = learn_or_go_on(run, TrainingFolder(out), learn)
+        except KeyboardInterrupt:
+            listener.note(f"The same command with --out {config.out} goes on with the slider.")
+            raise
         assert isinstance(learned, Embedding) and learned.provenance.path is not None, "it was saved"
         files.append(learned.provenance.path)
         prompts[end] = f"{neutral} in {placeholder(name)} style"

@@ -69,7 +69,7 @@ def train(
     def learn_one(one: TrainConfig) -> Embedding | list[Embedding]:
         return learn(prepare(bundle, one, embeddings, listener), listener)
 
-    config = learn_ends(config, learn_one)
+    config = learn_ends(config, learn_one, listener)
     return learn_counts(config, learn_one, listener) if len(config.counts) > 1 else learn_one(config)
 
 

@@ -7,11 +7,13 @@ import torch
 
 import lab
 from lab.errors import InputError
+from lab.listening import Listener
 from lab.training.config import TrainConfig
 from lab.training.data.sides import Side, read_sides
 from lab.training.ends import learn_ends
 from lab.training.objectives.slider import Pick, even_shares
 from lab.training.strength import Strength, place_images
+from tests.training.drawings import draw
 
 
 @pytest.fixture
@@ -137,6 +139,27 @@ def test_folders_at_both_ends_become_styles_in_the_prompts(sliding, tmp_path):
     assert [path.stem for path in run.embeddings] == ["shift-by-from", "shift-by-to"]
     with pytest.raises(InputError, match="so --from and --to both have to be one"):
         learn_ends(sliding(**folders | {"to": "blue X"}), learn)
+    with pytest.raises(InputError, match="images: a slider is learned by itself"):
+        learn_ends(sliding(**folders, images=tmp_path / "old"), pytest.fail)
+
+
+def test_styles_at_the_ends_that_were_learned_before_an_interruption_are_taken(sd1, sliding, tmp_path):
+    folders = {"from": str(draw(tmp_path / "old", 1)), "to": str(draw(tmp_path / "new", 2))}
+    config, notes = sliding(**folders, steps=1, init="text:red"), []
+
+    class Interrupted(Listener):
+        def note(self, text):
+            notes.append(text)
+
+        def stopping(self):
+            return (config.out / "shift-by-from" / "shift-by-from.safetensors").is_file()
+
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(sd1, config, listener=Interrupted())
+    assert notes[-1] == f"The same command with --out {config.out} goes on with the slider."
+    first = (config.out / "shift-by-from" / "progress.jsonl").read_bytes()
+    assert lab.train(sd1, config).kind == "slider"
+    assert (config.out / "shift-by-from" / "progress.jsonl").read_bytes() == first
 
 
 def test_yaml_takes_from_as_it_is_said(tmp_path):

@@ -38,7 +38,7 @@ from lab.training.data.captions import (
     vector_counts,
 )
 from lab.training.data.noised import PICTURES, make_pictures, time_ids_of
-from lab.training.data.sides import read_sides, words_between
+from lab.training.data.sides import check_alone, read_sides, words_between
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Objective, split_evenly
 from lab.training.strength import DIALECTS, Strength, Yardstick
@@ -77,9 +77,7 @@ class Slider(Objective[Pick]):
         super().__init__(bundle, config, embeddings)
         if config.from_ is None or config.to is None:
             raise InputError("from: a slider leads from one prompt to another; give --from and --to")
-        if config.images is not None or config.more:
-            what = "more" if config.images is None else "images"
-            raise InputError(f"{what}: a slider is learned by itself from two prompts; leave it out")
+        check_alone(config)
         self.sides = read_sides(config)
         texts = [text for side in self.sides for text in side]
         self._others = embeddings_named(bundle, texts, embeddings)
