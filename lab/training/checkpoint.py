@@ -232,12 +232,12 @@ class EmbeddingWriter:
         embedding.save(path, self._config.layout, metadata if path.suffix == ".safetensors" else None)
 
     def _metadata(self, name: str) -> dict[str, str]:
-        """What an embedding was learned from and how; `lab.data_hash` is that of all images, masks and captions, or
-        of the prompts, whatever their files are called."""
+        """What an embedding was learned from and how; `lab.images` are those that show it, and `lab.data_hash` is that
+        of all images of the run, masks and captions, or of the prompts, whatever their files are called."""
         data = "\n".join(sorted(self._objective.fingerprint().values()))
         return {
             "lab.base_model_hash": self._bundle.hash,
-            "lab.images": str(len(self._objective.images)),
+            "lab.images": str(len(self._objective.images_of(name))),
             "lab.data_hash": hashlib.sha256(data.encode()).hexdigest(),
             INITIAL_TEXT: self._beginnings[name].initial.text,
             "lab.learning_rate": f"{self._beginnings[name].rate:g}",

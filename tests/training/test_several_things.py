@@ -36,6 +36,7 @@ def test_each_folder_has_its_own_name_and_file(sd1, two):
     assert [embedding.name for embedding in learned] == ["my-cup", "my-owl"]
     assert all((config.out / f"{embedding.name}.safetensors").is_file() for embedding in learned)
     assert not learned[0].vectors["clip"].equal(learned[1].vectors["clip"])
+    assert [embedding.provenance.metadata["lab.images"] for embedding in learned] == ["3", "2"]
     again = TrainConfig.read(config.out / "config.yaml")
     assert again.folders() == config.folders() and again.subjects() == config.subjects()
     lab.train(sd1, TrainConfig.build({"resume": config.out, "steps": 3}))
