@@ -47,8 +47,8 @@ class LearningOptions(Config):
     """How it is learned."""
 
     vectors: VectorCounts = 1
-    """How many vectors the embedding has. For a text several numbers, such as 1,2,4,8: what each can do, and the
-    fewest are kept that come near the best (--tolerance)."""
+    """How many vectors the embedding has. For a text or a slider several numbers, such as 1,2,4,8: what each can do,
+    and the fewest are kept that come near the best (--tolerance)."""
 
     place: Place = "input"
     """Where the vectors act: in front of the text encoder, behind it (`output`, as OneTrainer's output embeddings), or
@@ -82,7 +82,7 @@ class LearningOptions(Config):
     (2512.13672, with `--norm mean`); the latter two with steps as long as AdamW's."""
 
     learning_rate: Rate | None = None
-    """AdamW's learning rate, for either; by default one that suits the size of the vocabulary's vectors."""
+    """AdamW's learning rate, for any of them; by default one that suits the size of the vocabulary's vectors."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate goes on after the warm-up."""

@@ -38,7 +38,7 @@ def learn_counts(
     """
     if "explained" not in find_objective(config.objective).watched:
         raise InputError(
-            f"vectors: several numbers are for --objective text; with {config.objective} give one"
+            f"vectors: several numbers are for --objective text and slider; with {config.objective} give one"
         )
     config = run_config(config)
     assert config.out is not None, "run_config chooses one"

@@ -104,7 +104,7 @@ class TextMatchOptions(Config):
 
     measured: int | None = Field(None, ge=0, le=10_000)
     """Images that tell at the end how much of the effect survives, in the negative prompt with --prompt-file, else as
-    the prompt; by default 16 for --embeds, and none for --text."""
+    the prompt; by default 16 for --embeds, and none for --text. Of a slider: those at each weight, by default 4."""
 
 
 class ContrastiveOptions(Config):
