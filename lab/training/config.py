@@ -188,7 +188,8 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
     def folders(self) -> list[tuple[Path | None, list[str]]]:
         """The folders of images, each with the embeddings that its captions name."""
         own = {subject.name: subject.images for subject in self.more if subject.images is not None}
-        shared = [subject.name for subject in self.subjects() if subject.name not in own]
+        names = [self.name, *(subject.name for subject in self.more)]
+        shared = [name for name in names if name is not None and name not in own]
         return [(self.images, shared), *((images, [name]) for name, images in own.items())]
 
     @property
