@@ -1,4 +1,5 @@
-"""How many vectors a text takes: a run for each of several numbers, and the fewest that do nearly what the best do."""
+"""How many vectors a text or a slider takes: a run for each of several numbers, and the fewest that do nearly what the
+best do."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,7 +28,7 @@ def learn_counts(
 
     Args:
         learn: Carries out a run with one number of vectors.
-        listener: Hears the share of the text's effect that each number has, and which is kept.
+        listener: Hears the share of the effect aimed at that each number has, and which is kept.
 
     Returns:
         What the run learned that has the fewest vectors within `tolerance` of the best.
@@ -56,7 +57,7 @@ def learn_counts(
     chosen = fewest(shares, config.tolerance)
     for count, share in shares.items():
         mark = " (kept)" * (count == chosen)
-        listener.note(f"{counted(count, 'vector')}: {100 * share:.1f} % of what the text does{mark}")
+        listener.note(f"{counted(count, 'vector')}: {100 * share:.1f} % of what is aimed at{mark}")
     kept = learned[chosen]
     for embedding in kept if isinstance(kept, list) else [kept]:
         path = embedding.provenance.path

@@ -82,6 +82,8 @@ class Strength(NamedTuple):
 
     def describe(self) -> str:
         """Equal steps and saturation, for people."""
+        if not self.saturation:
+            return "no weight leads images from one prompt towards the other"
         steps = ", ".join(f"{weight:.2g}" for weight in self.even())
         return (
             f"steps that look equal are at weights {steps}, and from {self.saturation:.2g} on little is added"

@@ -84,7 +84,14 @@ def test_even_steps_undo_a_bent_scale():
     assert shares[0] == 0 and shares[1] == 1.5 and shares[1.5] == 2.25
     assert shares[0.25] < 0.7 < shares[0.5], "the steep part of the way is given more room"
     assert even_shares(Strength((0.0, 1.0), (0.0, 0.0), (0.0, 0.0)))[0.5] == 0.5
-    assert Strength((0.0, 1.0), (0.0, 0.0), (0.0, 0.0)).even(2) == [0.0, 0.0]
+    nothing = Strength((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
+    assert nothing.even(2) == [0.0, 0.0] and nothing.describe().startswith("no weight leads")
+
+
+def test_of_several_numbers_of_vectors_it_is_told_what_they_do(sd1, sliding, heard):
+    lab.train(sd1, sliding(vectors="1,2", steps=1, things=["apple"]), listener=heard)
+    told = [note for note in heard.notes if note.endswith(("% of what is aimed at", "(kept)"))]
+    assert len(told) == 2 and not any("text" in note for note in told)
 
 
 def test_places_of_images_are_told_from_what_else_changes():

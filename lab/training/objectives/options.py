@@ -99,7 +99,7 @@ class TextMatchOptions(Config):
     """Prompt embeddings in the text's place: of `lab encode --out`, or a bare tensor such as ReNeg's (2412.19637)."""
 
     tolerance: float = Field(0.02, ge=0, lt=1)
-    """Of several numbers of vectors the fewest are kept whose share of the text's effect is at most this far below the
+    """Of several numbers of vectors the fewest are kept whose share of the effect is at most this far below the
     best."""
 
     measured: int | None = Field(None, ge=0, le=10_000)
