@@ -70,7 +70,7 @@ def test_learning_leads_along_the_direction(sd1, sliding, heard):
 
 def test_strength_is_measured_and_kept_in_the_file(sd1, sliding, heard):
     slider = lab.train(sd1, sliding(steps=4, measured=1), listener=heard)
-    assert "In a1111, steps that look equal are at weights" in heard.notes[-1]
+    assert "In a1111, " in heard.notes[-1] and "In comfy, " in heard.notes[-1]
     assert any("times is all that can be seen" in note for note in heard.notes)
     told = json.loads(slider.provenance.metadata["lab.slider.comfy"])
     assert told["weights"][0] == 0 and len(told["places"]) == len(told["weights"]) and len(told["even"]) == 5
@@ -80,6 +80,7 @@ def test_even_steps_undo_a_bent_scale():
     strength = Strength((0.0, 0.5, 1.0, 2.0), (0.0, 0.1, 0.9, 1.0), (0.0,) * 4)
     assert strength.even(3) == [0.0, pytest.approx(0.734, abs=1e-3), 1.5]
     assert strength.saturation == 1.5
+    assert "equal are at weights 0, 0.59, 0.73, 0.88, 1.5, and" in strength.describe()
     shares = even_shares(strength)
     assert shares[0] == 0 and shares[1] == 1.5 and shares[1.5] == 2.25
     assert shares[0.25] < 0.7 < shares[0.5], "the steep part of the way is given more room"
