@@ -24,6 +24,9 @@ from lab.score.metrics import METRICS
 ENOUGH = 12
 """Votes from which on it is told what follows from them: before, it would lead whoever votes."""
 
+MOST_PAIRED = 100
+"""Variants of which all pairs are looked at to find the next one: of more, those that were met least."""
+
 _WRITING = Lock()
 """Held from looking at the votes to adding one, so that two who look at the same pair give one vote."""
 
@@ -164,10 +167,11 @@ class Poll:
         votes = self.votes()
         chance = random.Random(f"{self.file.absolute()} {len(votes)}")
         done, met = {vote.pair for vote in votes}, self._met(votes)
-        pairs = list(itertools.combinations(self.variants, 2))
+        least = sorted(chance.sample(self.variants, len(self.variants)), key=met.__getitem__)
+        pairs = list(itertools.combinations(least[:MOST_PAIRED], 2))
         chance.shuffle(pairs)
         pairs.sort(key=lambda pair: (met[frozenset(pair)], met[pair[0]] + met[pair[1]]))
-        for pair in pairs:
+        for pair in itertools.chain(pairs, itertools.combinations(least, 2)):
             left = [files for files in self._side_by_side(*pair) if frozenset(files) not in done]
             if left:
                 chance.shuffle(left)

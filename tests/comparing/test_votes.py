@@ -1,6 +1,7 @@
 """Rankings from choices between two, and the votes on a comparison."""
 
 import csv
+import tracemalloc
 from math import log
 
 import numpy as np
@@ -92,6 +93,7 @@ def test_a_share_s_interval_is_wilson_s():
     assert (low, high) == pytest.approx((0.4677, 0.9111), abs=1e-3) and p == pytest.approx(0.146, abs=1e-3)
 
 
+HEAD, OF_BASELINE = "variant,baseline,prompt,seed,file\n", "x,True,a,1,f.png\n"
 SEEDS, PROMPTS, VARIANTS = (1, 2), ("a cat", "a dog\nat night", "a fox"), ("none", "soft", "harsh")
 
 
@@ -146,6 +148,24 @@ def test_ballots_show_equal_prompts_and_noise_and_spread_over_all(folder):
     assert 3 < sum(one.left[6] < one.right[6] for one in ballots) < 15, "either may lie left"
 
 
+def test_of_a_thousand_variants_not_all_pairs_are_looked_at_each_time(tmp_path):
+    rows = (f"v{number},{number == 0},a,1,{number}.png\n" for number in range(1000))
+    (tmp_path / "results.csv").write_text(f"{HEAD}{''.join(rows)}")
+    poll = Poll(tmp_path)
+    tracemalloc.start()
+    try:
+        assert poll.next() is not None
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_many_variants_all_pairs_come_in_the_end(folder, monkeypatch):
+    monkeypatch.setattr("lab.comparing.votes.MOST_PAIRED", 2)
+    ballots = vote_all(Poll(folder), lambda left, right: True)
+    assert len({frozenset((one.left, one.right)) for one in ballots}) == 18
+
+
 def test_votes_are_kept_and_count_once(folder):
     poll = Poll(folder)
     ballot = poll.next()
@@ -188,9 +208,6 @@ def test_a_metric_that_agrees_is_clear_after_enough_votes(folder):
 def test_before_any_vote_nobody_is_ranked(folder):
     assert [rank.share for rank in Poll(folder).ranking()] == [0.5, None, None]
     assert Poll(folder).agreements() == []
-
-
-HEAD, OF_BASELINE = "variant,baseline,prompt,seed,file\n", "x,True,a,1,f.png\n"
 
 
 @pytest.mark.parametrize(
