@@ -53,7 +53,8 @@ def compose(
         settings: Fields of `ComposeConfig`, on top of `config`.
 
     Raises:
-        InputError: a library that cannot be read, a keyword that the model cannot, or a chat server without an answer.
+        InputError: a library that cannot be read, a keyword that the model cannot, no drafts, or a chat server without
+            an answer.
     """
     check_for_loaded(bundle, settings)
     config = ComposeConfig.build(ComposeConfig.given_with(config, settings))
@@ -63,6 +64,8 @@ def compose(
         drafts = (
             ask(config) if config.chat_url is not None else _put_together(bundle, config, space, keywords)
         )
+    if not drafts:
+        raise InputError("drafts: there is none to choose from")
     found = space.best_first(drafts, keywords, config.count)
     if len(found) < config.count:
         listener.note(f"{len(found)} that differ were found, where {config.count} were asked for")
@@ -134,6 +137,8 @@ def _put_together(bundle: Bundle, config: ComposeConfig, space: _Space, keywords
     rests: dict[str, list[list[str]]] = {}
     for subject, *rest in filter(None, map(parts_of, lines)):
         rests.setdefault(subject, []).append(rest)
+    if not rests:
+        raise InputError(f"{config.library}: holds no words, but commas alone; write a prompt a line")
     drawn, count = random.Random(config.seed), DRAFTS * config.count
     said = [
         _dealt(space.nearest(pool, keywords, CHOICE), drawn) for pool in _pools(config, family, rests, space)

@@ -131,6 +131,14 @@ def test_bad_input_is_one_line(sd1, settings, says):
     assert "\n" not in str(error.value)
 
 
+def test_nothing_to_choose_from_is_said(sd1, tmp_path):
+    (tmp_path / "x.txt").write_text(", ,\n", encoding="utf-8")
+    with pytest.raises(InputError, match="commas alone"):
+        compose(sd1, library=tmp_path / "x.txt", keyword="cat")
+    with pytest.raises(InputError, match="drafts: there is none"):
+        compose(sd1, drafts=[], keyword="cat")
+
+
 def test_a_library_without_parts_has_nothing_to_say_about_an_aspect(sd1, tmp_path):
     (tmp_path / "x.txt").write_text("a red apple\n", encoding="utf-8")
     with pytest.raises(InputError, match="nothing in it stands between commas"):
