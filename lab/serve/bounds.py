@@ -1,9 +1,8 @@
 """How much a request may ask: of what its numbers say at once, and of what its prompts come to when they are read."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.prompt.parse import parse, references_in, resolve
 from lab.sample.config import MAX_SEED, Request
@@ -70,18 +69,19 @@ def check_bounds(
         raise InputError(f"prompt: {longest:,} characters are over {MOST_PROMPT:,}; shorten it")
 
 
-def check_readings(requests: Sequence[Request], steps: int, library: Mapping[str, Embedding]) -> None:
+def check_readings(requests: Sequence[Request], steps: int, names: Collection[str]) -> None:
     """Refuses prompts whose syntax makes far more work of them than their length says.
 
     Args:
         steps: Calls of the U-Net, over which schedules are resolved.
+        names: Of the embeddings that there are.
 
     Raises:
         InputError: says what makes so much of it; or a name that no embedding has.
     """
     dialect = requests[0].options.dialect
     for text, negative in _texts(requests):
-        references = references_in(text, library, dialect)
+        references = references_in(text, names, dialect)
         timelines = resolve(parse(text, dialect, references, negative), steps)
         if len(timelines) > MOST_PARTS:
             raise InputError(

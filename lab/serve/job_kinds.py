@@ -30,7 +30,7 @@ from lab.training.config import TrainConfig, config_class
 from lab.training.data.pictures import read_captions
 from lab.training.objectives.denoising import Denoising
 from lab.training.objectives.objective import find_objective
-from lab.training.prepare import describe_run
+from lab.training.prepare import all_subjects, describe_run
 from lab.training.run_folder import TrainingFolder
 from lab.training.train import train
 
@@ -232,9 +232,17 @@ def _check_train(place: Place, asked: TrainJob) -> None:
         raise InputError(
             f"resolution: {config.resolution} is over {place.options.max_pixels:,} pixels in all"
         )
-    previews = GenerateConfig.build({"prompt": config.preview_prompt or "", "seeds": config.preview_seeds})
+    _check_previews(place, config)
+
+
+def _check_previews(place: Place, config: TrainConfig) -> None:
+    texts = {"prompt": config.preview_prompt or "", "negative_prompt": config.preview_negative}
+    previews = GenerateConfig.build({**texts, "seeds": config.preview_seeds})
     options = previews.model_copy(update={"steps": config.preview_steps})
-    check_bounds(place.options, resolve_settings(place.bundle.facts, options), requests(previews))
+    settings, images = resolve_settings(place.bundle.facts, options), requests(previews)
+    check_bounds(place.options, settings, images)
+    names = {*place.library, *(subject.name for subject in all_subjects(config))}
+    check_readings(images, settings.prompt_steps, names)
 
 
 def _train_settings(place: Place, asked: TrainJob) -> dict[str, Any]:

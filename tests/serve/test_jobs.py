@@ -129,6 +129,16 @@ def test_what_a_training_learned_can_be_named_at_once(http, address):
         ),
         ("train", {"name": "x", "objective": "text", "text": "a", "resume": "/tmp"}, "resume"),
         ("train", {"name": "x", "objective": "text", "text": "a", "preview_seeds": "1-99"}, "99 images"),
+        (
+            "train",
+            {"name": "x", "objective": "text", "text": "a", "preview_prompt": "<x>" + " AND a" * 99},
+            "AND joins 100 parts",
+        ),
+        (
+            "train",
+            {"name": "x", "objective": "text", "text": "a", "preview_negative": "a" * 10_001},
+            "over 10,000",
+        ),
         ("train", {"objective": "text", "text": "a"}, "name"),
         (
             "train",
