@@ -239,7 +239,7 @@ def test_a_layout_added_while_the_program_runs_is_written_read_and_offered(tmp_p
     assert main(["convert", str(path), str(tmp_path / "y.safetensors"), "--layout", "mine"]) == 0
     found = lab.read_embedding(tmp_path / "y.safetensors")
     assert same_vectors(found, ONE) and found.provenance.layout == "mine"
-    assert "mine" in WRITABLE and "xti" not in WRITABLE and len(WRITABLE) == 6
+    assert "mine" in WRITABLE and "bundle" not in WRITABLE and len(WRITABLE) == 7
     with pytest.raises(lab.InputError, match=r"the mine layout is a \.safetensors file"):
         ONE.save(tmp_path / "y.pt", layout="mine")
     assert main(["convert", str(path), str(tmp_path / "z.pt"), "--layout", "khoya"]) == 2
