@@ -5,7 +5,8 @@ from diffusers.training_utils import compute_snr
 from torch import nn
 
 from lab.models.patches import frozen
-from lab.training.data.captions import CaptionEncoder, read_templates
+from lab.training.data.caption_encoder import CaptionEncoder
+from lab.training.data.captions import read_templates
 from lab.training.objectives.denoising import (
     ERRORS,
     Concept,

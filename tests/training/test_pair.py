@@ -13,7 +13,7 @@ from lab.errors import InputError
 from lab.models.patches import frozen
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
-from lab.training.data.captions import CaptionEncoder
+from lab.training.data.caption_encoder import CaptionEncoder
 from lab.training.objectives.denoising import Pair
 from lab.training.prepare import prepare
 

@@ -15,7 +15,7 @@ from lab.sample.config import Request
 from lab.sample.engine import run_jobs
 from lab.sample.plan import plan
 from lab.training.config import TrainConfig
-from lab.training.data.captions import CaptionEncoder
+from lab.training.data.caption_encoder import CaptionEncoder
 from lab.training.data.sides import Side
 from lab.training.objectives.denoising import add_noise, alphas_cumprod
 from lab.training.objectives.objective import split_evenly

@@ -9,13 +9,8 @@ from torch import Tensor
 from lab.condition.effect import laid_out
 from lab.errors import InputError
 from lab.models.bundle import Bundle
-from lab.training.data.captions import (
-    CaptionChunker,
-    CaptionEncoder,
-    placeholder,
-    read_templates,
-    vector_counts,
-)
+from lab.training.data.caption_encoder import CaptionChunker, CaptionEncoder, vector_counts
+from lab.training.data.captions import placeholder, read_templates
 
 TEMPLATES = "context"
 """The set of prompts."""

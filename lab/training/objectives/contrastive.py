@@ -27,13 +27,8 @@ from lab.models.vocabulary import embedding_rms, whole_words
 from lab.score.clip import MAX_IMAGES, Clip, image_features, open_clip
 from lab.text import counted
 from lab.training.config import TrainConfig
-from lab.training.data.captions import (
-    CaptionChunker,
-    fill_template,
-    image_captions,
-    placeholder,
-    read_templates,
-)
+from lab.training.data.caption_encoder import CaptionChunker
+from lab.training.data.captions import fill_template, image_captions, placeholder, read_templates
 from lab.training.learned import Initial, Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
 

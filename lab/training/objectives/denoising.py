@@ -21,13 +21,8 @@ from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.sample.guidance import apply_guidance
 from lab.training.config import Subject, TrainConfig
-from lab.training.data.captions import (
-    CaptionEncoder,
-    check_placeholders,
-    embeddings_named,
-    fill_template,
-    read_templates,
-)
+from lab.training.data.caption_encoder import CaptionEncoder, check_placeholders, embeddings_named
+from lab.training.data.captions import fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch, ImageData
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned

@@ -31,7 +31,8 @@ from lab.score.reward import Reward, read_weights
 from lab.score.tools import Batch, Tools, open_tools
 from lab.text import counted, read_lines
 from lab.training.config import TrainConfig
-from lab.training.data.captions import CaptionEncoder, placeholder
+from lab.training.data.caption_encoder import CaptionEncoder
+from lab.training.data.captions import placeholder
 from lab.training.data.examples import FIXED
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly

@@ -29,14 +29,8 @@ from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.training.config import TrainConfig
-from lab.training.data.captions import (
-    CaptionChunker,
-    CaptionEncoder,
-    embeddings_named,
-    fill_template,
-    read_templates,
-    vector_counts,
-)
+from lab.training.data.caption_encoder import CaptionChunker, CaptionEncoder, embeddings_named, vector_counts
+from lab.training.data.captions import fill_template, read_templates
 from lab.training.data.noised import PICTURES, make_pictures, time_ids_of
 from lab.training.data.sides import check_alone, read_sides, words_between
 from lab.training.learned import Learned

@@ -18,14 +18,8 @@ from lab.models.bundle import Bundle
 from lab.score.clip import open_clip
 from lab.text import counted, read_lines
 from lab.training.config import TrainConfig
-from lab.training.data.captions import (
-    CaptionChunker,
-    CaptionEncoder,
-    embeddings_named,
-    placeholder,
-    read_templates,
-    vector_counts,
-)
+from lab.training.data.caption_encoder import CaptionChunker, CaptionEncoder, embeddings_named, vector_counts
+from lab.training.data.captions import placeholder, read_templates
 from lab.training.image_share import image_share, spread
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Cost, Objective, split_evenly
