@@ -12,6 +12,7 @@ import json
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,7 @@ from scripts.pretrain.recorded import Recorded
 REPORT_EVERY = 0.25  # minutes
 
 
-class Objective:
+class Objective(ABC):
     """What a stage learns: the loss of a batch."""
 
     def choose(self, share: float, order: random.Random) -> Hashable:
@@ -36,10 +37,10 @@ class Objective:
         """
         return None
 
+    @abstractmethod
     def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch, a scalar; runs under autocast. Where steps are recorded, nothing in it may wait for
         the device."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
