@@ -16,8 +16,7 @@ from lab.listening import Listener
 from lab.training.config import TrainConfig
 from lab.training.learned import Learned, Snapshot
 from lab.training.objectives.objective import Objective, split_evenly
-from lab.training.shampoo import Shampoo
-from lab.training.sphere import Sphere
+from lab.training.optimizers import Shampoo, Sphere
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lab.training.shampoo import DECAY, FLOOR, Shampoo, inverse_root
+from lab.training.optimizers import DECAY, FLOOR, Shampoo, inverse_root
 
 
 def test_the_root_is_that_of_the_formula():

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.training.sphere import KAPPA, Sphere
+from lab.training.optimizers import KAPPA, Sphere
 
 
 def stepped(rows, gradients, rate=0.01):

@@ -1,5 +1,6 @@
-"""An optimizer for few vectors in an ill-conditioned space."""
+"""Optimizers for few vectors in an ill-conditioned space."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,14 +25,12 @@ first ones."""
 NOT_THERE = {"mps"}
 """Devices that cannot find eigenvalues; the others do it where the moments are."""
 
+KAPPA = 1e-4
+"""How strongly the prior draws to the direction at which a vector began, against the loss."""
 
-class Shampoo(torch.optim.Optimizer):
-    """Shampoo on the side of the width (Gupta et al., 1802.09568), with steps as long as Adam's (2002.11803, grafting).
 
-    Few directions hold most of what a text encoder's vectors can change (its states lie in a narrow cone), and Adam,
-    which scales each coordinate alone, walks along them slowly. Here the mean gradient (n, width) is multiplied with
-    the inverse square root of the gradients' (width, width) second moments, which scales every direction.
-    """
+class VectorOptimizer(torch.optim.Optimizer):
+    """Moves each parameter as a whole: rows of vectors, (n, width)."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
         """Takes groups of parameters (n, width), each with a learning rate `lr` that would suit Adam."""
@@ -43,12 +42,27 @@ class Shampoo(torch.optim.Optimizer):
         for group in self.param_groups:
             for rows in group["params"]:
                 if rows.grad is not None:
-                    rows.sub_(group["lr"] * self._direction(rows))
+                    self._move(rows, rows.grad, group["lr"])
 
-    def _direction(self, rows: Tensor) -> Tensor:
+    @abstractmethod
+    def _move(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        """Moves `rows` in place."""
+
+
+class Shampoo(VectorOptimizer):
+    """Shampoo on the side of the width (Gupta et al., 1802.09568), with steps as long as Adam's (2002.11803, grafting).
+
+    Few directions hold most of what a text encoder's vectors can change (its states lie in a narrow cone), and Adam,
+    which scales each coordinate alone, walks along them slowly. Here the mean gradient (n, width) is multiplied with
+    the inverse square root of the gradients' (width, width) second moments, which scales every direction.
+    """
+
+    def _move(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        rows.sub_(rate * self._direction(rows, gradient))
+
+    def _direction(self, rows: Tensor, gradient: Tensor) -> Tensor:
         """What is subtracted from `rows` (n, width) at a learning rate of 1: as long as Adam's step."""
-        state, gradient = self.state[rows], rows.grad
-        assert gradient is not None
+        state = self.state[rows]
         if not state:
             state.update(_initial_state(rows))
         state["step"] += 1
@@ -83,3 +97,30 @@ def _initial_state(rows: Tensor) -> dict[str, Tensor]:
         "moments": rows.new_zeros(width, width),
         "root": rows.new_zeros(width, width),
     }
+
+
+class Sphere(VectorOptimizer):
+    """Riemannian gradient descent on the direction of each vector, with a von Mises-Fisher prior.
+
+    Directional Textual Inversion (2512.13672): a vector is e = m v with |v| = 1, and m stays. The gradient of the loss
+    on v is m dL/de, and that of the prior, -log p(v) = -kappa <mu, v> + const, is -kappa mu, mu the direction at the
+    first step. Their sum g is brought to unit length within the tangent space, g - <g, v> v, and subtracted; the result
+    goes back to the sphere. (As in its published code, where nothing is remembered of earlier gradients: beta = 0.)
+
+    Steps are as long as Adam's may be, the learning rate times the root of the width, so that learning rates mean the
+    same for all optimizers: an angle of a is a rate of a m / sqrt(width).
+    """
+
+    def _move(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        tiny = torch.finfo(rows.dtype).tiny
+        norms = rows.norm(dim=1, keepdim=True).clamp_min(tiny)
+        directions = rows / norms
+        state = self.state[rows]
+        if not state:
+            state["prior"] = directions.clone()
+        gradients = norms * gradient - KAPPA * state["prior"]
+        tangent = gradients - (gradients * directions).sum(dim=1, keepdim=True) * directions
+        tangent = tangent / tangent.norm(dim=1, keepdim=True).clamp_min(tiny)
+        tangent *= gradient.any(dim=1, keepdim=True)  # not by the prior alone, whose steps would be as long
+        turned = directions - rate * rows.shape[1] ** 0.5 / norms * tangent
+        rows.copy_(turned / turned.norm(dim=1, keepdim=True) * norms)
