@@ -10,6 +10,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import lab
+from lab.models.bundle import Bundle
 from lab.models.folder import quiet_libraries
 from lab.models.single_file import CONFIGS
 from lab.sample.pixels import decode_images
@@ -71,7 +73,7 @@ def _report(title: str, unet: UNet2DConditionModel, batch: int, side: int, round
         )
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -88,15 +90,15 @@ def _call(unet: UNet2DConditionModel, batch: int, side: int, dtype: torch.dtype,
 def _compare_images(model: str) -> None:
     exact, half = (lab.load(model, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
     wanted, found = (lab.generate(bundle, prompt=PROMPTS, seeds=[1, 2]) for bundle in (exact, half))
-    images = [result.image for result in found]
+    images, latents = [result.image for result in found], torch.stack([result.latents for result in found])
     print(f"images in bfloat16 against float32: {_psnr(images, [result.image for result in wanted])}")
-    latents = torch.stack([result.latents for result in found])
-    seconds = {
-        bundle.dtype: _seconds(lambda bundle=bundle: list(decode_images(bundle, latents)))
-        for bundle in (exact, half)
-    }
+
+    def decoded(bundle: Bundle) -> list[Image.Image]:
+        return list(decode_images(bundle, latents))
+
+    seconds = {bundle.dtype: _seconds(partial(decoded, bundle)) for bundle in (exact, half)}
     print(
-        f"the same latents decoded: {_psnr(images, list(decode_images(exact, latents)))}, "
+        f"the same latents decoded: {_psnr(images, decoded(exact))}, "
         f"{seconds[exact.dtype] / seconds[half.dtype]:.2f} times float32's speed"
     )
 

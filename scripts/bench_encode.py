@@ -12,6 +12,7 @@ import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -70,7 +71,9 @@ def main() -> None:
 
     print(f"{bundle.device.type}, {bundle.dtype}, {torch.get_num_threads()} threads")
     with torch.inference_mode(), bundle.autocast():
-        times = {work: [] for work in (together, one_at_a_time, parsing)}
+        times: dict[Callable[[], None], list[float]] = {
+            work: [] for work in (together, one_at_a_time, parsing)
+        }
         for turn, work in itertools.product(range(arguments.turns + 1), times):
             seconds = timed(work)
             if turn:  # the first turn warms up
@@ -88,7 +91,7 @@ def make_prompts(count: int) -> list[str]:
     return [f"a ({one}:1.2) {thing} {place}, {other} frame" for one, thing, place, other in products][:count]
 
 
-def timed(work) -> float:
+def timed(work: Callable[[], None]) -> float:
     """Seconds that a call takes."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

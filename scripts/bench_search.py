@@ -112,7 +112,7 @@ def compare(table: Table, space: VectorSpace, stored: Tensor, queries: Tensor, t
     exact: list[set[str]] = []
     for kind in ("flat-ip", "ivf"):
         began = time.perf_counter()
-        index = Index.build(kind, space, rows, stored)  # type: ignore[arg-type]
+        index = Index.build(kind, space, rows, stored)
         built = time.perf_counter()
         hits = index.search(queries, top)
         searched = time.perf_counter()

@@ -107,7 +107,7 @@ def measure_quality(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as out, frozen(bundle):
             same = {"images": images, "batch_size": arguments.batch_size, "out": Path(out)}
             run = prepare(bundle, lab.TrainConfig.read(RECIPE, same))
-            found.append(compare_quality(run, arguments))
+            found.append(compare_quality(run, images.name, arguments))
     if len(found) > 1:
         for name in found[0]:
             median = statistics.median(each[name] for each in found)
@@ -179,7 +179,7 @@ def compare_speed(run: PreparedRun, turns: int) -> dict[str, float]:
             if turn > 0:  # the first warms up
                 seconds[name].append(time.perf_counter() - began)
                 memory[name].append((peak() - before) / 2**20)
-    width, precision = run.objective.data.views[0].bucket.width, str(bundle.dtype).removeprefix("torch.")
+    width, precision = stock.data.views[0].bucket.width, str(bundle.dtype).removeprefix("torch.")
     print(f"{bundle.source}, {width} px, batch {run.config.batch_size}, {precision}:")
     took = {name: statistics.median(each) for name, each in seconds.items()}
     for name in sides:
@@ -203,11 +203,11 @@ def floor(bundle: Bundle, stock: Stock) -> None:
     stock.unet(latents, torch.tensor(500), states).sample.float().square().mean().backward()
 
 
-def compare_quality(run: PreparedRun, arguments: argparse.Namespace) -> dict[str, float]:
+def compare_quality(run: PreparedRun, thing: str, arguments: argparse.Namespace) -> dict[str, float]:
     """The stock loop's time until it is as good as the lab when that stops by itself, in times of the lab's time."""
     begun = prepare(run.bundle, run.config.model_copy(update={"init": arguments.stock_init}))
     loop, stock = lab_loop(run), Stock(begun)
-    likeness = similarity_to_kept_apart(run.bundle, run.config.images.name)
+    likeness = similarity_to_kept_apart(run.bundle, thing)
 
     def quality(embedding: lab.Embedding) -> dict[str, float]:
         loop.learned.restore({f"{embedding.name}/{key}": rows for key, rows in embedding.vectors.items()})
@@ -221,11 +221,15 @@ def compare_quality(run: PreparedRun, arguments: argparse.Namespace) -> dict[str
     theirs, looks = 0.0, list[float]()
     since = dict.fromkeys((*goals, BOTH), 0)  # the first look from which on it was as good
 
+    def steps() -> None:
+        for _ in range(CHECK_EVERY):
+            stock.step()
+
     def stays(name: str) -> bool:
         return len(looks) - since[name] >= STAYS
 
     while (arguments.whole or not stays(BOTH)) and stock.step_number < arguments.longest:
-        theirs += timed(lambda: [stock.step() for _ in range(CHECK_EVERY)])[0]
+        theirs += timed(steps)[0]
         looks.append(theirs)
         now = quality(stock.embedding())
         print(f"stock: {stock.step_number} steps, {theirs:.0f} s, {described(now)}", flush=True)

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from scripts.eval_training import KEPT_APART, LEARN_FROM, RECIPES, read_contexts
 from scripts.second_encoder import make_second
 
 OWN, NEAREST, UNTOUCHED = "its own model", "nearest token", "where it began"
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     NEAREST: {"method": "nearest token"},
     "closed form": {},
     "refined": {"refined": True},

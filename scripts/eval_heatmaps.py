@@ -19,7 +19,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -54,17 +53,15 @@ DAAM = (0.3, 0.4, 0.5)
 """The thresholds of the paper, as shares of a map's largest value."""
 
 
-class Scores(NamedTuple):
-    """Of one object in one scene."""
-
-    iou: float
-    daam_3: float
-    daam_4: float
-    daam_5: float
-    other: float
-    uniform: float
-    pointing: float
-    beats: float
+SCORES = (
+    "IoU",
+    *(f"at {share}" for share in DAAM),
+    "the other's",
+    "a uniform map's",
+    "points at it",
+    "beats the other",
+)
+"""Of one object in one scene."""
 
 
 def main() -> None:
@@ -85,16 +82,7 @@ def main() -> None:
     order, names = random.Random(SEED), list(data.split.train)
     scenes = [side_by_side(names, order.choice(list(STYLES)), order) for _ in range(arguments.scenes)]
     table = Table(title=f"{arguments.model}: {2 * len(scenes)} words in {len(scenes)} scenes of two objects")
-    for column in (
-        "layers",
-        "noise",
-        "IoU",
-        *(f"at {share}" for share in DAAM),
-        "the other's",
-        "a uniform map's",
-        "points at it",
-        "beats the other",
-    ):
+    for column in ("layers", "noise", *SCORES):
         table.add_column(column, justify="left" if column == "layers" else "right")
     layers = ["all", *(layer_names(bundle) if arguments.each_layer else ())]
     shown: list[HeatMaps] = []
@@ -163,8 +151,8 @@ def mask(scene: Scene, placed: Placed, icons: Icons, size: int) -> Tensor:
     return paint(alone, {(scene.style, placed.name): opacity}, size)[0] > 127
 
 
-def judge(scene: Scene, maps: HeatMaps, icons: Icons) -> list[Scores]:
-    """The scores of both objects."""
+def judge(scene: Scene, maps: HeatMaps, icons: Icons) -> list[list[float]]:
+    """The SCORES of both objects."""
     size = maps.image.width
     masks = [mask(scene, placed, icons, size) for placed in scene.objects]
     heats = [maps.of(Target(placed.name)) for placed in scene.objects]
@@ -173,14 +161,14 @@ def judge(scene: Scene, maps: HeatMaps, icons: Icons) -> list[Scores]:
         heat = heats[own]
         marked = heat > (heat.min() + heat.max()) / 2
         scores.append(
-            Scores(
+            [
                 iou(marked, masks[own]),
                 *(iou(heat >= share * heat.max(), masks[own]) for share in DAAM),
                 iou(marked, masks[other]),
                 iou(torch.ones_like(marked), masks[own]),
                 float(masks[own].flatten()[heat.argmax()]),
                 float((heats[own] > heats[other])[masks[own]].float().mean()),
-            )
+            ]
         )
     return scores
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import lab
 from lab.embeddings.read import read_all
@@ -107,7 +108,9 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_prompts(bundle: Bundle, arguments: argparse.Namespace) -> tuple[list[str], Array | None]:
+def choose_prompts(
+    bundle: Bundle, arguments: argparse.Namespace
+) -> tuple[list[str], NDArray[np.bool_] | None]:
     """The prompts, and which of them ask for combinations that the model was trained on, if that is known."""
     if arguments.prompt_file:
         return read_lines(arguments.prompt_file)[: arguments.prompts], None
@@ -230,7 +233,7 @@ def transfer(
     some = prompts[:: max(len(prompts) // arguments.transfer_prompts, 1)][: arguments.transfer_prompts]
     arguments = argparse.Namespace(**vars(arguments) | {"seeds": arguments.transfer_seeds})
     conditions = {"empty": ""} | {each.name: f"<{each.name}>" for each in negatives}
-    varied = [("guidance", value) for value in GUIDANCES]
+    varied: list[tuple[str, float | str]] = [("guidance", value) for value in GUIDANCES]
     varied += [("scheduler", value) for value in SCHEDULERS] + [("steps", value) for value in STEPS]
     rows = []
     for name, value in varied:

@@ -129,9 +129,9 @@ class Bench:
         if "text" in settings:
             own = name.replace("-style", "").replace("-", " ")
             return (own if settings["text"] == "own" else settings["text"]), [], {"step": 0, "norm": 0.0}
-        own = {key: value for key, value in settings.items() if key != "loop"}
+        given = {key: value for key, value in settings.items() if key != "loop"}
         fixed = {"images": LEARN_FROM / name, "name": f"my-{name}", "preview_every": 0, "seed": seed}
-        config = lab.TrainConfig.read(RECIPES["style" if is_style(name) else "concept"], fixed | own)
+        config = lab.TrainConfig.read(RECIPES["style" if is_style(name) else "concept"], fixed | given)
         if "loop" in settings:
             loop, steps = Stock(prepare(self.bundle, config)), int(settings["loop"])
             with frozen(self.bundle):

@@ -61,8 +61,9 @@ def written(dialect: str, rng: random.Random) -> str:
 
 def emphasised(text: str, dialect: str, rng: random.Random) -> str:
     """A piece of a prompt under a weight, in one of the ways that the tool has."""
-    weight = rng.choice(WEIGHTS)
-    ways = [DIALECTS[dialect].emphasis.format(text=text, weight=weight)]
+    weight, emphasis = rng.choice(WEIGHTS), DIALECTS[dialect].emphasis
+    assert emphasis is not None, "main takes no other dialects"
+    ways = [emphasis.format(text=text, weight=weight)]
     ways += {
         "a1111": [f"({text})", f"(({text}))", f"[{text}]"],
         "comfy": [f"({text})"],

@@ -66,14 +66,15 @@ def measured(bundle: Bundle, config: GenerateConfig) -> list[float]:
 
 def degradation(bundle: Bundle, config: GenerateConfig, walk: Walk) -> float:
     """The judge's mean probability of a degraded image at a quarter, the half and three quarters of the way."""
-    tools = open_tools(bundle, ScoreOptions(), metrics=["degraded"])
+    quality = open_tools(bundle, ScoreOptions(), metrics=["degraded"]).quality
+    assert quality is not None, "asked for by name"
     options = GenerateConfig.build({"steps": config.steps})
     asked = [
         Request(number, walk.at(place), None, 1, options) for number, place in enumerate((0.25, 0.5, 0.75))
     ]
     images = [sample.image for sample in run_jobs(bundle, plan(bundle, asked))]
     with torch.no_grad():
-        return float(tools.quality.degraded(to_tensor(images)).mean())
+        return float(quality.degraded(to_tensor(images)).mean())
 
 
 if __name__ == "__main__":

@@ -25,27 +25,27 @@ class Found(NamedTuple):
     features: Array
 
 
-def report(names: Sequence[str], found: Found, seen: Array | None, references: Array) -> list[str]:
+def report(
+    names: Sequence[str], found: Found, seen: NDArray[np.bool_] | None, references: Array
+) -> list[str]:
     """The table as text and as Markdown lines."""
-    columns = {
-        "degraded": lambda place: pairs(found.values["degraded"], place),
-        "degraded, seen": lambda place: pairs(found.values["degraded"][:, seen], place),
-        "degraded, unseen": lambda place: pairs(found.values["degraded"][:, ~seen], place),
-        "prompt (CLIP)": lambda place: pairs(found.values["clip_text"], place),
-        "style right": lambda place: pairs(found.values["style"], place),
-        "diversity": lambda place: diversity_cell(found.features, place),
-        "CMMD": lambda place: cmmd_cell(found.features, references, place),
-        **{
-            name: lambda place, name=name: pairs(found.values[name], place)
-            for name in ("pickscore", "aesthetic")
-        },
-    }
-    absent = {name for name in ("pickscore", "aesthetic") if name not in found.values}
-    if seen is None:
-        absent |= {"degraded, seen", "degraded, unseen"}
-    chosen = {name: cell for name, cell in columns.items() if name not in absent}
-    rows = [[name, *(cell(place) for cell in chosen.values())] for place, name in enumerate(names)]
-    return show(["negative prompt", *chosen], rows)
+    values = found.values
+    columns = {"degraded": values["degraded"]}
+    if seen is not None:
+        columns["degraded, seen"] = values["degraded"][:, seen]
+        columns["degraded, unseen"] = values["degraded"][:, ~seen]
+    columns |= {"prompt (CLIP)": values["clip_text"], "style right": values["style"]}
+    columns["diversity"] = diversity_of(found.features)
+    columns |= {name: values[name] for name in ("pickscore", "aesthetic") if name in values}
+    rows = [
+        [
+            name,
+            *(pairs(table, place) for table in columns.values()),
+            cmmd_cell(found.features, references, place),
+        ]
+        for place, name in enumerate(names)
+    ]
+    return show(["negative prompt", *columns, "CMMD"], rows)
 
 
 def pairs(table: Array, place: int) -> str:
@@ -61,14 +61,10 @@ def effect(differences: Array) -> str:
 
 
 def diversity_of(features: Array) -> Array:
-    """(prompts,) mean cosine distances between the images of a prompt, of features (prompts, seeds, p)."""
-    count = features.shape[1]
-    total = np.square(features.sum(axis=1)).sum(axis=-1) - count
-    return 1 - total / (count * (count - 1)) if count > 1 else np.full(len(features), np.nan)
-
-
-def diversity_cell(features: Array, place: int) -> str:
-    return pairs(np.stack([diversity_of(each)[:, None] for each in features]), place)
+    """(..., 1) mean cosine distances between the images of a prompt, of features (..., seeds, p)."""
+    count = features.shape[-2]
+    total = np.square(features.sum(axis=-2)).sum(axis=-1, keepdims=True) - count
+    return 1 - total / (count * (count - 1)) if count > 1 else np.full(total.shape, np.nan)
 
 
 def cmmd_cell(features: Array, references: Array, place: int) -> str:
@@ -99,11 +95,10 @@ def verdict(
     """
     place, words = names.index(name), names.index("words")
     degraded, likeness, judged = (found.values[what] for what in ("degraded", "clip_text", "judged"))
-    spread = np.stack([diversity_of(each)[:, None] for each in found.features])
     share, beyond = (share_left(degraded[place], degraded[0], least) for least in (0, alarms))
     kept = {
         what: measure(table[place] - table[0]).low
-        for what, table in (("prompt", likeness), ("diversity", spread))
+        for what, table in (("prompt", likeness), ("diversity", diversity_of(found.features)))
     }
     lows = ", ".join(f"{what} {low:+.3f}" for what, low in kept.items() if low is not None)
     elsewhere = ", ".join(

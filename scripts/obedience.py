@@ -140,7 +140,9 @@ def _place(pixels: Tensor) -> str:
 
 def rendering(context: Context, style: str, name: str) -> Scene:
     """What an obedient model would draw."""
-    placed = (Placed(name, *POSITIONS.get(context.place, CENTRE), SMALL if context.place else LARGE),)
+    placed: tuple[Placed, ...] = (
+        Placed(name, *POSITIONS.get(context.place, CENTRE), SMALL if context.place else LARGE),
+    )
     placed = beside(name, context.other) if context.other else placed
     return Scene(style, placed, context.background, "", "", False, 0)
 
@@ -162,9 +164,9 @@ def main() -> None:
             fooled[each.kind].append(wrong)
     print(f"of renderings of {len(things)} things that the judge never saw:")
     for kind in KINDS:
-        right, wrong = (sum(each[kind]) / len(each[kind]) for each in (found, fooled))
+        shares = [sum(each[kind]) / len(each[kind]) for each in (found, fooled)]
         print(
-            f"  {kind:10} {right:6.1%} of {len(found[kind])} confirmed, and {wrong:.1%} for another's prompt"
+            f"  {kind:10} {shares[0]:6.1%} of {len(found[kind])} confirmed, and {shares[1]:.1%} for another's prompt"
         )
 
 

@@ -24,7 +24,9 @@ import ray
 from fastapi import FastAPI
 from PIL import Image
 from ray import serve
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.requests import Request
+from starlette.responses import Response
 
 from lab.serve.app import create_app
 from lab.serve.config import ServeConfig
@@ -52,12 +54,13 @@ def main() -> None:
 def replicated(replicas: int) -> serve.Application:
     """The server as a deployment of Ray Serve."""
 
-    @serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": 1}, max_ongoing_requests=64)
-    @serve.ingress(replica)
     class Lab:
         """Ray's name for the app."""
 
-    return Lab.bind()
+    deployment = serve.deployment(
+        num_replicas=replicas, ray_actor_options={"num_cpus": 1}, max_ongoing_requests=64
+    )
+    return deployment(serve.ingress(replica)(Lab)).bind()
 
 
 def replica() -> FastAPI:
@@ -65,7 +68,7 @@ def replica() -> FastAPI:
     app = create_app(ServeConfig(device="cpu", out=Path(tempfile.mkdtemp(prefix="lab-replica-"))))
 
     @app.middleware("http")
-    async def sign(request: Request, answer):
+    async def sign(request: Request, answer: RequestResponseEndpoint) -> Response:
         response = await answer(request)
         response.headers["x-replica"] = str(os.getpid())
         return response
@@ -78,13 +81,14 @@ def ask(client: openai.OpenAI, count: int) -> None:
 
     def one(number: int) -> tuple[str, np.ndarray]:
         if number % 4:
-            raw = client.embeddings.with_raw_response.create(input="a red apple", model="emoji")
-            return raw.headers["x-replica"], np.array(raw.parse().data[0].embedding)
-        raw = client.images.with_raw_response.generate(
+            vector = client.embeddings.with_raw_response.create(input="a red apple", model="emoji")
+            return vector.headers["x-replica"], np.array(vector.parse().data[0].embedding)
+        image = client.images.with_raw_response.generate(
             prompt="a red apple", extra_body={"seed": 1, "steps": 2}
         )
-        file = BytesIO(base64.b64decode(raw.parse().data[0].b64_json))
-        return raw.headers["x-replica"], np.asarray(Image.open(file), dtype=float)
+        made = (image.parse().data or [])[0].b64_json
+        file = BytesIO(base64.b64decode(made or ""))
+        return image.headers["x-replica"], np.asarray(Image.open(file), dtype=float)
 
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(one, range(count)))

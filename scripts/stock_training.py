@@ -21,6 +21,7 @@ from torch import Tensor
 import lab
 from lab.models.bundle import Bundle
 from lab.training.data.pictures import load_view
+from lab.training.objectives.denoising import Denoising
 from lab.training.prepare import PreparedRun
 
 RATE = 5e-4  # for each example of a step
@@ -133,20 +134,20 @@ class Stock(StockLoop):
 
     def __init__(self, run: PreparedRun):
         torch.manual_seed(run.config.seed)  # the script draws everything from the global generator
-        self.run, self.name = run, run.config.name
+        assert isinstance(run.objective, Denoising), "as that script's, it learns from images by denoising"
+        ((self.name, beginning),) = run.learned.beginnings.items()
+        self.run, self.data = run, run.objective.data
         self.tokens = [f"<{self.name}-{number}>" for number in range(run.config.counts[0])]
         bundle = run.bundle
         super().__init__(bundle, plain(bundle.unet, bundle.dtype), self.tokens, run.config.batch_size)
         (self.encoder,) = self.encoders
         table = self.encoder.table
         with torch.no_grad():
-            table[self.encoder.new] = (
-                run.learned.beginnings[self.name].initial.vectors[self.encoder.key].to(table)
-            )
+            table[self.encoder.new] = beginning.initial.vectors[self.encoder.key].to(table)
 
     def batch(self) -> tuple[Tensor, list[str]]:
         """The next views of the run's pictures, and of each one of its captions."""
-        config, data = self.run.config, self.run.objective.data
+        config, data = self.run.config, self.data
         first = self.step_number * config.batch_size
         views = [data.views[(first + slot) % len(data.views)] for slot in range(config.batch_size)]
         pictures = [data.pictures[view.picture] for view in views]

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def features(stand: Stand, found: Found) -> None:
     """Calls one after the other: what fails is told, and the others have their turn."""
     far, near = stand.emoji(), stand.emoji(device="cpu")
     failed = 0
-    for name, run in {**pictures(stand, far, near), **calls(stand, far)}.items():
+    runs: dict[str, Callable[[], str | None]] = {**pictures(stand, far, near), **calls(stand, far)}
+    for name, run in runs.items():
         began = time.perf_counter()
         try:
             found.note(name, run() or f"{time.perf_counter() - began:.1f} s")
@@ -87,7 +89,7 @@ def pictures(stand: Stand, far: Bundle, near: Bundle) -> dict[str, Callable[[], 
         assert ratio >= DEFAULT, f"{ratio:.1f} dB from the CPU's images"
         return f"{ratio:.1f} dB"
 
-    return {name: lambda settings=settings: compared(settings) for name, settings in ways.items()}
+    return {name: partial(compared, settings) for name, settings in ways.items()}
 
 
 def _save_controlnet(bundle: Bundle, folder: Path) -> None:
@@ -100,7 +102,7 @@ def _save_controlnet(bundle: Bundle, folder: Path) -> None:
     net.save_pretrained(folder)
 
 
-def calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], object]]:
+def calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], None]]:
     """What else computes on the device, by name."""
     rows = lab.read_embedding(NEGATIVE).vectors
     embedding = lab.Embedding("negative", {key: each[:1] for key, each in rows.items()})

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,13 @@ def _speed(stand: Stand, found: Found, shape: Shape) -> None:
     for _ in range(stand.pick(2, 1)):
         stand.tidy()  # what PyTorch holds back counts as used where a run looks for room
         out = stand.out("speed")
-        settings = {"images": images, "batch_size": batch_size, "evaluate_every": 10**6, "evaluate_on": 1}
-        took = stand.timed(lambda out=out, more=settings: learn(bundle, out, steps=WARM + steps + 1, **more))
+        settings: dict[str, Any] = {
+            "images": images,
+            "batch_size": batch_size,
+            "evaluate_every": 10**6,
+            "evaluate_on": 1,
+        }
+        took = stand.timed(partial(learn, bundle, out, steps=WARM + steps + 1, **settings))
         peaks["lab"].append(took.peak)
         seconds["lab"] += _step_seconds(progress(out))
         own = [stand.timed(stock.step) for _ in range(WARM + steps)][WARM:]

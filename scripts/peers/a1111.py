@@ -60,7 +60,7 @@ class A1111:
             clip = import_module("modules.sd_hijack_clip")
             self.without_comments = import_module("modules.processing_scripts.comments").strip_comments
             inversion = import_module("modules.textual_inversion.textual_inversion")
-            devices = sys.modules["modules.devices"]
+            devices: Any = sys.modules["modules.devices"]
             self.opts = sys.modules["modules.shared"].opts
         devices.device = torch.device("cpu")
         devices.cond_cast_unet = lambda vectors: vectors
@@ -246,7 +246,9 @@ class _CleaningTokenizer:
 def _class_of(path: Path, name: str, **imported: Any) -> Any:
     """A class of a file whose imports would not run, and what it would import."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    found: list[ast.stmt] = [
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name
+    ]
     space: dict[str, Any] = {
         "torch": torch,
         "devices": SimpleNamespace(cond_cast_unet=lambda vectors: vectors),

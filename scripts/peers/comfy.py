@@ -30,7 +30,8 @@ class ComfyUI:
         with package(folder, "comfy", ("sd1_clip", "sdxl_clip") if both else ("sd1_clip",)):
             self.code = import_module("comfy.sd1_clip")
             self.pair = import_module("comfy.sdxl_clip").SDXLClipModel if both else None
-            sys.modules["comfy.model_management"].intermediate_device = lambda: torch.device("cpu")
+            management: Any = sys.modules["comfy.model_management"]
+            management.intermediate_device = lambda: torch.device("cpu")
         self._bundle = bundle
         self._rows = {
             tuple(row.tolist()): (name, place)

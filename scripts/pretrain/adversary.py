@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scripts.pretrain.clip import Sight
+from scripts.pretrain.convolution import channels_last
 
 
 class Patches(nn.Module):
@@ -21,12 +22,11 @@ class Patches(nn.Module):
         super().__init__()
         strides = (2, 2, *(1 for _ in widths[2:]))
         layers = [
-            nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, width, 3, stride, 1))
+            nn.utils.parametrizations.spectral_norm(channels_last(nn.Conv2d(before, width, 3, stride, 1)))
             for before, width, stride in zip((3, *widths), widths, strides, strict=False)
         ]
         self.layers = nn.ModuleList(layers)
-        self.score = nn.Conv2d(widths[-1], 1, 3, 1, 1)
-        self.to(memory_format=torch.channels_last)
+        self.score = channels_last(nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores and features."""

@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from scripts.pretrain.caption import caption
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.convolution import channels_last
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import chances, halved, integers, shifted
 from scripts.pretrain.loop import Budget, Objective, Run, train
@@ -66,7 +67,7 @@ class Sight(nn.Module):
         self.projection = nn.Linear(before * 16, width)
         self.object = nn.Linear(before * 16, objects)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> Sight:
@@ -133,7 +134,9 @@ class ClipObjective(Objective):
     """One contrastive step of both towers."""
 
     def __init__(self, run: Run, tokenizer: CLIPTokenizer, data: Data, config: dict[str, Any]):
-        self.words, self.sight = run.modules["text"], run.modules["sight"]
+        self.words, sight = run.modules["text"], run.modules["sight"]
+        assert isinstance(sight, Sight)
+        self.sight = sight
         self.naming, self.end = config["naming"], tokenizer.eos_token_id
         self.batches = Batches(data, config["batch"], config["twins"])
         self.captions = written(data, self.batches.indices, config["captions"], tokenizer).to(run.device)
@@ -214,7 +217,8 @@ def train_text(config: dict[str, Any], data: Data, device: str, minutes: float |
     run = Run(modules, FOLDER, device, Budget(**config["budget"]))
 
     def look(run: Run) -> None:
-        words, sight = run.averages["text"], run.averages["sight"]
+        words: CLIPTextModelWithProjection = run.averages["text"]
+        sight = run.averages["sight"]
         words.save_pretrained(FOLDER / "average")
         write_atomically(FOLDER / "sight.pt", lambda path: torch.save(sight.state_dict(), path))
         top1 = retrieval(lambda x: sight(x)[0], lambda ids: words(ids).text_embeds, tokenizer, data, device)

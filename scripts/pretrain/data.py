@@ -35,7 +35,15 @@ from scripts.pretrain.catalogue import (
     split,
     things,
 )
-from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.common import (
+    ASSETS,
+    WORK,
+    arguments,
+    read_config,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import Placed, Scene, Shares, close_ups, draw, side_by_side
 from scripts.pretrain.words import gather, ranked
@@ -184,7 +192,7 @@ def paint_all(rows: list[tuple[Scene, str]], icons: Icons, size: int, folder: Pa
 
     write_atomically(folder / "scenes.npy", fill)
     text = "".join(json.dumps(asdict(scene) | {"use": use}) + "\n" for scene, use in rows)
-    write_atomically(folder / "scenes.jsonl", lambda p: p.write_text(text))
+    write_text(folder / "scenes.jsonl", text)
     print(f"{len(rows)} scenes", flush=True)
 
 

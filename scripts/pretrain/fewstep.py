@@ -15,6 +15,7 @@ import copy
 import json
 import shutil
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ def draw(
     settings: dict[str, Any],
 ) -> Trajectories:
     """`count` batches of the teacher's trajectories, each in a file of its own; those that are there are read."""
-    found = []
+    batches = []
     for number in range(settings["count"]):
         path = FOLDER / "trajectories" / f"{number:04}.pt"
         if not path.exists():
@@ -69,15 +70,13 @@ def draw(
             captions = captions.masked_fill(silent, len(encoded.states) - 1)
             states = whitening(encoded.states[captions].float())
             noise = noises(teacher, integers(2**31, len(captions), generator).tolist())
-            how = [settings[name] for name in ("steps", "guidance", "rescale")]
-            latents = torch.stack(
-                trajectory(teacher, states, whitening(encoded.empty.float()), *how, noise), 1
-            )
-            batch = Trajectories(captions, latents.half())
-            write_atomically(path, lambda p, batch=batch: torch.save(tuple(batch), p))
+            how = {name: settings[name] for name in ("steps", "guidance", "rescale")}
+            found = trajectory(teacher, states, whitening(encoded.empty.float()), noise=noise, **how)
+            latents = torch.stack(found, dim=1).half()
+            write_atomically(path, partial(torch.save, (captions, latents)))
             print(f"trajectories {number + 1} of {settings['count']}", flush=True)
-        found.append(torch.load(path, weights_only=True))
-    return Trajectories(*(torch.cat(part) for part in zip(*found, strict=True)))
+        batches.append(torch.load(path, weights_only=True))
+    return Trajectories(*(torch.cat(part) for part in zip(*batches, strict=True)))
 
 
 def between(left: Tensor, right: Tensor, angles: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from scripts.pretrain.catalogue import STYLES
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
+from scripts.pretrain.convolution import channels_last
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.draws import halved, integers, shifted, worn
 from scripts.pretrain.loop import Budget, Objective, Run, train
@@ -71,7 +72,7 @@ class JudgeObjective(Objective):
 def train_judge(config: dict[str, Any], data: Data, device: str, minutes: float | None) -> None:
     """The stage."""
     torch.manual_seed(config["budget"]["seed"])  # initial weights, dropout
-    judge = Judge(len(data.split.train)).to(memory_format=torch.channels_last)
+    judge = channels_last(Judge(len(data.split.train)))
     run = Run({"judge": judge}, FOLDER, device, Budget(**config["budget"]))
     train(run, JudgeObjective(judge, data, config["batch"]), minutes)
     write_atomically(FOLDER / "average.pt", lambda path: torch.save(run.averages["judge"].state_dict(), path))

@@ -141,7 +141,8 @@ class Run:
         """Move the slow averages one step: a <- a + (1 - decay)(w - a)."""
         decay = min(self.budget.ema, (1 + self.step) / (10 + self.step))
         for name, module in self.modules.items():
-            slow, fast = list(self.averages[name].parameters()), list(module.parameters())
+            slow: list[Tensor] = list(self.averages[name].parameters())
+            fast: list[Tensor] = list(module.parameters())
             torch._foreach_lerp_(slow, fast, 1 - decay)
             for a, b in zip(self.averages[name].buffers(), module.buffers(), strict=True):
                 a.copy_(b)

@@ -7,6 +7,7 @@ whose own softness must not count as blur.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
+from scripts.pretrain.convolution import channels_last
 from scripts.pretrain.data import Data, load
 from scripts.pretrain.degrade import DEGRADATIONS
 from scripts.pretrain.draws import shifted
@@ -30,12 +32,11 @@ LABELS = ("clean", *DEGRADATIONS)
 
 def quality_network(widths: list[int]) -> nn.Sequential:
     """(b, 3, h, w) in [-1, 1] -> (b, 5) logits of LABELS: strided convolutions, then the mean over all places."""
-    layers: list[nn.Module] = []
-    for before, width in zip([3, *widths], widths, strict=False):
-        layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]
-    for layer in layers[::2]:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own lets the signal die away
-        nn.init.zeros_(layer.bias)
+    convolutions = [nn.Conv2d(*sides, 3, 2, 1) for sides in itertools.pairwise([3, *widths])]
+    for each in convolutions:
+        nn.init.kaiming_normal_(each.weight, nonlinearity="relu")  # torch's own lets the signal die away
+        nn.init.zeros_(each.get_parameter("bias"))
+    layers = [layer for each in convolutions for layer in (each, nn.ReLU())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(LABELS)))
 
 
@@ -110,7 +111,7 @@ def train_quality(configs: dict[str, Any], data: Data, device: str, minutes: flo
     for name in NAMES:
         config, folder = configs[name], WORK / name
         torch.manual_seed(config["budget"]["seed"])  # initial weights only
-        network = quality_network(config["widths"]).to(memory_format=torch.channels_last)
+        network = channels_last(quality_network(config["widths"]))
         run = Run({"quality": network}, folder, device, Budget(**config["budget"]))
         if run.spent < run.budget.minutes:
             train(run, QualityObjective(network, data, config, device), minutes)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scripts.pretrain.caption import with_article
 from scripts.pretrain.catalogue import STYLES
-from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically
+from scripts.pretrain.common import ASSETS, WORK, arguments, read_config, write_atomically, write_text
 from scripts.pretrain.data import Icons, load
 from scripts.pretrain.paint import paint
 from scripts.pretrain.scene import COLOURS, Placed, Scene
@@ -89,11 +89,11 @@ def main() -> None:
             path = ASSETS / kind / folder / f"{i % 5 + 1}.png"
             write(paint(scene, icons, 128), path)
             said = "".join(f"{line}\n" for line in captions(scene))
-            write_atomically(path.with_suffix(".txt"), lambda p, said=said: p.write_text(said))
+            write_text(path.with_suffix(".txt"), said)
     lines += ["", "The licences: `lab/assets/emoji/ATTRIBUTION.md`."]
     text = "\n".join(lines) + "\n"
     for kind in ("samples", "samples_test"):
-        write_atomically(ASSETS / kind / "ATTRIBUTION.md", lambda p: p.write_text(text))
+        write_text(ASSETS / kind / "ATTRIBUTION.md", text)
 
 
 if __name__ == "__main__":

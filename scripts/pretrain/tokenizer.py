@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 from scripts.pretrain.caption import caption
-from scripts.pretrain.common import WORK, arguments, read_config, write_atomically
+from scripts.pretrain.common import WORK, arguments, read_config, write_text
 from scripts.pretrain.data import Data, load
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -70,9 +70,9 @@ def write(vocabulary: dict[str, int], merges: list[tuple[str, str]], folder: Pat
     whole = json.loads((folder / "tokenizer.json").read_text())
     for name, value in (("tokenizer.json", whole), ("vocab.json", vocabulary)):
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # a third of the indented size
-        write_atomically(folder / name, lambda p, text=text: p.write_text(text))
+        write_text(folder / name, text)
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    write_atomically(folder / "merges.txt", lambda p: p.write_text("\n".join(lines) + "\n"))
+    write_text(folder / "merges.txt", "\n".join(lines) + "\n")
     return CLIPTokenizer.from_pretrained(folder)
 
 

@@ -206,7 +206,7 @@ def train_unet(
     print(*encoded.texts(shown), sep="\n", flush=True)
 
     def look(run: Run) -> None:
-        average = copy.deepcopy(run.averages["unet"]).cpu()
+        average: UNet2DConditionModel = copy.deepcopy(run.averages["unet"]).cpu()
         fold(average, objective.whitening)
         average.save_pretrained(FOLDER / "average")
         average.to(device)

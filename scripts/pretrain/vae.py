@@ -150,8 +150,10 @@ class AutoencoderObjective(Objective):
     """One training step of the autoencoder; with `encoder_frozen` only the decoder learns."""
 
     def __init__(self, run: Run, data: Data, config: dict[str, Any], perception: Perception | None) -> None:
-        self.vae, self.patches, self.perception = run.modules["vae"], run.modules.get("patches"), perception
-        self.images, self.config = data.images, config
+        self.vae: AutoencoderKL = run.modules["vae"]
+        patches = run.modules.get("patches")
+        assert patches is None or isinstance(patches, Patches)
+        self.patches, self.perception, self.images, self.config = patches, perception, data.images, config
         self.rows = torch.tensor(data.indices("train", "extra"), device=data.images.device)
         self.ramp = torch.zeros((), device=data.images.device)
 
@@ -260,7 +262,7 @@ def train_autoencoder(config: dict[str, Any], data: Data, device: str, minutes: 
     run, objective = prepare(config, data, device, folder)
 
     def look(run: Run) -> None:
-        average = run.averages["vae"]
+        average: AutoencoderKL = run.averages["vae"]
         average.save_pretrained(folder / "average")
         found, rows = figures(average, data)
         write_grid(rows, folder / "reconstructions.png")

@@ -76,7 +76,8 @@ class VisionObjective(Objective):
     """One step of the vision tower and its projection."""
 
     def __init__(self, run: Run, tokenizer: CLIPTokenizer, sight: Sight, data: Data, config: dict[str, Any]):
-        self.model, self.imitation = run.modules["clip"], config["imitation"]
+        self.model: CLIPModel = run.modules["clip"]
+        self.imitation = config["imitation"]
         self.batches = Batches(data, config["batch"], config["twins"])
         self.taught = imitated(sight, self.batches.pixels)
         ids = written(data, self.batches.indices, config["captions"], tokenizer)
@@ -124,7 +125,7 @@ def train_vision(config: dict[str, Any], data: Data, device: str, minutes: float
     run = Run({"clip": model}, FOLDER, device, Budget(**config["budget"]))
 
     def look(run: Run) -> None:
-        average = run.averages["clip"]
+        average: CLIPModel = run.averages["clip"]
         average.save_pretrained(FOLDER / "average")
         figures = {
             "retrieval_top1": retrieval(

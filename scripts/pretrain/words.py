@@ -28,8 +28,8 @@ class WordNet:
         self.index: dict[str, list[str]] = {}
         self.synsets: dict[str, tuple[int, list[str], list[str]]] = {}
         for line in self._lines(folder / "index.noun"):
-            word, _, count, pointers, *rest = line.split()
-            self.index[word] = rest[int(pointers) + 2 :][: int(count)]
+            word, _, count, symbols, *rest = line.split()
+            self.index[word] = rest[int(symbols) + 2 :][: int(count)]
         for line in self._lines(folder / "data.noun"):
             place, lexical, _, count, *rest = line.split("|")[0].split()
             size = 2 * int(count, 16)
