@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from lab.comparing.axis_values import read_interval, read_numbers, read_texts, split_values
+from lab.comparing.axis_values import NONE, read_interval, read_numbers, read_texts, split_values
+from lab.comparing.embedding_axes import (
+    NamedEmbeddings,
+    are_sources,
+    filled,
+    named_embeddings,
+    saved_steps,
+    tidy,
+)
 from lab.config import at_home
 from lab.errors import InputError, given_twice
 from lab.files import is_there
 from lab.sample.config import GenerateConfig
-
-NONE = "none"
-"""How people write that an option or an embedding is left out."""
-
-SLOT = "{embedding}"
-"""Stands in a prompt for the embeddings of an axis, or for the texts of the axis `slot`."""
 
 NOT_GIVEN = "(not given)"
 """The label of null, which leaves an option out."""
@@ -150,7 +152,6 @@ def _read_prompts(given: Any) -> list[AxisValue]:
 
 def _read_fillings(given: Any) -> list[AxisValue]:
     """Texts that take the place of `{embedding}` in the prompt and the negative prompt."""
-    from lab.comparing.embedding_axes import filled
 
     def value_of(text: str) -> AxisValue:
         return AxisValue(text, lambda draft: _with_filling(draft, partial(filled, written=text)))
@@ -160,7 +161,6 @@ def _read_fillings(given: Any) -> list[AxisValue]:
 
 def _read_left_out(given: Any) -> list[AxisValue]:
     """Words or embeddings that are taken out of the prompt's text; null for the whole prompt."""
-    from lab.comparing.embedding_axes import tidy
 
     def value_of(text: str | None) -> AxisValue:
         if text is None:
@@ -198,7 +198,6 @@ def _read_seeds(given: Any) -> list[AxisValue]:
 
 def _read_embeddings(given: Any) -> list[AxisValue]:
     """`none` or null, a name, a file, or several joined by `+`."""
-    from lab.comparing.embedding_axes import are_sources, named_embeddings
 
     def value_of(text: str) -> AxisValue:
         named = named_embeddings(text)
@@ -210,7 +209,6 @@ def _read_embeddings(given: Any) -> list[AxisValue]:
 
 def _read_checkpoints(given: Any) -> list[AxisValue]:
     """Folders of training runs: every step that is saved in them."""
-    from lab.comparing.embedding_axes import NamedEmbeddings, saved_steps
 
     def value_of(named: NamedEmbeddings) -> AxisValue:
         return AxisValue(named.label, lambda draft: draft.with_embeddings(named.names, named.files))

@@ -12,6 +12,9 @@ NUMBER = r"-?\d+(?:\.\d+)?"
 _COUNTED = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})(?:\s*\[\s*(\d+)\s*\])?")
 _STEPPED = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})\s*\(\s*([+-]?\d+(?:\.\d+)?)\s*\)")
 
+NONE = "none"
+"""How people write that an option or an embedding is left out."""
+
 MAX_VALUES = 10_000
 DIGITS = 10
 """Decimals kept in a range, so that 0.2-1.2 (+0.2) holds 0.6 and not 0.6000000000000001."""

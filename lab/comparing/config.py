@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lab.comparing.axes import AXES, SLOT, AxisValue, read_axis
+from lab.comparing.axes import AXES, AxisValue, read_axis
+from lab.comparing.embedding_axes import SLOT
 from lab.condition.config import TextOptions
 from lab.condition.prompt_parts import END
 from lab.config import Config, NewPath

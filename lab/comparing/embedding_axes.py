@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab.comparing.axes import NONE, SLOT
+from lab.comparing.axis_values import NONE
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, PARTNER, Embedding
 from lab.embeddings.library import collect, is_source
 from lab.errors import InputError, did_you_mean
 from lab.files import split_unless_there
 from lab.prompt.dialects import find_dialect
 from lab.prompt.parse import references_in, without_comments
+
+SLOT = "{embedding}"
+"""Stands in a prompt for the embeddings of an axis, or for the texts of the axis `slot`."""
 
 Side = Literal["positive", "negative"]
 AskedSide = Literal["auto", "positive", "negative"]

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from lab.comparing.axes import SLOT
 from lab.comparing.axis_values import read_numbers
+from lab.comparing.embedding_axes import SLOT
 from lab.condition.config import TextOptions
 from lab.config import Config, ExistingFile, NewPath
 from lab.embeddings.embedding import Embedding

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from lab.comparing.axes import SLOT
 from lab.comparing.cells import check_cells, make_cells
 from lab.comparing.config import CompareConfig
-from lab.comparing.embedding_axes import written_name
+from lab.comparing.embedding_axes import SLOT, written_name
 from lab.comparing.experiment import Experiment, Variant
 from lab.comparing.scores import Scorer, Scores, choose_scores
 from lab.comparing.statistics import Array
