@@ -22,8 +22,7 @@ from lab.condition.conditioning import (
     token_spans,
 )
 from lab.condition.config import TextOptions
-from lab.condition.layer_texts import with_layers
-from lab.condition.output_rows import use_notes, with_output_rows
+from lab.condition.learned_places import use_notes, with_layers, with_output_rows
 from lab.condition.prompt_parts import joined_negated, without_part
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import ChunkEncoder, weigh_schedule

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
-from lab.condition.output_rows import with_output_rows
+from lab.condition.learned_places import with_output_rows
 from lab.condition.weighting import WEIGHTINGS, EncodedText
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.facts import check_fits

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lab.condition.chunks import Chunk, first_chunk
 from lab.condition.conditioning import TokenSpan, token_spans
-from lab.condition.output_rows import with_output_rows
+from lab.condition.learned_places import with_output_rows
 from lab.condition.tokens import Tokenizer
 from lab.condition.towers import EncodedChunks, encode_chunks, vectors_for
 from lab.embeddings.embedding import XTI_LAYERS, Embedding

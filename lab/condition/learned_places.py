@@ -1,12 +1,15 @@
-"""Learned rows that take a place behind the text encoders: OneTrainer's output embeddings."""
+"""Learned vectors that act elsewhere than in front of the text encoders: rows behind them (OneTrainer's output
+embeddings), and others for each cross-attention layer (P+, 2303.09522; kohya's XTI).
+"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from lab.condition.chunks import Chunk
-from lab.condition.conditioning import AppliedEmbedding
-from lab.embeddings.embedding import Embedding
+from lab.condition.conditioning import AppliedEmbedding, Conditioning, Encoding, Part
+from lab.embeddings.embedding import XTI_LAYERS, Embedding
 from lab.models.bundle import Bundle
 
 
@@ -39,6 +42,47 @@ def with_output_rows(
                         ]
         left = right
     return states
+
+
+def with_layers(
+    whole: Conditioning,
+    embeddings: Mapping[str, Embedding],
+    encode: Callable[[Mapping[str, Embedding]], Conditioning],
+) -> Conditioning:
+    """A prompt whose encodings have `layers` where it names an embedding that has; else itself.
+
+    As kohya's gen_img_diffusers.py does: the text is encoded once for each layer, with that layer's vectors.
+
+    Args:
+        embeddings: All that the prompt may name.
+        encode: The same prompt with others in their place.
+    """
+    used = {use.name for use in whole.applied if embeddings[use.name].layers}
+    if not used:
+        return whole
+    others = {
+        layer: encode({**embeddings, **{name: embeddings[name].at_layer(layer) for name in used}})
+        for layer in XTI_LAYERS
+    }
+    made: dict[Encoding, Encoding] = {}
+    for number, part in enumerate(whole.parts):
+        for place, (_, entry) in enumerate(part.entries):
+            own = {layer: other.parts[number].entries[place][1] for layer, other in others.items()}
+            made[entry] = _layered(entry, own)
+
+    def layered(part: Part) -> Part:
+        return part.map(made.__getitem__)
+
+    return replace(whole, parts=tuple(map(layered, whole.parts)))
+
+
+def _layered(entry: Encoding, others: Mapping[str, Encoding]) -> Encoding:
+    negated = {layer: other.negated for layer, other in others.items() if other.negated is not None}
+    return replace(
+        entry,
+        layers={layer: other.embeds for layer, other in others.items()},
+        negated=_layered(entry.negated, negated) if entry.negated is not None else None,
+    )
 
 
 def use_notes(applied: Sequence[AppliedEmbedding], embeddings: Mapping[str, Embedding]) -> Iterator[str]:
