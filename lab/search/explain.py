@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lab.condition.effect import Contexts, Expected, laid_out
@@ -20,7 +19,7 @@ from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
 from lab.listening import Listener
 from lab.models.bundle import Bundle
-from lab.models.vocabulary import whole_words
+from lab.models.vocabulary import cosines, whole_words
 
 SEARCHED_IN = ("{}", "a photo of a dog, {}")
 """Contexts in which words are tried."""
@@ -199,8 +198,7 @@ class _Effect:
         return tuple(self._ids[place] for place in self._cosines(torch.stack(means)).argmax(dim=1).tolist())
 
     def _cosines(self, rows: Tensor) -> Tensor:
-        _, words = self._tables[0]
-        return F.normalize(rows, dim=1) @ F.normalize(words, dim=1).T
+        return cosines(rows, self._tables[0][1])
 
     def _gains(self, rows: Sequence[Tensor]) -> Tensor:
         """(k, words): by how much the share should grow, to first order, with each word in the place of each row (k,

@@ -12,9 +12,8 @@ from torch import Tensor
 from lab.analysis.figures import as_svg, drawing, save_figure
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
-from lab.files import atomic
 from lab.images import to_tensor
-from lab.runs.pages import template
+from lab.runs.pages import write_page
 from lab.sample.config import parse_seeds
 from lab.sample.generate import Result, generate
 from lab.sample.record import save_result
@@ -178,7 +177,10 @@ def write_run_page(
     """
     rows = [(f"step {step}", figures) for step, figures in preview_rows(folder)]
     learned_from = [(_relative(path, folder.path), path.name) for path in images[:IMAGES_SHOWN]]
-    html = template("lab.training", "training.html").render(
+    write_page(
+        folder.path / "index.html",
+        "training.html",
+        "lab.training",
         title=title,
         status=status,
         ending=ended,
@@ -186,8 +188,6 @@ def write_run_page(
         rows=[*rows, ("learned from", learned_from)] if learned_from else rows,
         settings=settings,
     )
-    with atomic(folder.path / "index.html") as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="replace")  # names that are not UTF-8
 
 
 def preview_rows(folder: TrainingFolder) -> list[tuple[int, list[tuple[str, str]]]]:
