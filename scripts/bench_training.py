@@ -41,9 +41,10 @@ from lab.score.clip import image_features
 from lab.training.loop import Loop
 from lab.training.prepare import PreparedRun, prepare
 from scripts.bench_generate import peak, reset_peak
-from scripts.eval_training import KEPT_APART, features, fill_all, generate, read_contexts, similarity
+from scripts.eval_training import features, generate, similarity
 from scripts.obedience import JudgeOfRenderings
 from scripts.stock_training import STEPS, Stock
+from scripts.things import KEPT_APART, fill_all, read_contexts
 
 IMAGES = Path("lab/assets/samples/hot-dog")
 RECIPE = Path("configs/train/emoji-object.yaml")

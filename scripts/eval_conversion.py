@@ -29,8 +29,9 @@ from lab.images import images_in, to_tensor
 from lab.models.bundle import Bundle
 from lab.score.clip import Clip, image_features, open_clip
 from lab.training.learned import initial_from_text
-from scripts.eval_training import KEPT_APART, LEARN_FROM, RECIPES, read_contexts
+from scripts.eval_training import RECIPES
 from scripts.second_encoder import make_second
+from scripts.things import KEPT_APART, LEARN_FROM, read_contexts
 
 OWN, NEAREST, UNTOUCHED = "its own model", "nearest token", "where it began"
 WAYS: dict[str, dict[str, Any]] = {

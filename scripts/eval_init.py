@@ -16,15 +16,8 @@ import lab
 from lab.models.bundle import Bundle
 from lab.score.clip import Clip, image_features, open_clip
 from lab.training.prepare import prepare
-from scripts.eval_training import (
-    KEPT_APART,
-    LEARN_FROM,
-    RECIPES,
-    features,
-    fill_all,
-    read_contexts,
-    similarity,
-)
+from scripts.eval_training import RECIPES, features, similarity
+from scripts.things import KEPT_APART, LEARN_FROM, fill_all, read_contexts
 
 INITS = ("auto", "contrastive")
 PICTURED = 4

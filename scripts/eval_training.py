@@ -19,13 +19,12 @@ same command goes on where it was interrupted.
 
 import argparse
 import json
-import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,10 +39,10 @@ from lab.models.bundle import Bundle
 from lab.models.patches import frozen
 from lab.score.clip import Seeing, image_features
 from lab.training.prepare import prepare
-from scripts.obedience import KINDS, Context, JudgeOfRenderings, contexts
+from scripts.obedience import BOTH, KINDS, JudgeOfRenderings, asked_about
 from scripts.stock_training import Stock
+from scripts.things import KEPT_APART, LEARN_FROM, all_things, is_style, pictures_of, write_scenes
 
-LEARN_FROM, KEPT_APART = Path("lab/assets/samples"), Path("lab/assets/samples_test")
 RECIPES = {
     "concept": Path("configs/train/emoji-object.yaml"),
     "style": Path("configs/train/emoji-style.yaml"),
@@ -76,12 +75,11 @@ def main() -> None:
         name: {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in settings)}
         for name, *settings in arguments.variant or [["lab"]]
     }
-    folders = sorted(path.name for path in LEARN_FROM.iterdir() if path.is_dir())
-    names = arguments.only or [name for name in folders if not name.endswith("style")]
+    names = arguments.only or all_things()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "measured.jsonl"
     bundle = lab.load("emoji", dtype=arguments.dtype)
-    bench = Bench(bundle, JudgeOfRenderings(), arguments.image_seeds, arguments.image_steps)
+    bench = Bench(bundle, JudgeOfRenderings(KEPT_APART), arguments.image_seeds, arguments.image_steps)
     for seed in arguments.seeds:
         for name in names:
             for variant, settings in variants.items():
@@ -101,15 +99,14 @@ class Bench:
 
     def cell(self, name: str, variant: str, settings: Mapping[str, Any], seed: int) -> Cell:
         """One thing, learned in one way: what it took, and what the judge says of each image."""
-        began = time.perf_counter()
-        word, embeddings, took = self.learn(name, settings, seed)
-        seconds = time.perf_counter() - began
-        asked = style_asked(name) if is_style(name) else things_asked(name)
-        texts = [each.prompt.replace("{name}", word) for each in asked]
+        began, names = time.perf_counter(), name.split("+")
+        words, embeddings, took = self.learn(names, settings, seed)
+        seconds, asked = time.perf_counter() - began, asked_about(names)
+        texts = [filled(each.prompt, words) for each in asked]
         made = generate(self.bundle, texts, embeddings, self.seeds, self.image_steps)
         asked = [each for each in asked for _ in self.seeds]
-        apart = image_features(self.judge, sorted((KEPT_APART / name).glob("*.png")))
-        cosines = features(self.judge, made) @ apart.T
+        apart = [path for one in names for path in pictures_of(one, KEPT_APART)]
+        cosines = features(self.judge, made) @ image_features(self.judge, apart, most=None).T
         right = self.judge.confirms(to_tensor(made), [each.context for each in asked])
         images = [
             {
@@ -123,28 +120,49 @@ class Bench:
         return about | took | {"seconds": round(seconds, 1), "images": images}
 
     def learn(
-        self, name: str, settings: Mapping[str, Any], seed: int
-    ) -> tuple[str, list[lab.Embedding], Cell]:
-        """What stands for the thing in prompts, the embeddings that it takes, and how many steps led to which norm."""
+        self, names: Sequence[str], settings: Mapping[str, Any], seed: int
+    ) -> tuple[list[str], list[lab.Embedding], Cell]:
+        """What stands for the things in prompts, the embeddings that it takes, and how many steps led to which norm."""
         if "text" in settings:
-            own = name.replace("-style", "").replace("-", " ")
-            return (own if settings["text"] == "own" else settings["text"]), [], {"step": 0, "norm": 0.0}
-        given = {key: value for key, value in settings.items() if key != "loop"}
-        fixed = {"images": LEARN_FROM / name, "name": f"my-{name}", "preview_every": 0, "seed": seed}
-        config = lab.TrainConfig.read(RECIPES["style" if is_style(name) else "concept"], fixed | given)
-        if "loop" in settings:
-            loop, steps = Stock(prepare(self.bundle, config)), int(settings["loop"])
-            with frozen(self.bundle):
-                for _ in range(steps):
-                    loop.step()
-            learned = loop.embedding()
-        else:
-            with tempfile.TemporaryDirectory() as out:
-                learned = lab.train(self.bundle, config, out=Path(out) / "run")
-                lines = (Path(out) / "run" / "progress.jsonl").read_text(encoding="utf-8").splitlines()
-            steps = json.loads(lines[-1])["step"]
-        norm = float(next(iter(learned.vectors.values())).norm(dim=1).mean())
-        return f"<{learned.name}>", [learned], {"step": steps, "norm": round(norm, 3)}
+            own = [name.replace("-style", "").replace("-", " ") for name in names]
+            return (own if settings["text"] == "own" else [settings["text"]]), [], {"step": 0, "norm": 0.0}
+        if settings.get("apart"):
+            alone = {key: value for key, value in settings.items() if key != "apart"}
+            parts = [self.learn([name], alone, seed) for name in names]
+            took = {key: mean(part[2][key] for part in parts) for key in parts[0][2]}
+            return [part[0][0] for part in parts], [part[1][0] for part in parts], took
+        with tempfile.TemporaryDirectory() as folder:
+            config = config_of(names, settings, seed, Path(folder))
+            if "loop" in settings:
+                loop, steps = Stock(prepare(self.bundle, config)), int(settings["loop"])
+                with frozen(self.bundle):
+                    for _ in range(steps):
+                        loop.step()
+                learned = [loop.embedding()]
+            else:
+                found = lab.train(self.bundle, config, out=Path(folder) / "run")
+                learned = [found] if isinstance(found, lab.Embedding) else list(found)
+                lines = (Path(folder) / "run" / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+                steps = json.loads(lines[-1])["step"]
+        norm = mean(float(next(iter(one.vectors.values())).norm(dim=1).mean()) for one in learned)
+        return [f"<{one.name}>" for one in learned], learned, {"step": steps, "norm": round(norm, 3)}
+
+
+def config_of(names: Sequence[str], settings: Mapping[str, Any], seed: int, folder: Path) -> lab.TrainConfig:
+    """How a variant learns things together: from pictures of each, or of both, which are written into a folder."""
+    pictures = {name: LEARN_FROM / name for name in names}
+    if "scenes" in settings:
+        write_scenes(names, folder, masks=settings["scenes"] == "masks")
+        pictures = dict.fromkeys(names, folder)
+    images = [f"my-{name}={where}" for name, where in pictures.items()]
+    own = {key: value for key, value in settings.items() if key not in ("loop", "scenes")}
+    recipe = RECIPES["style" if is_style(names[0]) else "concept"]
+    return lab.TrainConfig.read(recipe, {"images": images, "preview_every": 0, "seed": seed} | own)
+
+
+def filled(prompt: str, words: Sequence[str]) -> str:
+    """A prompt with a word in the place of {name}, and of two the second in that of {name2}."""
+    return prompt.replace("{name}", words[0]).replace("{name2}", words[-1])
 
 
 def read(file: Path) -> list[Cell]:
@@ -167,7 +185,7 @@ def same(cell: Cell, variant: str, settings: Mapping[str, Any], name: str, seed:
     return (cell["variant"], cell["thing"], cell["seed"]) == (variant, name, seed)
 
 
-FIGURES = ("likeness", "obedience", *KINDS)
+FIGURES = ("likeness", "obedience", *KINDS, BOTH)
 
 
 def figure(cell: Cell, what: str) -> Array:
@@ -211,48 +229,6 @@ def report(cells: Sequence[Cell], variants: Sequence[str]) -> None:
             noise = np.sqrt(sum(pair.var(ddof=1) / len(pair) for pair in pairs)) / len(pairs)
             span = "" if effect.low is None else f" ({effect.low:+.3f} to {effect.high:+.3f})"
             print(f"  {what:10} {effect.difference:+.3f}{span}, noise {noise:.3f}")
-
-
-class Asked(NamedTuple):
-    """A prompt with a place for {name}, what it asks for, and which of the images kept apart it is held against."""
-
-    prompt: str
-    context: Context
-    held_against: slice = slice(None)
-
-
-def is_style(name: str) -> bool:
-    return name.endswith("style")
-
-
-def things_asked(name: str) -> list[Asked]:
-    """A thing in new contexts; all images kept apart show it."""
-    known = {background(caption) for caption in read_contexts(name)}
-    return [Asked(each.prompt("a {name}"), each) for each in contexts(list(known), random.Random(name))]
-
-
-def style_asked(name: str) -> list[Asked]:
-    """Other objects in a style: what each image kept apart shows is asked for in words, and held against it alone."""
-    captions = read_contexts(name, KEPT_APART)
-    return [
-        Asked(caption, Context("background", background(caption)), slice(number, number + 1))
-        for number, caption in enumerate(captions)
-    ]
-
-
-def background(caption: str) -> str:
-    """The colour that a caption of a sample names."""
-    return caption.rsplit(" background", 1)[0].rsplit(" ", 1)[-1]
-
-
-def read_contexts(name: str, folder: Path = LEARN_FROM) -> list[str]:
-    """The first caption beside each image to learn from; {name} is where the embedding goes."""
-    files = sorted((folder / name).glob("*.txt"))
-    return [file.read_text(encoding="utf-8").splitlines()[0] for file in files]
-
-
-def fill_all(contexts: Sequence[str], name: str) -> list[str]:
-    return [context.replace("{name}", name) for context in contexts]
 
 
 def generate(
