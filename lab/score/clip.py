@@ -210,10 +210,14 @@ class Seeing(Protocol):
 
 
 @torch.no_grad()
-def image_features(clip: Seeing, paths: Sequence[Path], most: int | None = MAX_IMAGES) -> Tensor:
-    """(n, p) float32 features of unit length of the first `most` image files (None: of all), read one at a time.
+def image_features(
+    clip: Seeing, shown: Sequence[Path] | Sequence[Path | Tensor], most: int | None = MAX_IMAGES
+) -> Tensor:
+    """(n, p) float32 features of unit length of the first `most` (None: all) image files, read one at a time, or pixels
+    (3, H, W) in 0..1.
 
     Raises:
         InputError: a file that is no image.
     """
-    return torch.cat([clip.images(read_pixels(path)[None]) for path in paths[:most]])
+    seen = (read_pixels(one) if isinstance(one, Path) else one for one in shown[:most])
+    return torch.cat([clip.images(pixels[None]) for pixels in seen])

@@ -186,11 +186,12 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
         return [Subject.build(first), *others]
 
     def folders(self) -> list[tuple[Path | None, list[str]]]:
-        """The folders of images, each with the embeddings that its captions name."""
-        own = {subject.name: subject.images for subject in self.more if subject.images is not None}
-        names = [self.name, *(subject.name for subject in self.more)]
-        shared = [name for name in names if name is not None and name not in own]
-        return [(self.images, shared), *((images, [name]) for name, images in own.items())]
+        """The folders of images, each with the embeddings that its captions name: several where it is given for each of
+        them, as in a=FOLDER b=FOLDER, and without one of its own an embedding is named by those of the first."""
+        found: dict[Path | None, list[str]] = {self.images: [] if self.name is None else [self.name]}
+        for subject in self.more:
+            found.setdefault(subject.images or self.images, []).append(subject.name)
+        return list(found.items())
 
     @property
     def counts(self) -> list[int]:

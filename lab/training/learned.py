@@ -104,16 +104,17 @@ def _outputs(tower: TextTower, ids: list[int]) -> Tensor:
     return states[0, 1:-1]
 
 
-def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path]) -> WordFinder:
+def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path | Tensor], skip: int = 0) -> WordFinder:
     """A function that gives the n words of the vocabulary whose CLIP text features are nearest the mean of the images'
-    CLIP image features. The first images of a folder count, see `image_features`."""
+    CLIP image features, behind those that are skipped. The first images count, see `image_features`."""
 
     def find(count: int) -> list[str]:
         words = whole_words(bundle.towers[0].tokenizer)
         mean = F.normalize(image_features(clip, images).mean(dim=0), dim=0)
         batches = [words[start : start + TEXTS_AT_ONCE] for start in range(0, len(words), TEXTS_AT_ONCE)]
         cosines = torch.cat([clip.texts(batch) @ mean for batch in batches])
-        return [words[place] for place in cosines.topk(min(count, len(words))).indices.tolist()]
+        nearest = cosines.topk(min(skip + count, len(words))).indices.tolist()
+        return [words[place] for place in nearest[skip:]]
 
     return find
 

@@ -65,7 +65,11 @@ def test_alpha_shows_the_background_or_weights_the_loss(changed, tmp_path):
 def test_a_mask_weights_the_loss_and_is_no_picture(changed, images):
     Image.new("L", (32, 32), 0).save(images / "toy-1.mask.png")
     pictures, _ = read(changed())
-    assert len(pictures) == 3 and pictures[1].mask.name == "toy-1.mask.png" and pictures[0].mask is None
+    assert (
+        len(pictures) == 3
+        and pictures[1].masks.whole.name == "toy-1.mask.png"
+        and pictures[0].masks.whole is None
+    )
     with pytest.raises(InputError, match=r"toy-1\.png.*nothing to learn"):
         load_view(pictures[1], make_views(pictures, changed())[1], changed())
     Image.new("L", (16, 32), 255).save(images / "toy-1.mask.png")
@@ -138,7 +142,12 @@ def test_masks_have_the_names_that_other_trainers_give_them(changed, images, nam
     Image.new("L", (32, 32), 0).save(images / "death_mask.png")  # no picture's
     pictures, _ = read(changed())
     assert [picture.path.stem for picture in pictures] == ["death_mask", "toy-0", "toy-1", "toy-2"]
-    assert [picture.mask and picture.mask.name for picture in pictures] == [None, None, name, None]
+    assert [picture.masks.whole and picture.masks.whole.name for picture in pictures] == [
+        None,
+        None,
+        name,
+        None,
+    ]
 
 
 def test_masks_of_16_bits_are_scaled(changed, images):

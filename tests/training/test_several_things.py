@@ -55,6 +55,18 @@ def test_captions_name_the_thing_of_their_folder_alone(sd1, two):
     assert shown == set(range(5))
 
 
+def test_one_folder_for_several_things_shows_them_all(sd1, two, tmp_path):
+    folder = tmp_path / "cup"
+    config = TrainConfig.build(two | {"images": [f"my-cup={folder}", f"my-owl={folder}"]})
+    assert config.folders() == [(folder, ["my-cup", "my-owl"])]
+    objective = prepare(sd1, config).objective
+    assert len(objective.images) == 3 == len(objective.images_of("my-owl"))
+    assert all("<my-cup>" in caption and "<my-owl>" in caption for caption in objective.data.captions)
+    (folder / "toy-0.txt").write_text("a <my-cup> on a table", encoding="utf-8")
+    with pytest.raises(InputError, match=r"toy-0\.png: without <my-owl>"):
+        prepare(sd1, config)
+
+
 def test_flags_take_several_folders(two, sd1_folder, capsys):
     flags = ["--images", *two["images"], "--out", str(two["out"]), "--steps", "2", "--init", "text:red apple"]
     assert main(["train", "--model", str(sd1_folder), "--resolution", "32", *flags, "--dry-run"]) == 0

@@ -16,7 +16,7 @@ from lab.models.device import to_device
 from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.data.captions import vary_tags
-from lab.training.data.latents import Latents
+from lab.training.data.latents import REGION, Latents
 from lab.training.data.pictures import (
     Picture,
     View,
@@ -217,7 +217,7 @@ class ImageData:
             return name if picture.path.parent == first else f"{picture.names[0]}/{name}"
 
         return {
-            key(picture): " ".join([picture.sha256[:32], picture.mask_sha256[:32], *picture.captions])
+            key(picture): " ".join([picture.sha256[:32], picture.masks.sha256[:32], *picture.captions])
             for picture in self.pictures
         }
 
@@ -252,6 +252,13 @@ class ImageData:
         time_ids = to_device(torch.tensor([self._time_ids(example) for example in examples]), self._device)
         captions = [example.caption for example in examples]
         return ImageBatch(examples, mean + std * sample, noise, weights, timesteps, captions, time_ids)
+
+    def masks(self, example: Example) -> dict[str, Tensor]:
+        """Where an example's image shows what its captions name, as far as masks say it: (h, w) in 0..1 by name, of the
+        size of the latents."""
+        entry, names = self.latents.get(example.view), self.pictures[self.views[example.view].picture].names
+        found = {name: entry.get(f"{REGION}{name}", entry.get("weight")) for name in names}
+        return {name: mask for name, mask in found.items() if mask is not None}
 
     def _time_ids(self, example: Example) -> tuple[int, ...]:
         view = self.views[example.view]

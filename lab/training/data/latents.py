@@ -16,7 +16,10 @@ from lab.models.bundle import Bundle
 from lab.models.device import to_device
 from lab.sample.pixels import posterior
 from lab.training.config import TrainConfig
-from lab.training.data.pictures import Picture, View, load_view
+from lab.training.data.pictures import Picture, View, load_regions, load_view
+
+REGION = "region/"
+"""Begins the keys of regions of single embeddings."""
 
 
 class Latents:
@@ -55,8 +58,9 @@ class Latents:
         """What a view was encoded to.
 
         Returns:
-            `mean` and `std` of the posterior, (c, h, w) float32 in the U-Net's scale on the bundle's device, and
-            `weight` (h, w) in 0..1 where the loss is weighted by a mask or by transparency.
+            `mean` and `std` of the posterior, (c, h, w) float32 in the U-Net's scale on the bundle's device; `weight`
+            (h, w) in 0..1 where the loss is weighted by a mask or by transparency; and `region/NAME`, likewise, for
+            each embedding that has a mask of its own.
 
         Raises:
             InputError: a file that is gone from the folder of latents, and whose image has changed since.
@@ -73,15 +77,17 @@ class Latents:
         pixels, weight = load_view(picture, view, self._config)
         mean, std = posterior(self._bundle, pixels[None])
         entry = {"mean": mean[0], "std": std[0]}
-        if weight is not None:
-            entry["weight"] = F.interpolate(weight[None, None], size=mean.shape[-2:], mode="area")[0, 0]
+        masks = {f"{REGION}{name}": region for name, region in load_regions(picture, view).items()}
+        masks |= {} if weight is None else {"weight": weight}
+        for key, mask in masks.items():
+            entry[key] = F.interpolate(mask[None, None], size=mean.shape[-2:], mode="area")[0, 0]
         return entry
 
     def _path(self, index: int) -> Path:
         picture, view = self._views[index]
         cut = (view.bucket.width, view.bucket.height, view.left, view.top, view.flipped)
         seen = (self._config.background, self._config.alpha, self._vae_hash)
-        key = repr((picture.sha256, picture.mask_sha256, cut, seen))
+        key = repr((picture.sha256, picture.masks.sha256, *picture.masks.regions, cut, seen))
         assert self._config.latents is not None
         return self._config.latents / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 

@@ -60,8 +60,8 @@ class Subject(Config):
 
     name: Name
     images: ExistingFolder | None = None
-    """A folder of its own, whose captions name this embedding alone; it is then learned as the first one is, but for
-    what is said here. Without one, the captions of the first one's images name it too."""
+    """A folder whose captions name this embedding, and others that have the same one; it is then learned as the first
+    one is, but for what is said here. Without one, the captions of the first one's images name it too."""
 
     objective: ObjectiveName = "style"
     vectors: int = Field(1, ge=1, le=MAX_VECTORS)
@@ -78,8 +78,9 @@ class DataOptions(Config):
     """What is learned, and from which images and captions."""
 
     images: Images = None
-    """Folder of images (PNG, JPEG, WebP, ...). `NAME.txt` beside one holds its captions, `NAME.mask.png`
-    (or -masklabel, _mask, -mask) its mask. Several things are learned at once from NAME=FOLDER NAME=FOLDER."""
+    """Folder of images (PNG, JPEG, WebP, ...). `FILE.txt` beside one holds its captions, `FILE.mask.png`
+    (or -masklabel, _mask, -mask) its mask. Several things are learned at once from NAME=FOLDER NAME=FOLDER; if that is
+    the same folder, its images show them all, and `FILE.NAME.mask.png` says where one of them is."""
 
     name: Name | None = None
     """What prompts will call the embedding: `<name>`."""

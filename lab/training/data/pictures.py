@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,7 @@ from lab.images import SUFFIXES, load_image, on_ground, sort_out
 from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
 from lab.training.data.captions import image_captions, read_templates
-
-MASK_MARKS = (".mask", "-masklabel", "_mask", "-mask")
-"""What stands behind a picture's name in that of its mask: here, in OneTrainer, and in many scripts."""
+from lab.training.data.masks import Masks, masks_among, read_masks
 
 MAX_ASPECT = 2.0
 """The longest bucket: images beyond it are cut."""
@@ -74,8 +72,7 @@ class Picture:
     Attributes:
         size: (width, height) upright, in pixels.
         sha256: Of the file's bytes.
-        mask: Its mask file, if there is one.
-        mask_sha256: Of that file's bytes, or "".
+        masks: Its mask files.
         bucket: The size that it is cut to.
         captions: Of which each example takes one.
         names: The embeddings that its captions have to name.
@@ -84,8 +81,7 @@ class Picture:
     path: Path
     size: tuple[int, int]
     sha256: str
-    mask: Path | None
-    mask_sha256: str
+    masks: Masks
     bucket: Bucket
     captions: tuple[str, ...]
     names: tuple[str, ...]
@@ -132,13 +128,11 @@ def _read_folder(
     names: Sequence[str],
     buckets: list[Bucket],
 ) -> tuple[list[Picture], list[str]]:
-    files, masks, left_out = _image_files(config, folder)
+    files, masks, left_out = _image_files(config, folder, names)
     pictures, skipped = [], []
     for path in files:
         try:
-            pictures.append(
-                _read_picture(path, masks.get(path.stem.casefold()), config, lines, names, buckets)
-            )
+            pictures.append(_read_picture(path, masks, config, lines, names, buckets))
         except InputError as error:
             if not config.skip_broken:
                 raise InputError(f"{error}; mend it, or leave it out with --skip-broken") from None
@@ -159,15 +153,17 @@ def read_captions(config: TrainConfig, templates: str) -> dict[str, tuple[str, .
     Raises:
         InputError: no folder, no image in it, or a bad caption file.
     """
-    files, _, _ = _image_files(config, config.images)
-    lines = read_templates(config.templates or [templates])
     _, names = config.folders()[0]
+    files, _, _ = _image_files(config, config.images, names)
+    lines = read_templates(config.templates or [templates])
     return {path.name: image_captions(path, config, lines, names) for path in files}
 
 
-def _image_files(config: TrainConfig, folder: Path | None) -> tuple[list[Path], dict[str, Path], str]:
-    """The images of the folder, by name, their masks by stem, and what is left out; of those that the run made itself,
-    only these."""
+def _image_files(
+    config: TrainConfig, folder: Path | None, names: Sequence[str]
+) -> tuple[list[Path], dict[str, Path], str]:
+    """The images of the folder, by name, their masks by `STEM` or `STEM.NAME`, and what is left out; of those that the
+    run made itself, only these."""
     if folder is None:
         raise InputError("images: there are none; give a folder with --images")
     if not is_folder(folder):
@@ -175,7 +171,7 @@ def _image_files(config: TrainConfig, folder: Path | None) -> tuple[list[Path], 
     if config.worst_of is not None:
         return sorted(RunFolder(folder).finished().values()), {}, ""
     files, left_out = sort_out(folder, subfolders=False)
-    masks = _masks_among(files)
+    masks = masks_among(files, names)
     files = [path for path in files if path not in {mask for _, mask in masks}]
     if not files:
         also = left_out and f"; {left_out}"
@@ -183,20 +179,9 @@ def _image_files(config: TrainConfig, folder: Path | None) -> tuple[list[Path], 
     return files, dict(reversed(masks)), left_out  # of two masks the first counts
 
 
-def _masks_among(files: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Each image whose name says that it is a mask, with the stem of its picture's name in small letters."""
-    stems = {path.stem.casefold() for path in files}
-    ends = [(mark, path, path.stem.casefold()) for mark in MASK_MARKS for path in files]
-    return [
-        (stem.removesuffix(mark), path)
-        for mark, path, stem in ends
-        if stem.endswith(mark) and (stem.removesuffix(mark) in stems or mark == ".mask")
-    ]
-
-
 def _read_picture(
     path: Path,
-    mask: Path | None,
+    masks: Mapping[str, Path],
     config: TrainConfig,
     templates: list[str],
     names: Sequence[str],
@@ -210,14 +195,11 @@ def _read_picture(
             f"{path}: {size[0]}x{size[1]} is too small to learn from at {square} px; "
             f"use images of at least {int(square * SMALLEST_SHARE)} px, better {square}"
         )
-    if mask is not None and load_image(mask).size != size:
-        raise InputError(f"{mask}: another size than {path.name}")
     return Picture(
         path,
         size,
         hashlib.sha256(data).hexdigest(),
-        mask,
-        hashlib.sha256(mask.read_bytes()).hexdigest() if mask is not None else "",
+        read_masks(path, masks, names, size),
         nearest_bucket(*size, buckets),
         image_captions(path, config, templates, names),
         tuple(names),
@@ -261,13 +243,23 @@ def load_view(picture: Picture, view: View, config: TrainConfig) -> tuple[Tensor
     if image.has_transparency_data and config.alpha == "weight":
         weight = _as_array(_cut(image.convert("RGBA").getchannel("A"), view))
     image = on_ground(image, config.background)
-    if picture.mask is not None:
-        mask = _as_array(_cut(load_image(picture.mask).convert("L"), view))
+    masks = picture.masks.weighing(picture.names)
+    if masks:
+        mask = np.maximum.reduce([_mask(path, view) for path in masks])
         weight = mask if weight is None else weight * mask
     if weight is not None and not weight.any():
         raise InputError(f"{picture.path}: its mask or transparency leaves nothing to learn from")
     pixels = torch.from_numpy(_as_array(_cut(image, view)) * 2 - 1).permute(2, 0, 1)
     return pixels, None if weight is None else torch.from_numpy(weight)
+
+
+def load_regions(picture: Picture, view: View) -> dict[str, Tensor]:
+    """Where a view shows each embedding that has a mask of its own, by name: (h, w) in 0..1."""
+    return {name: torch.from_numpy(_mask(path, view)) for name, path in picture.masks.regions.items()}
+
+
+def _mask(path: Path, view: View) -> np.ndarray:
+    return _as_array(_cut(load_image(path).convert("L"), view))
 
 
 def _cut(image: Image.Image, view: View) -> Image.Image:

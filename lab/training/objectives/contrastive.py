@@ -202,12 +202,16 @@ class Contrastive(Objective[Pick]):
 
 
 def contrastive_initial(
-    bundle: Bundle, clip: Clip | None, images: Sequence[Path], begin: Initial, generator: torch.Generator
+    bundle: Bundle,
+    clip: Clip | None,
+    images: Sequence[Path | Tensor],
+    begin: Initial,
+    generator: torch.Generator,
 ) -> Initial:
     """First vectors for other objectives: those of an initial text, brought nearer to what images show.
 
     Args:
-        images: The image files, of which the first count, see `image_features`.
+        images: Of which the first count, see `image_features`.
         begin: Where they begin.
         generator: Chooses the words that the text is held against.
 
