@@ -9,7 +9,6 @@ from typing import Literal
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lab.condition.conditioning import Encoding
 from lab.condition.prompt_parts import find_rows
 from lab.errors import InputError, did_you_mean
 from lab.files import atomic
-from lab.models.attention import AttentionRecorder, attention_recorded
+from lab.models.attention import AttentionRecorder, Grid, at_one_size, attention_recorded, grid_of
 from lab.models.bundle import Bundle
 from lab.sample.denoise import Step, denoise
 from lab.sample.engine import batches
@@ -83,8 +82,6 @@ def check_target(job: Job, target: Target) -> None:
 BATCH = 4
 """Images denoised together: their maps are in memory together."""
 
-Grid = tuple[int, int]
-
 
 @dataclass
 class KeyMaps:
@@ -107,8 +104,7 @@ class KeyMaps:
 
     def total(self, rows: Sequence[int], size: Grid) -> Tensor:
         """(height, width): the maps of some rows (keys) together, added up over the calls, at that size in pixels."""
-        maps = [total[rows].sum(dim=0)[None, None] for total in self.sums.values()]
-        return torch.cat([F.interpolate(one, size, mode="bilinear") for one in maps]).sum(dim=(0, 1))
+        return at_one_size([total[rows].sum(dim=0)[None, None] for total in self.sums.values()], size)[0, 0]
 
 
 @dataclass(frozen=True)
@@ -206,7 +202,7 @@ class _Collector:
         if self._steps is not None and step.step not in self._steps:
             return
         height, width = step.prediction.shape[-2:]
-        grids = {_grid(pixels, height, width): share for pixels, share in shares.items()}
+        grids = {grid_of(pixels, height, width): share for pixels, share in shares.items()}
         sides: list[Side] = ["negative", "positive"] if step.negative else ["positive"]
         members = [(side, part) for side in sides for part in range(len(getattr(self._batch[0], side).parts))]
         for place, (side, part) in enumerate(members):
@@ -234,13 +230,6 @@ class _Collector:
                 sides[side].append(maps)
             results.append(HeatMaps(job, image, {side: tuple(maps) for side, maps in sides.items()}))
         return results
-
-
-def _grid(pixels: int, height: int, width: int) -> Grid:
-    """The resolution of a layer with so many pixels, in a U-Net that halves latents of height x width."""
-    while height * width > pixels:
-        height, width = height // 2, width // 2
-    return height, width
 
 
 COLOURS = "turbo"

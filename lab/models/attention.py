@@ -3,7 +3,7 @@
 Each is a context manager that puts back what it found; threads that use the model meanwhile see none of it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -243,6 +243,22 @@ def attention_recorded(
     recorder = AttentionRecorder(heads)
     with _cross_attention(unet, layers, told=(recorder.add_layer,)):
         yield recorder
+
+
+Grid = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def grid_of(pixels: int, height: int, width: int) -> Grid:
+    """The resolution of a layer with so many pixels, in a U-Net that halves latents of height x width."""
+    while height * width > pixels:
+        height, width = height // 2, width // 2
+    return height, width
+
+
+def at_one_size(maps: Iterable[Tensor], size: Grid) -> Tensor:
+    """(b, n, *size): maps (b, n, height, width) of several resolutions, brought to one and added up."""
+    return torch.stack([F.interpolate(one, size, mode="bilinear") for one in maps]).sum(dim=0)
 
 
 def cross_attention_layers(unet: UNet2DConditionModel, layers: Sequence[str] = ()) -> list[str]:

@@ -108,6 +108,10 @@ class LearningOptions(Config):
     keep_context: float = Field(0.0, ge=0)
     """Weight of what the vectors change of other words' meaning in prompts without images (CoRe, 2408.15914)."""
 
+    keep_attention: float = Field(0.0, ge=0)
+    """Weight of what attention things get outside their own places in the images: outside their masks, or, without
+    masks, where other words are attended to."""
+
     clip_skip: int = Field(0, ge=0, le=11)
     """Leaves out this many of the text encoder's last layers."""
 

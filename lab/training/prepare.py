@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -86,14 +87,15 @@ def prepare(
         raise InputError(
             f"place: {config.objective} learns vectors in front of the text encoder; leave out {config.place}"
         )
+    check_kept(config, kind)
     if config.worst_of is not None:
         config = make_worst(bundle, config, library, listener)
     objective = kind(bundle, config, library)
     clip = open_clip(bundle, config.clip)
     partners = _partners(config)
     beginnings = []
-    for subject in subjects:
-        initial = _initial(objective, subject, clip)
+    for number, subject in enumerate(subjects, start=1):
+        initial = _initial(objective, subject, clip, _taken(objective, subjects[:number]))
         rate = learning_rate(bundle, config, subject, initial)
         sort = find_objective(subject.objective).kind
         beginnings.append(Beginning(subject.name, sort, initial, rate, partners.get(subject.name)))
@@ -104,13 +106,39 @@ def prepare(
     return PreparedRun(bundle, config, objective, learned, clip, library)
 
 
-def _initial(objective: Objective[Any], subject: Subject, clip: Clip | None) -> Initial:
+def check_kept(config: TrainConfig, kind: type[Objective[Any]]) -> None:
+    """Refuses to keep what an objective has no such loss for, or what cannot be looked at.
+
+    Raises:
+        InputError: so it is.
+    """
+    for option in ("keep_context", "keep_attention"):
+        if getattr(config, option) and option not in kind.keeps:
+            raise InputError(f"{option}: is no part of learning a {config.objective}; leave it out")
+    for option in ("gradient_checkpointing", "compile"):
+        if config.keep_attention and getattr(config, option):
+            raise InputError(
+                f"{option}: hides what the U-Net's layers attend to; leave it or --keep-attention out"
+            )
+
+
+def _taken(objective: Objective[Any], subjects: Sequence[Subject]) -> int:
+    """How many words the embeddings before the last begin at whose pictures are the very same and show all of them: two
+    things that begin alike would be learned alike."""
+    *before, last = subjects
+    shown = objective.shown(last.name)
+    if not all(isinstance(one, Path) for one in shown):
+        return 0
+    return sum(one.vectors for one in before if objective.images_of(one.name) == shown)
+
+
+def _initial(objective: Objective[Any], subject: Subject, clip: Clip | None, taken: int) -> Initial:
     """Where an embedding begins, in its place."""
     bundle, config, kind = objective.bundle, objective.config, find_objective(subject.objective)
     generator = config.generator("init", subject.name)
     own = objective if kind is type(objective) else kind
-    images = objective.images_of(subject.name)
-    words = nearest_words(bundle, clip, images) if clip and images else None
+    images = objective.shown(subject.name)
+    words = nearest_words(bundle, clip, images, skip=taken) if clip and images else None
     auto = words if words and kind.images_show_it else own.word
     nearer = subject.init == "contrastive"
     initial = initial_vectors(bundle, "auto" if nearer else subject.init, subject.vectors, generator, auto)

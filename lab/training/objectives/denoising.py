@@ -17,6 +17,7 @@ from torch import Tensor
 from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
 from lab.errors import InputError
 from lab.listening import Listener
+from lab.models.attention import attention_recorded
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.sample.guidance import apply_guidance
@@ -24,8 +25,10 @@ from lab.training.config import Subject, TrainConfig
 from lab.training.data.caption_encoder import CaptionEncoder, check_placeholders, embeddings_named
 from lab.training.data.captions import fill_template, read_templates
 from lab.training.data.examples import Example, ImageBatch, ImageData
+from lab.training.data.masks import cut_out
 from lab.training.data.pictures import Bucket
 from lab.training.learned import Learned
+from lab.training.objectives.attention import OwnPlaces
 from lab.training.objectives.context import ContextDrift
 from lab.training.objectives.objective import Cost, Objective, split_evenly
 
@@ -75,6 +78,7 @@ class Denoising(Objective[Example]):
     """Learns from the images of a folder and their captions (Textual Inversion, 2208.01618, equation 2)."""
 
     places = ("input", "output", "layers")
+    keeps: ClassVar[Sequence[str]] = ("keep_context",)
 
     templates: ClassVar[str] = "object"
     """The set of caption templates for when the config names none and no caption lies beside an image."""
@@ -85,11 +89,6 @@ class Denoising(Objective[Example]):
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         super().__init__(bundle, config, embeddings)
         _check_model(bundle)
-        if config.place == "layers" and config.gradient_checkpointing:
-            raise InputError(
-                "gradient_checkpointing: computes layers again without texts of their own; leave it out with "
-                "--place layers"
-            )
         self.data = ImageData(bundle, config, self.templates)
         self.images, self.skipped = self.data.images, self.data.skipped
         self._others = embeddings_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
@@ -107,6 +106,11 @@ class Denoising(Objective[Example]):
         named = [picture.path for picture in self.data.pictures if name in picture.names]
         return named or self.images
 
+    def shown(self, name: str) -> Sequence[Path | Tensor]:
+        """Of images with a mask of the embedding alone what lies in it."""
+        regions = {picture.path: picture.masks.regions.get(name) for picture in self.data.pictures}
+        return [cut_out(path, mask) if (mask := regions[path]) else path for path in self.images_of(name)]
+
     def fingerprint(self) -> dict[str, str]:
         """What makes each image what it is, by file name: image, mask and captions; and embeddings that these name."""
         others = {f"embedding {name}": self.embeddings[name].provenance.sha256 for name in self._others}
@@ -120,6 +124,8 @@ class Denoising(Objective[Example]):
         """Encodes every view of the images."""
         named = {**self._others, **learned.placed}
         self._encode = CaptionEncoder(self.bundle, named, self.config.clip_skip)
+        things = [one.name for one in self.config.subjects() if one.objective == "concept"]
+        self._places = OwnPlaces(self._encode, things)
         if self.config.keep_context:
             names = [subject.name for subject in self.config.subjects()]
             self._context = ContextDrift(self.bundle, self._encode, names, self._known_word(learned))
@@ -140,15 +146,23 @@ class Denoising(Objective[Example]):
         ]
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
-        """(b,) losses of examples of one bucket: their errors, and with `keep_context` what the vectors do to other
-        words, see `ContextDrift`."""
-        errors = self.errors(examples)
-        if not self.config.keep_context:
-            return errors
-        places = [("context", example.step, example.slot) for example in examples]
-        return errors + self.config.keep_context * self._context(
-            [self.config.generator(*each) for each in places]
-        )
+        """(b,) losses of examples of one bucket: their errors, with `keep_context` what the vectors do to other words,
+        see `ContextDrift`, and with `keep_attention` where they are attended to, see `OwnPlaces`."""
+        losses = self._errors_and_places(examples) if self.config.keep_attention else self.errors(examples)
+        if self.config.keep_context:
+            places = [("context", example.step, example.slot) for example in examples]
+            drifts = self._context([self.config.generator(*each) for each in places])
+            losses = losses + self.config.keep_context * drifts
+        return losses
+
+    def _errors_and_places(self, examples: Sequence[Example]) -> Tensor:
+        """(b,) errors, and what attention things get outside their own places at the same call of the U-Net."""
+        with attention_recorded(self.bundle.unet) as recorder:
+            errors = self.errors(examples)
+        height, width = self.data.latents.get(examples[0].view)["mean"].shape[-2:]
+        masks, captions = map(self.data.masks, examples), [example.caption for example in examples]
+        places = self._places(recorder.pop_maps(), captions, list(masks), (height, width))
+        return errors + self.config.keep_attention * places
 
     def watch(self, examples: Sequence[Example]) -> Tensor:
         """(b, 1): the errors alone."""
@@ -184,6 +198,8 @@ class Denoising(Objective[Example]):
 
 class Concept(Denoising):
     """A thing."""
+
+    keeps = ("keep_context", "keep_attention")
 
 
 class Style(Denoising):

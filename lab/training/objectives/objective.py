@@ -120,6 +120,9 @@ class Objective(ABC, Generic[E]):
     """Where vectors can act that are learned so: behind the text encoder and in layers only the U-Net sees them, and
     weights do not reach them."""
 
+    keeps: ClassVar[Sequence[str]] = ()
+    """Which of the options `keep_context` and `keep_attention` its losses have."""
+
     layers_stay: bool = True
     """Whether the U-Net's layers compute on the way back what they computed before, so that they may do so again
     instead of being kept in memory."""
@@ -151,6 +154,10 @@ class Objective(ABC, Generic[E]):
     def images_of(self, name: str) -> Sequence[Path]:
         """Of the images that are learned from, those that show what an embedding is to mean."""
         return self.images
+
+    def shown(self, name: str) -> "Sequence[Path | Tensor]":
+        """The images that show what an embedding is to mean, or pixels (3, h, w) in 0..1 of the part that does."""
+        return self.images_of(name)
 
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:
