@@ -119,7 +119,7 @@ class Run:
             self.modules[name].load_state_dict(state["modules"][name])
             self.averages[name].load_state_dict(state["averages"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.optimiser.param_groups[0]["lr"] = self.rate
+        self.optimiser.param_groups[0] |= {"lr": self.rate, "capturable": self.recorded}
         self.generator.set_state(state["generator"].cpu())
         self.step, self.spent = state["step"], state["spent"]
         print(f"going on at step {self.step}, {self.spent:.1f} minutes spent", flush=True)

@@ -101,6 +101,7 @@ class Session:
 
     def rehearse(self, name: str) -> None:
         """Let another process try the ways to run a stage's steps, and time them."""
+        times_of(name).unlink(missing_ok=True)  # another card's
         command = [sys.executable, "-m", "scripts.pretrain.rehearse", name, "--out", str(times_of(name))]
         self.rehearsals[name] = subprocess.Popen(["nice", *command])
 

@@ -163,7 +163,7 @@ class AutoencoderObjective(Objective):
         if self.patches:  # not at once: an untrained discriminator says nothing
             self.ramp.fill_(min(1.0, share / c["ramp"]))
         scale = order.choice((1.0, 0.5)) if order.random() < c["equivariance"] else None
-        return Form(128 if share > 1 - c["share_at_128"] else 64, scale)
+        return Form(128 if share >= 1 - c["share_at_128"] else 64, scale)
 
     def __call__(self, generator: torch.Generator, choice: Hashable) -> Tensor:
         """The loss of one batch."""

@@ -2,6 +2,9 @@
 
 import copy
 import itertools
+import random
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scripts.pretrain.common import CONFIGS, read_config
 from scripts.pretrain.convolution import speed_up_wide
 from scripts.pretrain.loop import Budget, Objective, Run, train
+from scripts.pretrain.recorded import AHEAD, PLAIN, Recorded
 from scripts.pretrain.rehearse import STAGES, choices
 from scripts.pretrain.unet import build
 from scripts.pretrain.whiten import fold, measure, unfold
@@ -25,10 +29,10 @@ def clock(monkeypatch):
     monkeypatch.setattr("scripts.pretrain.loop.time.monotonic", lambda: next(ticks))
 
 
-def run(folder, budget=BUDGET) -> Run:
+def run(folder, budget=BUDGET, recorded=False) -> Run:
     layer = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(layer.weight)
-    return Run({"layer": layer}, folder, "cpu", budget)
+    return Run({"layer": layer}, folder, "cpu", budget, recorded)
 
 
 class Line(Objective):
@@ -116,12 +120,13 @@ def test_a_folded_unet_gives_for_plain_states_what_it_gave_for_whitened_ones():
 
 
 class NeverWaiting(TorchDispatchMode):
-    """Refuses what reads a tensor's values into Python or makes shapes of them: a GPU would be waited for, and a
-    recorded step could not do it."""
+    """Refuses what reads a tensor's values into Python, makes shapes of them, or makes a tensor of Python's numbers: a
+    GPU would be waited for, and a recorded step could not do it."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = str(function.overloadpacket)
-        assert name not in {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select"}, name
+        waiting = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.lift_fresh"}
+        assert name not in waiting, name
         return function(*args, **(kwargs or {}))
 
 
@@ -130,6 +135,90 @@ SMALL = {
     "decoder": {"widths": [4, 4, 4, 8], "batch": 8, "warm_start": None},
     "unet": {"widths": [16, 16, 16], "heads": [1, 1, 1], "batch": 4},
 }
+
+
+def test_an_autoencoder_that_learns_from_whole_images_never_sees_crops(tmp_path):
+    """Not at the first step either: a card would be measured, and kernels compiled, for sizes that never come again."""
+    settings = read_config(CONFIGS / "vae.yaml") | SMALL["vae"]
+    _, objective = STAGES["vae"](settings, "cpu", tmp_path)
+    assert {objective.choose(share, random.Random(0)).side for share in (0.0, 0.5, 1.0)} == {128}
+
+
+def test_a_run_that_goes_on_steps_as_it_is_asked_to_now(tmp_path):
+    """Recorded or not, whatever the checkpoint was: an optimizer that does not know it refuses to be recorded."""
+    run(tmp_path).save()
+    again = run(tmp_path, recorded=True)
+    assert again.optimiser.param_groups[0]["capturable"]
+    assert again.optimiser.param_groups[0]["lr"] is again.rate
+
+
+class Card:
+    """Stands for `torch.cuda`: what is computed while a graph is recorded is done by each replay of it."""
+
+    def __init__(self):
+        self.told, self.recording = [], None
+
+    def stream(self, _):
+        return nullcontext()
+
+    def graph_pool_handle(self):
+        return "memory"
+
+    @contextmanager
+    def graph(self, graph, pool):
+        assert pool == "memory" and graph.generators, "what draws has to be known before"
+        self.recording = graph
+        yield
+        self.recording = None
+
+    def current_stream(self):
+        return self.Stream()
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class CUDAGraph:
+        def __init__(self):
+            self.generators, self.work = [], None
+            self.register_generator_state = self.generators.append
+
+        def replay(self):
+            self.work()
+
+    class Event:
+        waiting = 0
+
+        def record(self):
+            Card.Event.waiting += 1
+
+        def synchronize(self):
+            Card.Event.waiting -= 1
+
+
+def test_a_step_of_each_kind_is_recorded_once_and_then_replayed(monkeypatch):
+    card, generator = Card(), torch.Generator()
+    monkeypatch.setattr("scripts.pretrain.recorded.torch", SimpleNamespace(cuda=card))
+    done, totals = [], {"a": torch.zeros(()), "b": torch.zeros(())}
+
+    def step(choice):
+        def work():
+            done.append("replayed" if replaying else "plain")
+            totals[choice] += 1
+
+        replaying = card.recording is not None
+        if replaying:
+            card.recording.work = work
+        else:
+            work()
+        return totals[choice]
+
+    advance = Recorded(step, generator)
+    found = [advance(choice) for choice in "aaaaabbbbbaa"]
+    plain = ["plain"] * PLAIN
+    assert done == [*plain, "replayed", "replayed", *plain, *["replayed"] * 4]
+    assert [value.item() for value in found[3:5]] == [4, 5]  # each call's own, whatever comes later
+    assert Card.Event.waiting == AHEAD
 
 
 @pytest.mark.parametrize("stage", SMALL)
