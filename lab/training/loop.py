@@ -152,7 +152,7 @@ class Loop:
         """
         state, last = self.state, self.last_step
         if not state.evaluations:
-            state.evaluations.append((0, self.evaluate()))
+            state.evaluations.append((0, self.evaluate(listener)))
         while state.step < last:
             loss, norm, told_to_stop = self._gradients(interrupted())
             if not (isfinite(loss) and isfinite(norm)):
@@ -193,14 +193,19 @@ class Loop:
         return min(self.config.steps, int(stop)) if stop.isdigit() else self.config.steps
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """The means over the fixed examples of all processes: `loss`, and what the objective watches."""
+    def evaluate(self, listener: Listener = Listener()) -> dict[str, float]:
+        """The means over the fixed examples of all processes: `loss`, and what the objective watches.
+
+        Args:
+            listener: Is told how many of them are done: with a large model on a CPU they take a minute.
+        """
         names = ("loss", *self._objective.watched)
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device="cpu")
         with self._accelerator.split_between_processes(list(self._objective.fixed())) as groups:
-            watched = [
-                self._objective.watch(group) for group in groups
-            ]  # all begun before the first is looked at
+            watched: list[Tensor] = []
+            for group in groups:  # all begun before the first is looked at
+                watched.append(self._objective.watch(group))
+                listener.progress(sum(map(len, watched)), sum(map(len, groups)), "fixed examples")
             for found in watched:
                 sums = found.cpu().double().sum(dim=0)
                 total += torch.cat([sums, torch.tensor([len(found)])])
