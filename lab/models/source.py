@@ -3,6 +3,7 @@
 Of a hub come safetensors, configs and tokenizers, nothing else.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -50,12 +51,20 @@ def locate(
     refuse_pickle(path)
     if is_file(path):
         raise InputError(f"{source}: this is a file; write file:{source}")
+    on_hub = _ON_HUB.fullmatch(source)
     hint = (
-        f"; for a model on the hub write hub:{source}"
-        if source.count("/") == 1
+        f"; for a model on the hub write hub:{on_hub[1]}{on_hub[2] or ''}"
+        if on_hub
         else did_you_mean(source, bundled())
     )
     raise InputError(f"unknown {what} '{source}': neither bundled nor a folder{hint}")
+
+
+_ON_HUB = re.compile(
+    r"(?:https?://[^/]+/)?([\w-][\w.-]*/[\w.-]+)(?:/?|/tree/.*|/(?:blob|resolve)/[^/]+(/[^?]+)(?:\?.*)?)"
+)
+"""What may be a repository's name, the address of its page, or that of a file in it; no path with a drive, such as
+C:/models."""
 
 
 def locate_part(source: str, part: str, listener: Listener = Listener()) -> Path:

@@ -198,7 +198,13 @@ def test_models_that_take_more_than_latents_are_refused(folder):
     ("source", "said"),
     [
         ("emojy", "unknown model 'emojy'.*nearest: emoji"),
-        ("org/name", "write hub:org/name"),
+        ("org/name", "for a model on the hub write hub:org/name$"),
+        ("https://huggingface.co/org/name/tree/main", "for a model on the hub write hub:org/name$"),
+        (
+            "https://huggingface.co/org/name/resolve/main/x.safetensors?download=true",
+            "write hub:org/name/x.safetensors$",
+        ),
+        ("C:/models", "neither bundled nor a folder; known: emoji$"),
         ("model.ckpt", "convert it"),
         ("file:model.ckpt", "convert it"),
         ("file:absent.safetensors", "no such file"),
