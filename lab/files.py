@@ -84,6 +84,13 @@ def is_there(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
+def portable_name(text: str) -> str:
+    """A text as a file's name that every system can have: as it stands, but for what Windows refuses and for what
+    parts a path, in whose place `-` stands; behind names of Windows' devices (con, nul, com1) stands `_`."""
+    kept = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", text).rstrip(". ")
+    return re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", kept) or "-"
+
+
 @contextmanager
 def writing(path: Path, place: str = "place") -> Iterator[None]:
     """Turns the operating system's refusals to write `path` into one line for people.

@@ -13,6 +13,7 @@ from lab.files import (
     is_file,
     is_folder,
     is_there,
+    portable_name,
     read_json,
     split_unless_there,
     writing,
@@ -52,6 +53,25 @@ def test_a_file_that_is_open_on_windows_is_told(tmp_path):
     ):
         raise InUseError(errno.EACCES, "in use", str(tmp_path / ".index-1.html"))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("EasyNegative", "EasyNegative"),
+        ("bad-hands.v2 (new)", "bad-hands.v2 (new)"),
+        ("猫", "猫"),
+        ("../styles/ink", "..-styles-ink"),
+        ('C:\\x<y>|"?*', "C--x-y-----"),
+        ("ends in a dot. ", "ends in a dot"),
+        ("nul", "nul_"),
+        ("Com1.card", "Com1_.card"),
+        ("console", "console"),
+        ("..", "-"),
+    ],
+)
+def test_a_name_is_one_that_every_system_can_have(text, name):
+    assert portable_name(text) == name == portable_name(name)
 
 
 def test_another_files_error_is_not_told_as_this_ones(tmp_path):

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from lab.cli.flags import ConfigFlag, SamplingFlags, ScoreFlags, TextFlags, check_embeddings, given
 from lab.condition.config import TextOptions
 from lab.errors import InputError
-from lab.files import check_writable
+from lab.files import check_writable, portable_name
 from lab.judging.config import JudgeConfig, JudgingOptions
 from lab.models.config import LoadingOptions, ModelOptions
 from lab.models.facts import read_facts
@@ -55,5 +55,5 @@ def judge(
     if is_first():
         for card in cards:
             print(*card["sentences"], sep="\n")
-            print(f"Open {(out / card['name']).resolve().as_uri()}.card.html")
+            print(f"Open {(out / portable_name(card['name'])).resolve().as_uri()}.card.html")
         print(f"The cards in {out} go beside the files; lab inspect shows them.")

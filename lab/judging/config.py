@@ -17,6 +17,7 @@ from lab.config import Config, ExistingFile, NewPath
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import check_embedding_source
 from lab.errors import InputError, given_twice
+from lab.files import portable_name
 from lab.models.config import LoadingOptions
 from lab.sample.config import Prompts, SamplingOptions, Seeds
 from lab.score.config import ScoreOptions
@@ -152,7 +153,7 @@ def card_beside(embedding: Embedding) -> dict[str, Any] | None:
         return None
     for name in dict.fromkeys((embedding.name, file.stem)):
         try:
-            card = json.loads((file.parent / f"{name}{CARD}").read_text(encoding="utf-8"))
+            card = json.loads((file.parent / f"{portable_name(name)}{CARD}").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(card, dict) and isinstance(card.get("sentences"), list):

@@ -14,7 +14,7 @@ from lab.embeddings.embedding import NEGATIVE_SUFFIX, Embedding
 from lab.embeddings.facts import check_fits
 from lab.embeddings.library import collect
 from lab.errors import InputError
-from lab.files import atomic
+from lab.files import atomic, portable_name
 from lab.judging.card import Card, findings, make_card, travelled
 from lab.judging.config import CARD, JudgeConfig, Side, choose_prompts, side_of
 from lab.judging.looks import ranks
@@ -192,6 +192,7 @@ def _ranked(questions: dict[str, Array], found: dict[str, list[Card]]) -> dict[s
 
 
 def _write(out: Path, card: Card, folders: Sequence[Path]) -> None:
-    with atomic(out / f"{card['name']}{CARD}") as temporary:
+    name = portable_name(card["name"])
+    with atomic(out / f"{name}{CARD}") as temporary:
         temporary.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_card_page(out / f"{card['name']}.card.html", card, folders)
+    write_card_page(out / f"{name}.card.html", card, folders)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from lab.files import portable_name
+
 MAX_VECTORS = 64
 """The most vectors an embedding may have; what is left of the text encoder's context is for words."""
 
@@ -27,7 +29,7 @@ def _check_name(name: str) -> str:
         raise ValueError(
             f"'{name}' cannot stand in a prompt as <name>; use letters, digits, '-', '_' and '.'"
         )
-    if name.endswith(".") or re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+    if portable_name(name) != name:
         raise ValueError(
             f"Windows can have no file of the name '{name}', and embeddings travel; take another"
         )

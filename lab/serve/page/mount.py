@@ -128,7 +128,7 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
         mcp_server=False,
         theme=_theme(),
         css_paths=Path(__file__).with_name("page.css"),
-        head=f"<script>{Path(__file__).with_name('page.js').read_text()}</script>",
+        head=f"<script>{Path(__file__).with_name('page.js').read_text('utf-8')}</script>",
     )
     app.router.routes[-1].app = Doors(app.router.routes[-1].app)  # type: ignore[attr-defined]
 

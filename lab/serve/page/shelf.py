@@ -19,6 +19,7 @@ from lab.embeddings.layouts import LAYOUTS, READ, WRITABLE
 from lab.embeddings.merge import METHODS, merge
 from lab.embeddings.read import read_all
 from lab.errors import InputError
+from lab.files import portable_name
 from lab.judging.config import card_beside
 from lab.models.vocabulary import Vocabulary, nearest_tokens, shown_token, vocabularies
 from lab.runs.run import RunFolder
@@ -222,7 +223,7 @@ class ShelfTab:
             if layout not in WRITABLE:
                 raise InputError("the layout is none that is written; choose one")
             folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
-            file = folder / f"{Path(embedding.name).name}{WRITABLE[layout].suffixes[0]}"
+            file = folder / f"{portable_name(embedding.name)}{WRITABLE[layout].suffixes[0]}"
             written.append(file)
             embedding.save(file, layout)
             cards = [self._card(read_all(file)[0], self._uses())] if len(chosen) > 1 else []
