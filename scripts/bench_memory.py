@@ -1,6 +1,6 @@
 """Measures the memory that commands take on a CPU with models of SD 1.5's and SDXL's size.
 
-    python -m scripts.bench_memory [--family sd1 sdxl] [--models outputs/random-models] [--side 512]
+    python -m scripts.bench_memory [--family sd1 sdxl] [--command encode train] [--side 512] [--models FOLDER]
 
 The models have the published architectures and random weights, stored in float16 (SD 1.5 2 GB, SDXL 7 GB on disk);
 they are made once and kept. Each command is a process of its own; printed is the most memory that was resident in it at
@@ -27,6 +27,7 @@ from lab.models.folder import encoder_class
 from lab.models.single_file import gather_configs
 
 PROMPT = "a red apple on a table"
+COMMANDS = ("encode", "generate", "compare", "train")
 
 
 def random_model(family: str, folder: Path) -> Path:
@@ -64,6 +65,7 @@ def commands(model: Path, side: int, scratch: Path) -> dict[str, list[str]]:
     Image.new("RGB", (side, side), (200, 40, 40)).save(images / "red.png")
     sampled = ["--prompt", PROMPT, "--steps", "2", "--width", str(side), "--height", str(side)]
     learned = ["--images", str(images), "--name", "my-thing", "--resolution", str(side), "--steps", "2"]
+    learned += ["--evaluate-on", "2", "--preview-steps", "2", "--preview-seeds", "1"]
     found = {
         "encode": [PROMPT],
         "generate": [*sampled, "--out", str(scratch / "generated")],
@@ -94,6 +96,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", nargs="+", choices=sorted(FAMILIES), default=["sd1", "sdxl"])
+    parser.add_argument("--command", nargs="+", choices=COMMANDS, default=COMMANDS)
     parser.add_argument("--models", type=Path, default=Path("outputs/random-models"))
     parser.add_argument("--side", type=int, default=512)
     asked = parser.parse_args()
@@ -101,8 +104,9 @@ def main() -> None:
     for family in asked.family:
         model = random_model(family, asked.models / family)
         with TemporaryDirectory() as scratch:
-            for name, arguments in commands(model, asked.side, Path(scratch)).items():
-                most, seconds = peak(arguments)
+            made = commands(model, asked.side, Path(scratch))
+            for name in asked.command:
+                most, seconds = peak(made[name])
                 print(f"{family:8}{name:12}{most:10.1f}{weights(model):14.1f}{seconds:10.0f}", flush=True)
 
 
