@@ -55,7 +55,7 @@ class Journal(Listener):
             first = next(iter(self._run.learned.beginnings.values()))
             self._accelerator.init_trackers("lab", settings | {"learning_rate": first.rate})
         if self._loop.state.step == 0 and self._previews.due(0, self._loop.last_step):
-            self._previews.make(0, self._run.learned.embeddings())
+            self._previews.make(0, self._run.learned.embeddings(), self._listener)
             self.write_page("Step 0.", ended=False)
 
     def step(self, report: TrainingStep, last: int) -> None:
@@ -72,7 +72,7 @@ class Journal(Listener):
             self._warn_of_norms(report.step)
         previews_due = self._previews.due(report.step, last)
         if previews_due:
-            similarity = self._previews.make(report.step, self._run.learned.embeddings())
+            similarity = self._previews.make(report.step, self._run.learned.embeddings(), self._listener)
             line |= {} if similarity is None else {"similarity": similarity}
         line["seconds"] = round(time.perf_counter() - self._began, 3)
         self._folder.add_progress(line)
@@ -88,7 +88,7 @@ class Journal(Listener):
     def show(self, step: int, embeddings: Sequence[Embedding]) -> None:
         """Previews of the vectors that a run leaves, unless there are some of the step at which they were so."""
         if self._config.preview_every and not self._previews.made(step):
-            similarity = self._previews.make(step, embeddings)
+            similarity = self._previews.make(step, embeddings, self._listener)
             if similarity is not None:
                 self._folder.add_to_progress(step, {"similarity": similarity})
 

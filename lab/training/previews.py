@@ -13,6 +13,7 @@ from lab.analysis.figures import as_svg, drawing, save_figure
 from lab.embeddings.embedding import Embedding
 from lab.embeddings.library import collect
 from lab.images import to_tensor
+from lab.listening import Listener
 from lab.runs.pages import write_page
 from lab.sample.config import parse_seeds
 from lab.sample.generate import Result, generate
@@ -54,8 +55,11 @@ class Previews:
         """Whether the run's folder has previews of a step."""
         return any(self._run.folder.previews.glob(f"{step:06d}-prompt*.png"))
 
-    def make(self, step: int, embeddings: Sequence[Embedding]) -> float | None:
+    def make(self, step: int, embeddings: Sequence[Embedding], listener: Listener) -> float | None:
         """Writes the previews of a step.
+
+        Args:
+            listener: Hears how far they are: with a large model on a CPU they take longer than a hundred steps.
 
         Returns:
             Their mean CLIP cosine (-1 to 1) to the training images, or None without such images or a CLIP.
@@ -72,6 +76,7 @@ class Previews:
             guidance=self._config.guidance,
             scheduler=self._config.scheduler,
             embeddings=collect({one.name: one for one in embeddings}, self._run.embeddings),
+            listener=_Making(listener),
         )
         per_prompt = len(parse_seeds(self._config.preview_seeds))
         for result in results:
@@ -92,6 +97,19 @@ class Previews:
         with torch.no_grad():
             features = clip.images(to_tensor([result.image for result in results]))
         return float((features @ self._features.T).mean())
+
+
+class _Making(Listener):
+    """Passes on how far images are, as previews."""
+
+    def __init__(self, listener: Listener):
+        self._listener = listener
+
+    def note(self, line: str) -> None:
+        self._listener.note(line)
+
+    def progress(self, done: float, total: int, things: str = "images") -> None:
+        self._listener.progress(done, total, "previews" if things == "images" else things)
 
 
 def _usual_prompts(config: TrainConfig, placeholders: Sequence[str]) -> list[str]:

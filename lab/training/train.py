@@ -98,7 +98,7 @@ def learn(run: PreparedRun, listener: Listener = Listener()) -> Embedding | list
             heard.note(line)
         try:
             again = config.gradient_checkpointing and run.objective.layers_stay
-            with frozen(run.bundle, again), interruption() as interrupted:
+            with frozen(run.bundle, again), interruption(heard) as interrupted:
                 run.objective.start(run.learned, heard)
                 if first:
                     journal.begin()
@@ -183,10 +183,13 @@ def _finish(run: PreparedRun, loop: Loop, journal: Journal, first: bool, ending:
 
 
 @contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
+def interruption(listener: Listener) -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C or a termination signal came; a second one interrupts at once.
 
     So a step is finished and saved before the run ends. Outside the main thread signals keep their meaning.
+
+    Args:
+        listener: Hears of the first one, since a step, or what is drawn on the way, may take its time.
     """
     came: list[int] = []
 
@@ -194,6 +197,7 @@ def interruption() -> Iterator[Callable[[], bool]]:
         if came:
             raise KeyboardInterrupt
         came.append(number)
+        listener.note("Stopping after the next step, which is saved; interrupt once more to stop at once.")
 
     if current_thread() is not main_thread():
         yield lambda: False

@@ -1,5 +1,7 @@
 """The loop by itself, on an objective that has nothing to do with images."""
 
+import signal
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -9,6 +11,8 @@ from lab.training.config import TrainConfig
 from lab.training.learned import Beginning, Initial, Learned
 from lab.training.loop import Loop
 from lab.training.objectives.objective import Objective, split_evenly
+from lab.training.train import interruption
+from tests.listening import Heard
 
 
 class Quadratic(Objective):
@@ -97,6 +101,24 @@ def test_an_interruption_ends_after_the_step(sd1):
     loop, _ = make(sd1)
     ending = loop.run(interrupted=lambda: loop.state.step == 3)
     assert ending.interrupted and loop.state.step == 4
+
+
+def test_a_first_signal_is_told_and_a_second_interrupts():
+    heard = Heard()
+    with interruption(heard) as came:
+        assert not came()
+        signal.raise_signal(signal.SIGTERM)
+        assert came() and "once more to stop at once" in heard.notes[0]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_first_look_at_fixed_examples_is_followed(sd1):
+    loop, _ = make(sd1)
+    heard = Heard()
+    loop.run(heard)
+    assert heard.moves == [(2, 3, "fixed examples"), (3, 3, "fixed examples")]
 
 
 @pytest.mark.parametrize("count", range(1, 7))

@@ -107,11 +107,12 @@ def test_concept_and_style_together(sd1, changed):
     assert (config.out / "ink.safetensors").is_file()
 
 
-def test_previews_use_the_loader_of_inference(sd1, changed):
+def test_previews_use_the_loader_of_inference(sd1, changed, heard):
     config = changed(
         steps=2, preview_every=2, preview_seeds="1,5", preview_steps=2, preview_negative="blurry"
     )
-    lab.train(sd1, config)
+    lab.train(sd1, config, listener=heard)
+    assert heard.moves.count((2, 2, "previews")) == 2
     made = sorted(path.name for path in (config.out / "previews").glob("*.png"))
     assert made == [f"{step:06d}-prompt1-seed{seed}.png" for step in (0, 2) for seed in (1, 5)]
     embedding = lab.read_embedding(config.out / "checkpoints" / "cat-toy-000002.safetensors", "cat-toy")
