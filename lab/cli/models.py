@@ -34,6 +34,7 @@ def models(source: str | None = None) -> None:
 
 def _table(model: "Description") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     from lab.models.detection import WHERE_TO_GET_A_VAE
 
@@ -51,9 +52,9 @@ def _table(model: "Description") -> "Table":
         f"guidance rescale {defaults.guidance_rescale:g}",
         "where": str(facts.root),
     }
-    table = Table(title=facts.source, title_justify="left", show_header=False, box=None)
+    table = Table(title=Text(facts.source), title_justify="left", show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # brackets in a path are no markup
     return table

@@ -20,12 +20,13 @@ def test_it_says_what_a_folder_is(sdxl_folder, capsys):
 
 
 def test_it_says_what_a_file_lacks_and_by_what_it_was_recognised(sd1, tmp_path, capsys):
-    path = write_checkpoint(sd1, tmp_path / "x.safetensors")
+    path = write_checkpoint(sd1, tmp_path / "x [v6] [red].safetensors")
     save_file({n: t for n, t in load_file(path).items() if not n.startswith("first_stage_model.")}, path)
     assert main(["models", f"file:{path}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Stable Diffusion 1.x (cond_stage_model.transformer." in said
     assert "lacks a VAE; give one by --vae" in said
+    assert said.count("x [v6] [red].safetensors") == 2  # brackets are no markup
 
 
 def test_what_is_no_model_is_one_line(tmp_path, capsys):
