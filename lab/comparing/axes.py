@@ -4,7 +4,7 @@ The table is read without the engine: embedding files are read when an axis over
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,11 @@ class CellDraft:
         """The same with another value of a setting."""
         return replace(self, settings={**self.settings, name: value})
 
-    def without_setting(self, name: str) -> "CellDraft":
-        """The same with a setting left out, so that its default counts."""
-        return replace(self, settings={key: value for key, value in self.settings.items() if key != name})
+    def without_settings(self, names: Collection[str]) -> "CellDraft":
+        """The same with settings left out, so that their defaults count."""
+        return replace(
+            self, settings={key: value for key, value in self.settings.items() if key not in names}
+        )
 
     def with_embeddings(self, names: Sequence[str], files: Sequence[str]) -> "CellDraft":
         """The same with more embeddings in the prompt, some of them read from files (FILE or FILE=name)."""
@@ -94,6 +96,10 @@ PLACES = ("model", "controlnet", "control_image")
 """The options whose values are files or folders, which may have a comma in their name."""
 
 
+_NOTHING_WITHOUT = {"controlnet": ("control_image", "control_scale")}
+"""By the option without which they say nothing: others that are left out with it."""
+
+
 def option_axis(name: str) -> Axis:
     """The axis over an option of `GenerateConfig`, which says what values it takes.
 
@@ -112,7 +118,8 @@ def option_axis(name: str) -> Axis:
 
     def value_of(value: Any) -> AxisValue:
         if value is None or (optional and isinstance(value, str) and value.strip().casefold() == NONE):
-            return AxisValue(NOT_GIVEN, lambda draft: draft.without_setting(name))
+            left_out = (name, *_NOTHING_WITHOUT.get(name, ()))
+            return AxisValue(NOT_GIVEN, lambda draft: draft.without_settings(left_out))
         if number is None and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
         if interval:

@@ -1,5 +1,6 @@
 import pytest
 
+from lab.comparing.axes import CellDraft, read_axis
 from lab.comparing.axis_values import read_interval, read_numbers, read_texts
 
 
@@ -68,3 +69,11 @@ def test_texts():
 def test_what_is_no_text_is_no_text(value):
     with pytest.raises(ValueError, match="no text; write it in quotes"):
         read_texts(["red", value])
+
+
+def test_where_an_axis_has_no_controlnet_nothing_speaks_of_one():
+    """With and without one is the comparison that comes to mind, and the image that it reads stands beside the axis."""
+    without, some = read_axis("controlnet", "none, some-net")
+    draft = CellDraft("a cat", 1, {"control_image": "shapes.png", "control_scale": 0.5, "steps": 2})
+    assert without.apply(draft).settings == {"steps": 2}
+    assert some.apply(draft).settings == draft.settings | {"controlnet": "some-net"}
