@@ -1,8 +1,10 @@
 """Where a model computes, in which precision, and how its weights lie: device, dtype, memory format, offloading."""
 
+import ctypes
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,18 @@ def free_memory(device: torch.device) -> int | None:
     return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
+def give_memory_back() -> None:
+    """Hands memory that was freed to the system again, where the C library keeps it for itself (glibc does).
+
+    What is freed while a model is read and laid out lies in pieces between its weights: 0.7 GB with SD 1.5.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries; Windows
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def gigabytes(count: float) -> str:
-    """A number of bytes for people, in GiB with two digits."""
-    return f"{count / 2**30:.2g} GiB"
+    """A number of bytes for people, in GiB with three digits: what lacks a little is seen to."""
+    return f"{count / 2**30:.3g} GiB"
 
 
 PUBLISHED_WIDTH = 320

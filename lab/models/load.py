@@ -15,6 +15,7 @@ from lab.models.device import (
     check_machine,
     free_memory,
     gigabytes,
+    give_memory_back,
     pick_device,
     pick_dtype,
 )
@@ -72,7 +73,9 @@ def load_options(
 
         bundle = fuse_all(bundle)
     _check_finite(bundle)
+    give_memory_back()
     arrange_modules(bundle)
+    give_memory_back()
     return bundle
 
 
