@@ -97,7 +97,8 @@ def _save_controlnet(bundle: Bundle, folder: Path) -> None:
     torch.manual_seed(0)
     levels = [4 * step for step in range(1, bundle.vae_scale.bit_length() + 1)]
     net = ControlNetModel.from_unet(bundle.unet, conditioning_embedding_out_channels=levels)
-    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+    last = (net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out)
+    for layer in (*net.controlnet_down_blocks, *last):
         torch.nn.init.normal_(layer.weight, std=0.05)
     net.save_pretrained(folder)
 
@@ -166,8 +167,8 @@ def _served(stand: Stand, bundle: Bundle) -> None:
 
         from lab.serve.app import create_app
         from lab.serve.config import ServeConfig
-    except ImportError as error:
-        raise NotHereError(f"needs {error.name}") from None
+    except (ImportError, RuntimeError) as error:  # Starlette's word for a client that is not installed
+        raise NotHereError(f"needs what lab serve needs: {error}") from None
     app = create_app(ServeConfig(out=stand.out("serve"), page=False), bundle)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         size = "x".join(map(str, stand.size(128).values()))

@@ -65,23 +65,24 @@ def training(stand: Stand, found: Found) -> None:
 
 
 def resume(stand: Stand, found: Found) -> None:
-    """A run that is stopped half way and resumed, against one that is not, to the bit.
+    """A run that is stopped half way and resumed, against one that is not.
 
-    Kernels that add in no fixed order make even two equal runs differ. Then the same is asked of deterministic ones.
+    Kernels that add in no fixed order make even two equal runs differ. Then the same is asked of deterministic ones,
+    and of what these leave: a resumed run may not differ by more than equal runs do.
     """
     bundle, steps = stand.emoji(dtype="bfloat16"), stand.pick(10, 4)
-    same, again = _resumed(stand, bundle, steps)
-    found.note("two equal runs are equal to the bit", same)
-    found.note("a resumed run is equal to the bit", again)
-    if not again:
+    equal, resumed = _differences(stand, bundle, steps)
+    if resumed:
+        found.note("two equal runs differ by", equal)
+        found.note("a resumed run differs by", resumed)
         with _deterministic():
-            same, again = _resumed(stand, bundle, steps)
-        found.note("two equal runs with deterministic kernels", same)
-    found.must("a resumed run is equal to the bit, with deterministic kernels at the latest", again, least=1)
+            equal, resumed = _differences(stand, bundle, steps)
+    found.note("two equal runs differ by, with deterministic kernels at the latest", equal)
+    found.must("a resumed run differs by, likewise", resumed, most=4 * equal)
 
 
-def _resumed(stand: Stand, bundle: Bundle, steps: int) -> tuple[bool, bool]:
-    """Whether a second run ends with the vectors of the first one, and whether a resumed run does."""
+def _differences(stand: Stand, bundle: Bundle, steps: int) -> tuple[float, float]:
+    """The largest difference of a number in the vectors of two equal runs, and of a run and a resumed one."""
     settings = {"steps": steps, "evaluate_every": 2, "evaluate_on": 2, "batch_size": 2}
     first, second = (learn(bundle, stand.out("whole"), **settings) for _ in range(2))
     out = stand.out("halves")
@@ -89,10 +90,10 @@ def _resumed(stand: Stand, bundle: Bundle, steps: int) -> tuple[bool, bool]:
     resumed = lab.train(bundle, lab.TrainConfig(resume=out, stop="never"))
     assert isinstance(resumed, lab.Embedding), "one name makes one embedding"
 
-    def equal(other: lab.Embedding) -> bool:
-        return all(torch.equal(rows, other.vectors[key]) for key, rows in first.vectors.items())
+    def apart(other: lab.Embedding) -> float:
+        return max(float((rows - other.vectors[key]).abs().max()) for key, rows in first.vectors.items())
 
-    return equal(second), equal(resumed)
+    return apart(second), apart(resumed)
 
 
 @contextmanager

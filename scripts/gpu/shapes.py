@@ -67,10 +67,24 @@ TINY_SIDE = 64
 def random_bundle(stand: Stand, family: str, **options: Any) -> Bundle:
     """A model of SD 1.5's or SDXL's shape with random weights, arranged as `lab.load` arranges one.
 
+    Without options it is made once for all checks of a shape that follow each other.
+
     Args:
         family: `sd1` or `sdxl`.
         options: As of `lab.load`; `dtype` is bfloat16 unless it says otherwise.
     """
+    shape = family, stand.tiny
+    if options or shape not in stand.kept:
+        stand.kept.clear()  # before there is another one: memory has not always room for both
+        stand.tidy()
+        made = _made(stand, family, options)
+        if options:
+            return made
+        stand.kept[shape] = made
+    return stand.kept[shape]
+
+
+def _made(stand: Stand, family: str, options: dict[str, Any]) -> Bundle:
     emoji = stand.emoji(**{"dtype": "bfloat16", **options})
     torch.manual_seed(0)
     unet = fresh_unet(_config(stand, family, "unet"), stand.device, emoji.dtype)

@@ -71,11 +71,13 @@ class Stand:
     Attributes:
         tiny: Tiny shapes and few steps: the same code in a moment, on any machine.
         folder: For what checks write; nothing of it is kept.
+        kept: The last random model, by its family and whether it is tiny: the next check need not make it again.
     """
 
     device: torch.device
     tiny: bool
     folder: Path
+    kept: dict[tuple[str, bool], Bundle] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
