@@ -16,8 +16,10 @@ from tests.paths import REPOSITORY
 
 @pytest.fixture
 def server(tmp_path):
-    command = [sys.executable, "-m", "lab", "serve", "--port", "0", "--device", "cpu", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    options = ["--port", "0", "--no-page", "--device", "cpu", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab", "serve", *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
     yield process
     process.kill()
     process.wait()
