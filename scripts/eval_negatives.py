@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 import lab
 from lab.embeddings.read import read_all
 from lab.files import atomic
-from lab.images import fit, images_in, open_image, read_pixels, to_tensor
+from lab.images import fit, images_in, open_image, to_tensor
 from lab.models.bundle import Bundle
 from lab.sample.pixels import posterior, to_pixels
-from lab.score.clip import Clip
+from lab.score.clip import Clip, image_features
 from lab.score.config import ScoreOptions
 from lab.score.tools import open_tools
 from lab.terminal import Bars
@@ -72,7 +72,7 @@ def main() -> None:
     )
     found = compare(bundle, arguments, prompts, conditions, rivals, arguments.out / "main")
     lines = [f"{len(prompts)} prompts x {found.features.shape[2]} seeds; {arguments.model}", ""]
-    lines += report(list(conditions), found, seen, image_features(open_clip(bundle, arguments), references))
+    lines += report(list(conditions), found, seen, features_of(open_clip(bundle, arguments), references))
     others = {alarms: threshold(clean, alarms) for alarms in OTHER_FALSE_ALARMS}
     for negative in negatives:
         lines += verdict(found, list(conditions), negative.name, FALSE_ALARMS, others)
@@ -169,7 +169,7 @@ def compare(
     shape = (len(conditions), len(prompts), -1)
     values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in config.metrics}
     clip = open_clip(bundle, arguments)
-    features = image_features(clip, [folder / "cells" / Path(row["file"]).name for row in rows])
+    features = features_of(clip, [folder / "cells" / Path(row["file"]).name for row in rows])
     values["judged"] = values["degraded"]
     values["degraded"] = (values["judged"] > arguments.threshold).astype(float)
     values["style"] = styles_right(clip, features, [row["prompt"] for row in rows], arguments.styles).reshape(
@@ -179,14 +179,9 @@ def compare(
 
 
 @torch.no_grad()
-def image_features(clip: Clip, files: Sequence[Path]) -> Array:
+def features_of(clip: Clip, files: Sequence[Path]) -> Array:
     """(n, p) CLIP features."""
-    rows = [clip.images(torch.stack([read_pixels(file) for file in some])) for some in batches(files)]
-    return torch.cat(rows).double().cpu().numpy()
-
-
-def batches(files: Sequence[Path], size: int = 32) -> list[Sequence[Path]]:
-    return [files[start : start + size] for start in range(0, len(files), size)]
+    return image_features(clip, files, most=None).double().cpu().numpy()
 
 
 def styles_right(clip: Clip, features: Array, prompts: Sequence[str], styles: Sequence[str]) -> Array:
@@ -215,8 +210,8 @@ def judged_clean(bundle: Bundle, judge: Path, files: Sequence[Path]) -> Array:
     quality = open_tools(bundle, ScoreOptions(quality=judge)).quality
     assert quality is not None, "asked for by name"
     size, found = (bundle.defaults.width, bundle.defaults.height), []
-    for some in batches(files, 8):
-        pixels = to_tensor([fit(open_image(file), size) for file in some])
+    for start in range(0, len(files), 8):
+        pixels = to_tensor([fit(open_image(file), size) for file in files[start : start + 8]])
         found.append(quality.degraded(to_pixels(bundle, posterior(bundle, pixels * 2 - 1)[0])).cpu())
     return torch.cat(found).double().numpy()
 

@@ -248,13 +248,3 @@ def overlay(image: Image.Image, heat: Tensor, high: float | None = None, opacity
     shares = np.clip(heat.numpy() / max(top, 1e-12), 0, 1)
     colours = matplotlib.colormaps[COLOURS](shares, bytes=True)[..., :3]
     return Image.blend(image.convert("RGB"), Image.fromarray(colours), opacity)
-
-
-def save_overlay(path: Path, image: Image.Image, heat: Tensor, high: float | None = None) -> None:
-    """Writes an image with a map (H, W) of its size laid over it (see `overlay`) as a PNG file.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with atomic(path) as temporary:
-        overlay(image, heat, high).save(temporary, format="PNG")

@@ -40,7 +40,7 @@ class Quality:
         try:
             config = read_part_config(folder / "config.json", "quality")
             self._clean = config["labels"].index("clean")
-            self._network = _classifier(config["widths"], len(config["labels"]))
+            self._network = classifier(config["widths"], len(config["labels"]))
             self._network.load_state_dict(load_file(folder / "model.safetensors"))
             prepare = Preparation(config["size"], tuple(config["mean"]), tuple(config["std"]), "bilinear")
         except (ValueError, OSError, SafetensorError, RuntimeError) as error:
@@ -79,8 +79,8 @@ class Dino:
         return F.normalize(self._model(pixel_values=prepared).pooler_output, dim=-1)
 
 
-def _classifier(widths: list[int], labels: int) -> nn.Sequential:
-    """Strided convolutions, then the mean over all places, then a linear layer."""
+def classifier(widths: Sequence[int], labels: int) -> nn.Sequential:
+    """(n, 3, H, W) to logits (n, labels): strided convolutions, then the mean over all places, then a linear layer."""
     layers: list[nn.Module] = []
     for before, width in zip([3, *widths], widths, strict=False):
         layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]

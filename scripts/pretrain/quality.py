@@ -7,7 +7,6 @@ whose own softness must not count as blur.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lab.score.tools import classifier
 from scripts.pretrain.common import WORK, arguments, read_config, write_atomically, write_json
 from scripts.pretrain.convolution import channels_last
 from scripts.pretrain.data import Data, load
@@ -31,13 +31,13 @@ LABELS = ("clean", *DEGRADATIONS)
 
 
 def quality_network(widths: list[int]) -> nn.Sequential:
-    """(b, 3, h, w) in [-1, 1] -> (b, 5) logits of LABELS: strided convolutions, then the mean over all places."""
-    convolutions = [nn.Conv2d(*sides, 3, 2, 1) for sides in itertools.pairwise([3, *widths])]
-    for each in convolutions:
-        nn.init.kaiming_normal_(each.weight, nonlinearity="relu")  # torch's own lets the signal die away
-        nn.init.zeros_(each.get_parameter("bias"))
-    layers = [layer for each in convolutions for layer in (each, nn.ReLU())]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], len(LABELS)))
+    """(b, 3, h, w) in [-1, 1] -> (b, 5) logits of LABELS."""
+    network = classifier(widths, len(LABELS))
+    for layer in network:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # torch's own lets the signal die away
+            nn.init.zeros_(layer.get_parameter("bias"))
+    return network
 
 
 @torch.no_grad()
