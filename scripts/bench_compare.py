@@ -1,6 +1,6 @@
 """How fast the lab compares, against a plain loop over diffusers' own pipeline on the same weights.
 
-    python scripts/bench_compare.py [--model emoji] [--steps 12] [--rounds 3]
+    python -m scripts.bench_compare [--model emoji] [--steps 12] [--rounds 3]
 
 8 variants (2 negative prompts x 4 guidance scales) x 4 prompts x 4 seeds. The plain loop calls the pipeline once for
 each variant and prompt with the seeds as one batch, in the bundle's own precision, and keeps the images in memory.
@@ -8,7 +8,7 @@ The lab writes every image with its record to disk; with metrics, it also reads 
 tables and report. The three take turns in one process, so that a machine that speeds up or slows down does so for
 all. Printed are medians over the rounds; ratios are taken within a round.
 
-    python scripts/bench_compare.py --memory 10000
+    python -m scripts.bench_compare --memory 10000
 
 How much memory a run of so many images takes on top of a small one's, stage by stage: images that cost next to
 nothing (one step, 32 x 32, no guidance) stand in for real ones; whatever grows with their number is the same.

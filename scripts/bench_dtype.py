@@ -1,7 +1,7 @@
 """Measures what `--dtype auto` goes by: the U-Net's time in float32 and bfloat16, and how far the images differ.
 
-    python scripts/bench_dtype.py                 # the bundled model, and a random U-Net of SD 1.5's size
-    python scripts/bench_dtype.py --model FOLDER --batches 2 16
+    python -m scripts.bench_dtype    # the bundled model, and a random U-Net of SD 1.5's size
+    python -m scripts.bench_dtype --model FOLDER --batches 2 16
 
 Precisions take turns, and the fastest of several rounds counts, so that other work on the machine matters less.
 """

@@ -1,6 +1,6 @@
 """How much faster prompts are encoded together than one at a time, and what parsing costs.
 
-    python scripts/bench_encode.py --model emoji --prompts 1000
+    python -m scripts.bench_encode --model emoji --prompts 1000
 
 Both sides encode the same distinct prompts and their negative prompt with the same modules: `encode_pairs`, which
 encodes each distinct text once and in batches, and the diffusers pipeline's `encode_prompt`, called once a prompt

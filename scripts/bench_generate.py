@@ -1,6 +1,6 @@
 """How fast the lab generates, against diffusers' own pipeline on the same weights.
 
-    python scripts/bench_generate.py [--model emoji] [--steps 12] [--rounds 3]
+    python -m scripts.bench_generate [--model emoji] [--steps 12] [--rounds 3]
 
 Both sides run in this one process and take turns, so that a machine that speeds up or slows down does so for
 both. For each workload it prints the median images per second of each side, their ratio, the peak memory on top

@@ -1,6 +1,6 @@
 """What an ivf index finds of what a flat index finds, and how long both take.
 
-    python scripts/bench_search.py [--model emoji] [--prompts 10000] [--queries 500] [--top 10]
+    python -m scripts.bench_search [--model emoji] [--prompts 10000] [--queries 500] [--top 10]
 
 Makes a prompt library, encodes it in one go, and prints for flat-ip and ivf the time to build and to search, and the
 recall of ivf: the share of the nearest neighbours by flat-ip that it also gives. A second part does the same for

@@ -1,6 +1,6 @@
 """Requests that no client means well: none may be answered with a 5xx but 501, and none may keep the server.
 
-    python scripts/hostile_requests.py --requests 10000
+    python -m scripts.hostile_requests --requests 10000
 
 Every operation of the server's own OpenAPI schema gets bodies that follow it, that nearly do, and that do not: wild
 JSON where a value belongs, other keys, no JSON at all, forms with broken images, names that lead elsewhere. They are

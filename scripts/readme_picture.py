@@ -1,4 +1,4 @@
-"""Draws the README's picture with the bundled model: `python scripts/readme_picture.py`.
+"""Draws the README's picture with the bundled model: `python -m scripts.readme_picture`.
 
 What people type first, with the first seed: the upper row without a negative prompt, the lower row with the same noise
 and the negative embedding that comes with the model.
