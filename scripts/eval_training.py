@@ -12,6 +12,10 @@ stock loop's steps (`loop=150`, scripts/stock_training.py; `init=` says where it
 thing's name; `text=red apple`). A style is learned by configs/train/emoji-style.yaml, and what is made of the captions
 of the images kept apart, which show other objects, is held each against its own image.
 
+Two things joined by + (`--only owl+candle`) are learned together, or with `apart=true` in runs of their own, or with
+`scenes=plain` from pictures that show both, with `scenes=masks` from the same with masks. `both` is the share of images
+that show both where they are asked for side by side, and likeness that of each where it is asked for alone.
+
 Differences are from the first variant, paired by thing, seed, prompt and noise, with 95 % intervals over things; noise
 is the standard error that comes from the images alone. Every cell is a line of measured.jsonl in the folder, and the
 same command goes on where it was interrupted.

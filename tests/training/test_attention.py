@@ -170,6 +170,7 @@ def test_masks_of_single_things_weigh_the_loss_together(sd1, two, started, tmp_p
     without.data.latents.encode_all()
     assert "weight" not in without.data.latents.get(0), "the other thing is somewhere too"
     assert without.fingerprint() != objective.fingerprint()
+    assert "masks: 2 of cup, 1 of owl" in list(without.describe())
     Image.new("L", (16, 32)).save(tmp_path / "both" / "toy-0.owl.mask.png")
     with pytest.raises(InputError, match=r"toy-0\.owl\.mask\.png: another size than toy-0\.png"):
         prepare(sd1, TrainConfig.build(two))

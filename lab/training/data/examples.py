@@ -230,6 +230,10 @@ class ImageData:
         yield "buckets:"
         for bucket, count in Counter(picture.bucket for picture in self.pictures).items():
             yield f"  {bucket.width} x {bucket.height} px: {counted(count, 'image')}"
+        masked = [name for picture in self.pictures for name in picture.masks.regions]
+        masked += ["the whole" for picture in self.pictures if picture.masks.whole is not None]
+        if masked:
+            yield f"masks: {', '.join(f'{count} of {what}' for what, count in Counter(masked).items())}"
         yield f"captions ({len(self.captions)} in all; each names what is learned):"
         for caption in list(self.captions)[:CAPTIONS_SHOWN]:
             yield f"  {caption}"
