@@ -24,7 +24,8 @@ class Guards:
       (DNS rebinding) calls it by another.
     - A request that a web page sends (its `Origin`) is sent by the server's own page, or by one that is allowed.
     - Where there is a key, a request carries it, as a bearer token or as basic authentication's password.
-    - Its body has no more bytes than the server takes, whatever it says of its length.
+    - Its body has no more bytes than the server takes, whatever it says of its length. What is sent beyond them is
+      dropped as it comes: whoever is still sending when the connection is closed may never read why.
     """
 
     def __init__(self, app: ASGIApp, config: ServeConfig):
@@ -63,7 +64,7 @@ class Guards:
             return 401, "this server asks for its key, as 'Authorization: Bearer KEY'", challenge
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:20]) > self._most:
-            return 413, self._too_large(), {"Connection": "close"}
+            return 413, self._too_large(), {}
         return None
 
     def _is_own(self, name: str) -> bool:
@@ -98,7 +99,7 @@ class Guards:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._most:
-                raise HTTPException(413, self._too_large(), {"Connection": "close"})
+                raise HTTPException(413, self._too_large())
             return message
 
         return bounded

@@ -1,6 +1,8 @@
 """Hosts, origins, keys and sizes: what does not reach the app."""
 
 import base64
+from http.client import HTTPConnection
+from select import select
 
 import pytest
 from starlette.applications import Starlette
@@ -11,15 +13,19 @@ from starlette.testclient import TestClient
 from lab.errors import InputError
 from lab.serve.config import ServeConfig
 from lab.serve.guards import Guards
+from tests.serve.running import running
 
 
 async def echo(request):
     return PlainTextResponse(str(len(await request.body())))
 
 
+def guarded_echo(**settings):
+    return Guards(Starlette(routes=[Route("/", echo, methods=["GET", "POST"])]), ServeConfig.build(settings))
+
+
 def client(**settings):
-    app = Starlette(routes=[Route("/", echo, methods=["GET", "POST"])])
-    return TestClient(Guards(app, ServeConfig(**settings)), base_url="http://127.0.0.1:7860")
+    return TestClient(guarded_echo(**settings), base_url="http://127.0.0.1:7860")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,23 @@ def test_bodies_are_bounded_whatever_they_say_of_their_length():
     assert guarded.post("/", content=b"x" * (2**20 + 1)).status_code == 413
     assert guarded.post("/", content=(b"x" * 2**18 for _ in range(5))).status_code == 413
     assert guarded.post("/", content=b"x", headers={"Content-Length": "-1"}).status_code == 413
+
+
+@pytest.mark.parametrize("said", [("Content-Length", str(20 * 2**20)), ("Transfer-Encoding", "chunked")])
+def test_whoever_sends_too_much_can_send_it_all_and_reads_why(said):
+    chunk, end = b"x" * 2**20, b""
+    if said[1] == "chunked":
+        chunk, end = b"100000\r\n" + chunk + b"\r\n", b"0\r\n\r\n"
+    with running(guarded_echo(max_body=1)) as address:
+        client = HTTPConnection(address.removeprefix("http://"), timeout=20)
+        client.putrequest("POST", "/")
+        client.putheader(*said)
+        client.endheaders(chunk * 2)
+        select([client.sock], [], [], 20)  # the answer is there
+        client.send(chunk * 18 + end)  # more than lies between the two
+        answer = client.getresponse()
+        assert answer.status == 413 and b"over 1 MiB" in answer.read()
+        client.close()
 
 
 def test_a_proxy_is_named_by_its_address():
