@@ -326,6 +326,7 @@ def test_the_page_asks_for_the_key_too(with_key, path):
         "/gradio_api/run-history/buckets",
         "/monitoring",
         "/nothing",
+        f"/static/{'a' * 3000}",
     ],
 )
 def test_it_serves_no_file_of_the_machine_and_fetches_nothing(with_key, path):

@@ -31,7 +31,7 @@ from lab.serve.page.vote import VoteTab
 from lab.serve.service import Service
 
 NEEDED = re.compile(
-    r"/|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
+    r"/|/(assets|static|svelte)/.{0,200}|/(config|theme\.css|favicon\.ico|manifest\.json)"
     r"|/gradio_api/(queue/(join|data)|cancel|reset|heartbeat/\w+|upload|upload_progress|app_id|info|startup-events|theme\.css)/?"
     r"|/gradio_api/file=/.*"
 )
