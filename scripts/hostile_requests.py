@@ -229,7 +229,14 @@ def send(client: httpx.Client, request: Mapping[str, Any]) -> int | str:
         return type(error).__name__
 
 
-SMALL = {"max_images": 2, "max_steps": 30, "max_pixels": 128 * 128, "max_waiting": 16, "max_body": 2}
+SMALL = {
+    "max_images": 2,
+    "max_steps": 30,
+    "max_pixels": 128 * 128,
+    "max_waiting": 16,
+    "max_body": 2,
+    "max_upload": 4,
+}
 """Bounds under which what is valid costs little."""
 
 

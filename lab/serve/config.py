@@ -69,6 +69,9 @@ class ServeOptions(Config):
     max_body: int = Field(32, ge=1)
     """The largest request (MiB)."""
 
+    max_upload: int = Field(256, ge=1)
+    """The largest request that sends images to learn from (MiB)."""
+
     @property
     def is_local(self) -> bool:
         """Whether this machine alone reaches the server."""

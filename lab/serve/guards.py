@@ -16,6 +16,9 @@ from lab.serve.config import ServeConfig
 
 Answer = tuple[int, str, Mapping[str, str]]
 
+UPLOADS = ("/lab/v1/images", "/gradio_api/upload")
+"""Where images to learn from are sent, many together."""
+
 
 class Guards:
     """An ASGI middleware that lets pass what may come in.
@@ -31,7 +34,8 @@ class Guards:
     def __init__(self, app: ASGIApp, config: ServeConfig):
         self._app = app
         self._key = config.api_key.encode() if config.api_key is not None else None
-        self._most = config.max_body * 2**20
+        self._most = config.max_body
+        self._most_files = max(config.max_body, config.max_upload)
         self._hosts = {"localhost", config.host.lower(), *map(str.lower, config.allow_host)}
         if not config.is_local:
             self._hosts.add(socket.gethostname().lower())
@@ -42,15 +46,16 @@ class Guards:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(Headers(scope=scope))
+        most = self._most_files if scope["path"] in UPLOADS else self._most
+        refusal = self._refusal(Headers(scope=scope), most)
         if refusal is None:
-            await self._app(scope, self._bounded(receive), send)
+            await self._app(scope, _bounded(receive, most), send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await _refuse(send, *refusal)
 
-    def _refusal(self, headers: Headers) -> Answer | None:
+    def _refusal(self, headers: Headers, most: int) -> Answer | None:
         host = headers.get("host", "")
         if not self._is_own(_name(host)):
             allow = "start it with --allow-host to be called so"
@@ -63,8 +68,8 @@ class Guards:
             challenge = {"WWW-Authenticate": 'Basic realm="lab"'}
             return 401, "this server asks for its key, as 'Authorization: Bearer KEY'", challenge
         length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length[:20]) > self._most:
-            return 413, self._too_large(), {}
+        if not (length.isascii() and length.isdigit()) or int(length[:20]) > most * 2**20:
+            return 413, _too_large(most), {}
         return None
 
     def _is_own(self, name: str) -> bool:
@@ -91,21 +96,23 @@ class Guards:
             given = b""
         return hmac.compare_digest(given, self._key)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        taken = 0
 
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._most:
-                raise HTTPException(413, self._too_large())
-            return message
+def _bounded(receive: Receive, most: int) -> Receive:
+    taken = 0
 
-        return bounded
+    async def bounded() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most * 2**20:
+            raise HTTPException(413, _too_large(most))
+        return message
 
-    def _too_large(self) -> str:
-        return f"the request is over {self._most // 2**20} MiB, the most that this server takes"
+    return bounded
+
+
+def _too_large(most: int) -> str:
+    return f"the request is over {most} MiB, the most that this server takes here"
 
 
 def _name(host: str) -> str:

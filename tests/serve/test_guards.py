@@ -102,6 +102,13 @@ def test_bodies_are_bounded_whatever_they_say_of_their_length():
     assert guarded.post("/", content=b"x", headers={"Content-Length": "-1"}).status_code == 413
 
 
+def test_images_to_learn_from_may_be_larger_together():
+    guarded = client(max_body=1, max_upload=2)
+    for path in ("/lab/v1/images", "/gradio_api/upload"):
+        assert guarded.post(path, content=b"x" * 2**21).status_code == 404  # which is the app's answer
+        assert guarded.post(path, content=b"x" * (2**21 + 1)).status_code == 413
+
+
 @pytest.mark.parametrize("said", [("Content-Length", str(20 * 2**20)), ("Transfer-Encoding", "chunked")])
 def test_whoever_sends_too_much_can_send_it_all_and_reads_why(said):
     chunk, end = b"x" * 2**20, b""
