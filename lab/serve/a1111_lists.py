@@ -13,6 +13,7 @@ from lab.embeddings.facts import check_fits
 from lab.embeddings.layout_readers import SD_CHECKPOINT
 from lab.errors import InputError, did_you_mean
 from lab.models.schedulers import SCHEDULERS, check_scheduler
+from lab.serve.answers import what_went_wrong
 from lab.serve.service import Service
 
 EMPTY = (
@@ -89,7 +90,7 @@ def add_lists(router: APIRouter, service: Service) -> None:
                 check_fits(library[name], service.bundle.facts)
                 loaded[name] = described
             except InputError as error:
-                skipped[name] = described | {"reason": str(error)}
+                skipped[name] = described | {"reason": what_went_wrong(error, service.config)}
         return {"loaded": loaded, "skipped": skipped}
 
     @router.post("/refresh-embeddings")

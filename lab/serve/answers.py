@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +21,7 @@ from lab.errors import InputError
 from lab.images import comment_exif
 from lab.runs.png import write_png
 from lab.sample.record import parameters_text
+from lab.serve.config import ServeOptions
 from lab.serve.guards import error_body
 from lab.serve.lane import BusyError, Order
 
@@ -117,28 +119,34 @@ def server_sent(data: Any, event: str | None = None) -> bytes:
     return f"{head}data: {json.dumps(data)}\n\n".encode()
 
 
-def say_errors(app: FastAPI) -> None:
+def say_errors(app: FastAPI, options: ServeOptions) -> None:
     """Gives an app the lab's way of saying what is wrong: in one line, in the shape that OpenAI's clients read."""
     said: dict[Any, Callable[[Request, Any], Response]] = {
-        InputError: lambda _, error: refusal(400, str(error)),
+        InputError: lambda _, error: refusal(400, what_went_wrong(error, options)),
         BusyError: lambda _, error: refusal(429, str(error), headers={"Retry-After": "1"}),
         RequestValidationError: _invalid,
         HTTPException: lambda _, error: refusal(error.status_code, str(error.detail), headers=error.headers),
         UnicodeError: lambda _, error: refusal(400, "a text holds half a character; write it again"),
         ClientGoneError: lambda _, error: Response(status_code=CLIENT_GONE),
-        Exception: lambda _, error: refusal(
-            500, f"the server failed at this: {type(error).__name__}; see its log"
-        ),
+        Exception: lambda _, error: refusal(500, _failed_at(error)),
     }
     for kind, say in said.items():
         app.add_exception_handler(kind, say)
 
 
-def what_went_wrong(error: BaseException) -> str:
-    """What went wrong with work, in a line for people; what nobody foresaw goes to the log."""
-    if isinstance(error, InputError):
-        return str(error)
+def what_went_wrong(error: BaseException, options: ServeOptions, *files: Path) -> str:
+    """What went wrong with work, in a line for people; what nobody foresaw goes to the log.
+
+    Args:
+        files: Beside the server's own, those whose place on its disk is nobody's business.
+    """
+    if isinstance(error, InputError | BusyError | UnicodeError):
+        return options.without_places(str(error), *files)
     _log.error("the server failed", exc_info=error)
+    return _failed_at(error)
+
+
+def _failed_at(error: BaseException) -> str:
     return f"the server failed at this: {type(error).__name__}; see its log"
 
 

@@ -50,7 +50,7 @@ def create_app(config: ServeConfig = ServeConfig(), bundle: Bundle | None = None
         redoc_url=None,
     )
     app.state.service, app.state.jobs = service, jobs
-    say_errors(app)
+    say_errors(app, config)
     app.add_middleware(Guards, config=config)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=["127.0.0.1", "::1", *config.allow_proxy])
     for router in (openai_router(service), images_router(service), a1111_router(service), jobs_router(jobs)):

@@ -1,6 +1,7 @@
 """The options of the server, each defined once, and which of the lab's own options its clients may set."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -18,6 +19,10 @@ def _checked_network(address: str) -> str:
     except ValueError:
         raise ValueError(f"'{address}' is no address; write 10.0.0.5 or 10.0.0.0/8") from None
     return address
+
+
+_CALLED = {"jobs": "its folder", "sets": "your set", "page": "your images"}
+"""What clients call the folders of a job, of images to learn from, and of a browser's history."""
 
 
 class ServeOptions(Config):
@@ -81,6 +86,24 @@ class ServeOptions(Config):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    def without_places(self, text: str, *files: Path) -> str:
+        """A message as clients may read it: what is in the server's folder or among its embeddings goes by the name
+        that they know it by, wherever it lies on this machine.
+
+        Args:
+            files: Others of which the message may speak, such as one that was dropped on the page.
+        """
+        for out in (self.out.absolute(), self.out):
+            own = rf"(?<![\w/.-]){re.escape(str(out))}/(jobs|sets|page)/\w+(?:/run)?(/?)"
+            text = re.sub(own, lambda found: "" if found[2] else _CALLED[found[1]], text)
+        folders = {self.out, *self.embeddings, *(file.parent for file in (*self.embeddings, *files))}
+        folders |= {folder.absolute() for folder in folders}
+        for folder in sorted((folder for folder in folders if folder.name), reverse=True):
+            place = rf"(?<![\w/.-]){re.escape(str(folder))}"
+            text = re.sub(rf"{place}/", "", text)
+            text = re.sub(rf"{place}\b", folder.name.replace("\\", r"\\"), text)
+        return text
 
     @model_validator(mode="after")
     def _check_key(self) -> Self:

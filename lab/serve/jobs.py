@@ -18,6 +18,7 @@ from lab.files import read_json
 from lab.listening import Listener
 from lab.runs.run import RunFolder
 from lab.serve.answers import what_went_wrong
+from lab.serve.config import ServeOptions
 from lab.serve.image_sets import ImageSets
 from lab.serve.job import ENDED, Job, JobRecord, State
 from lab.serve.job_kinds import JOB_KINDS, Place
@@ -33,13 +34,14 @@ WAITING = 100
 class _Ear(Listener):
     """Hears a job's run, and ends it when it is not wanted any more."""
 
-    def __init__(self, job: Job, order: Order):
+    def __init__(self, job: Job, order: Order, options: ServeOptions):
         self._job = job
         self._order = order
+        self._options = options
         self._in_steps = job.record.kind == "train"  # which end with a checkpoint, when they are asked to
 
     def note(self, line: str) -> None:
-        self._job.notes.append(line)
+        self._job.notes.append(self._options.without_places(line))
         self._job.changed()
 
     def progress(self, done: float, total: int, things: str = "images") -> None:
@@ -60,6 +62,7 @@ class Jobs:
     """The jobs of a server, in its `out` folder: one runs at a time, beside requests for single images.
 
     Attributes:
+        options: The server's.
         sets: The images that clients sent to learn from.
     """
 
@@ -70,8 +73,9 @@ class Jobs:
             InputError: a job's record that was damaged or edited, or another server with the same folder.
         """
         self._service = service
-        self.sets = ImageSets(service.config.out / "sets")
-        self._folder = service.config.out / "jobs"
+        self.options = service.config
+        self.sets = ImageSets(self.options.out / "sets")
+        self._folder = self.options.out / "jobs"
         self._lock = ExitStack()
         self._lock.enter_context(RunFolder(self._folder).locked())
         self._jobs: dict[str, Job] = {}
@@ -110,7 +114,7 @@ class Jobs:
         """What a job works with whose run is in this folder; by default one that there is not yet."""
         service = self._service
         return Place(
-            service.bundle, service.library, service.config, self.sets, run or self._folder / "new" / "run"
+            service.bundle, service.library, self.options, self.sets, run or self._folder / "new" / "run"
         )
 
     def add(self, client: Hashable, kind: str, asked: Config) -> Job:
@@ -213,13 +217,14 @@ class Jobs:
         """Runs a job, and says how that ended."""
         kind = JOB_KINDS[job.record.kind]
         try:
-            kind.run(self.place(job.run), kind.asked.build(job.record.settings), _Ear(job, order))
+            ear = _Ear(job, order, self.options)
+            kind.run(self.place(job.run), kind.asked.build(job.record.settings), ear)
             if job.record.kind == "train":
                 self._offer_learned(job)
         except (UnwantedError, KeyboardInterrupt):
             return "interrupted", INTERRUPTED
         except Exception as error:
-            return "failed", what_went_wrong(error)
+            return "failed", what_went_wrong(error, self.options)
         return "done", ""
 
     def _offer_learned(self, *more: Job) -> None:

@@ -147,7 +147,7 @@ class Images:
             yield server_sent(told | _about(order, asked, tokens), name)
         if not order.future.cancelled() and (error := order.future.exception()):
             status = 400 if isinstance(error, InputError) else 500
-            yield server_sent(error_body(status, what_went_wrong(error)), "error")
+            yield server_sent(error_body(status, what_went_wrong(error, self._service.config)), "error")
 
     def _datum(self, picture: Picture, asked: ImagesRequest, request: Request) -> dict[str, Any]:
         """A finished image as the answer has it, with its record."""

@@ -5,6 +5,7 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
 
@@ -278,6 +279,38 @@ def test_a_cancelled_job_goes_on_from_what_it_has_made(jobs, denoised):
     opened.resume(job, "somebody else")
     until(lambda: job.ended)
     assert job.record.state == "done" and len(denoised) == 10 - made
+
+
+def test_what_a_job_says_tells_no_place_of_the_server_s_disk(jobs, tmp_path):
+    opened = jobs()
+    job = ask(opened, seeds="1-5")
+    until(lambda: job.files())
+    opened.cancel(job)
+    until(lambda: job.order is None)
+    (job.run / "config.yaml").write_text("steps: [")
+    opened.resume(job, "somebody")
+    until(lambda: job.ended and job.order is None)
+    assert job.record.state == "failed" and "config.yaml" in job.record.message
+    assert str(tmp_path) not in str(job.describe())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{out}/jobs/0af/run/results.csv: not a table", "results.csv: not a table"),
+        ("2 images of {out}/sets/0af; {out}/sets/0af/2.png: no", "2 images of your set; 2.png: no"),
+        ("{out}/saved/a b.png: full", "saved/a b.png: full"),
+        ("{own}/neg.pt: damaged, as is {own}/other.pt", "neg.pt: damaged, as is other.pt"),
+        ("/tmp/upload/a b.pt: no embedding", "a b.pt: no embedding"),
+        ("a prompt about {out}er space and /etc/passwd", "a prompt about {out}er space and /etc/passwd"),
+    ],
+)
+@pytest.mark.parametrize("out", ["serve", "/srv/serve"])
+def test_messages_call_files_by_the_names_that_clients_know(text, told, out, tmp_path):
+    (tmp_path / "neg.pt").touch()
+    config = ServeConfig(out=out, embeddings=[tmp_path / "neg.pt"])
+    places = {"out": out, "own": tmp_path}
+    assert config.without_places(text.format(**places), Path("/tmp/upload/a b.pt")) == told.format(**places)
 
 
 def test_a_cancelled_training_keeps_its_steps(jobs):

@@ -1,13 +1,15 @@
 """What the tabs share: how their events run, what a form keeps, and sentences to people."""
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
 from starlette.requests import Request
 
 from lab.runs.pages import template
-from lab.serve.answers import client_of
+from lab.serve.answers import client_of, what_went_wrong
+from lab.serve.config import ServeOptions
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of an event: nothing flickers, and no other program is offered it."""
@@ -24,6 +26,11 @@ def client_of_page(request: gr.Request) -> Hashable:
 def said(problem: str = "", note: str = "", progress: float | None = None) -> str:
     """A sentence about what went wrong, one about what was done, or how far it is (0 to 1)."""
     return rendered("said.html", problem=problem, note=note, progress=progress)
+
+
+def said_of(error: BaseException, options: ServeOptions, *files: Path) -> str:
+    """A sentence about an error; `files` are those that somebody dropped."""
+    return said(problem=what_went_wrong(error, options, *files))
 
 
 def rendered(name: str, **values: Any) -> str:

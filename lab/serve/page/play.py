@@ -12,10 +12,9 @@ from lab.errors import InputError
 from lab.models.schedulers import SCHEDULERS
 from lab.prompt.dialects import DIALECTS
 from lab.runs.pages import shared_values, summary
-from lab.serve.answers import what_went_wrong
 from lab.serve.lane import BusyError
-from lab.serve.page.parts import QUIET, RESTORE, rendered, said
-from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of, without_folder
+from lab.serve.page.parts import QUIET, RESTORE, rendered, said, said_of
+from lab.serve.page.studio import FORM, Making, Shot, Studio, settings_of
 from lab.serve.service import Preview, Progress
 
 FIRST_PROMPT = "noto emoji of a (red:1.2) apple"
@@ -40,6 +39,7 @@ class PlayTab:
 
     def __init__(self, studio: Studio, page: gr.Blocks, tab: gr.Tab):
         self._studio = studio
+        self._options = studio.service.config
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=320):
                 self._build_form()
@@ -60,7 +60,7 @@ class PlayTab:
         self._names = gr.HTML()
         with gr.Row(elem_classes="actions"):
             self._form["seed"] = gr.Number(1, label="Seed", precision=0, min_width=120, elem_id="seed")
-            self._another = gr.Button("Another seed", min_width=110, elem_id="another")
+            self._another = gr.Button("New seed", min_width=110, elem_id="another")
             self._make = gr.Button("Make", variant="primary", min_width=110, elem_id="make")
             self._stop = gr.Button("Stop", variant="stop", min_width=110, visible=False, elem_id="stop")
         self._said = gr.HTML(elem_id="said")
@@ -97,7 +97,7 @@ class PlayTab:
         self._form["karras"] = gr.Checkbox(usual["karras"], label="Karras' noise levels")
         self._count = gr.Slider(
             1,
-            self._studio.service.config.max_images,
+            self._options.max_images,
             1,
             step=1,
             label="Images, of this seed and those after it",
@@ -172,7 +172,7 @@ class PlayTab:
             try:
                 found = self._studio.service.account(text, settings, negative=title != "Prompt")
             except (InputError, UnicodeError) as error:
-                lines.append(said(problem=str(error)))
+                lines.append(said_of(error, self._options))
                 continue
             accounts += [(title, found)] if text else []
             lines.append(rendered("account.html", account=found, said=said_rows) if text else "")
@@ -186,7 +186,7 @@ class PlayTab:
             seeds = f"{first}-{first + int(count) - 1}"
             making = self._studio.make(browser, settings | {"seeds": seeds})
         except (ValueError, BusyError) as error:
-            yield {self._said: said(problem=str(error))}
+            yield {self._said: said_of(error, self._options)}
             return
         yield from self._watch(making, left)
 
@@ -199,7 +199,7 @@ class PlayTab:
 
     def _watch(self, making: Making, left: str | None) -> Iterator[Any]:
         yield {self._said: said(progress=0.0)} | self._busy(True)
-        problem = ""
+        told = said()
         try:
             for event in making.follow():
                 if isinstance(event, Progress):
@@ -208,8 +208,8 @@ class PlayTab:
                     before, _ = self._sides(left, self._studio.history(making.browser))
                     yield {self._slider: (before.file if before else event.image, event.image)}
         except Exception as error:
-            problem = what_went_wrong(error)
-        yield self._shown(making.browser, left) | self._busy(False) | {self._said: said(problem=problem)}
+            told = said_of(error, self._options)
+        yield self._shown(making.browser, left) | self._busy(False) | {self._said: told}
 
     def _busy(self, busy: bool) -> dict[Any, Any]:
         return {self._make: gr.update(visible=not busy), self._stop: gr.update(visible=busy)}
@@ -274,7 +274,7 @@ class PlayTab:
         try:
             found, note = self._studio.settings_in(path)
         except InputError as error:
-            return {self._said: said(problem=without_folder(error, path)), self._dropped: None}
+            return {self._said: said_of(error, self._options, path), self._dropped: None}
         note = f"{path.name}: its settings are in the form. {note}"
         return self._filled(found, note) | {self._dropped: None}
 
