@@ -49,12 +49,11 @@ def rerun(
     config = config_from_record(record | changed | (_found(image, embeddings) if embeddings else {}))
     with Bars() as bars:
         facts = read_facts(config, bars)
-    from lab.models.load import load_options
-    from lab.sample.generate import generate
-    from lab.sample.record import save_result
+        from lab.models.load import load_options
+        from lab.sample.generate import generate
+        from lab.sample.record import save_result
 
-    bundle = load_options(config, facts=facts)
-    (result,) = generate(bundle, config)
+        (result,) = generate(load_options(config, bars, facts), config, listener=bars)
     save_result(path, result.image, result.record)
     print(f"{path}: {likeness(image, result.image)}")
     for key, what in INGREDIENTS.items():
