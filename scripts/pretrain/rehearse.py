@@ -38,11 +38,14 @@ WAYS = {
 
 
 def of_unet(config: dict[str, Any], device: str, folder: Path) -> tuple[Run, Objective]:
-    """The U-Net's run, on 256 random captions of random latents."""
+    """The U-Net's run, on 256 random captions of random latents.
+
+    They are drawn on the CPU: after a step that could not be recorded, the card's own generator draws no more.
+    """
     width, count = read_config(CONFIGS / "clip.yaml")["text"]["hidden_size"], 256
     encoded = Encoded(
-        latents=torch.randn(count, config["latent_channels"], 16, 16, device=device).half(),
-        states=torch.randn(count + 1, 77, width, device=device).half(),
+        latents=torch.randn(count, config["latent_channels"], 16, 16).half().to(device),
+        states=torch.randn(count + 1, 77, width).half().to(device),
         scaling=1.0,
         captions=torch.zeros(count, 20, dtype=torch.int16, device=device),
         ends=torch.full((count,), 10, device=device),
@@ -52,7 +55,7 @@ def of_unet(config: dict[str, Any], device: str, folder: Path) -> tuple[Run, Obj
 
 def of_autoencoder(config: dict[str, Any], device: str, folder: Path) -> tuple[Run, Objective]:
     """The autoencoder's or its decoder's run, from random weights on 64 random images."""
-    images = torch.randint(256, (64, 3, 128, 128), dtype=torch.uint8, device=device)
+    images = torch.randint(256, (64, 3, 128, 128), dtype=torch.uint8).to(device)
     random_images = Data(images, [], ["train"] * len(images), {}, Split((), (), ()))
     if not (CLIP / "sight.pt").exists():
         config = config | {"perception": 0}
