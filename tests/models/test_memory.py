@@ -52,3 +52,18 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(sdxl, sdxl_
 def test_what_just_fits_is_loaded(sdxl, sdxl_folder, monkeypatch):
     monkeypatch.setattr("lab.models.load.free_memory", lambda _: bytes_of(sdxl, 4))
     load(sdxl_folder, device="cpu")
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_what_is_freed_goes_back_before_and_after_weights_are_laid_out(error, sd1_folder, monkeypatch):
+    """glibc keeps it else, in pieces between the weights; other C libraries have no such function."""
+    asked = []
+
+    def library(name):
+        asked.append("back")
+        raise error
+
+    monkeypatch.setattr("lab.models.device.ctypes.CDLL", library)
+    monkeypatch.setattr("lab.models.load.arrange_modules", lambda bundle: asked.append("laid out"))
+    load(str(sd1_folder), device="cpu")
+    assert asked == ["back", "laid out", "back"]
