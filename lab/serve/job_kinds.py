@@ -26,7 +26,7 @@ from lab.score.tools import open_tools
 from lab.serve.bounds import check_bounds, check_readings
 from lab.serve.config import CLIENTS_SET, ServeOptions, fields_of
 from lab.serve.image_sets import ImageSets
-from lab.training.config import TrainConfig, config_class
+from lab.training.config import TrainConfig, check_options, config_class
 from lab.training.data.pictures import read_captions
 from lab.training.objectives.denoising import Denoising
 from lab.training.objectives.objective import find_objective
@@ -222,6 +222,7 @@ def _run_compare(place: Place, asked: CompareJob, listener: Listener) -> object:
 
 def _check_train(place: Place, asked: TrainJob) -> None:
     config = config_class(asked.objective).build(_train_settings(place, asked))
+    check_options(config)
     if config.name is None:
         raise InputError("name: there is none; say what prompts will call the embedding")
     if config.name in collect(place.options.embeddings):

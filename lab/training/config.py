@@ -3,17 +3,19 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from lab.config import Config, ExistingFolder, NewPath, one_of
+from lab.config import Config, ExistingFolder, NewPath, at_home, one_of
 from lab.embeddings.embedding import Place
 from lab.embeddings.layouts import WRITABLE
+from lab.errors import InputError
+from lab.files import is_folder
 from lab.models.config import ModelOptions
 from lab.sample.config import Seeds
 from lab.training.data.options import DataOptions, Subject
-from lab.training.objectives.objective import OBJECTIVES, objective_options
+from lab.training.objectives.objective import DENOISING, OBJECTIVES, ObjectiveEntry, objective_options
 from lab.training.option_types import Init, Lines, Rate, Stop, VectorCounts
 
 if TYPE_CHECKING:  # options are read without torch
@@ -197,6 +199,12 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
             found.setdefault(subject.images or self.images, []).append(subject.name)
         return list(found.items())
 
+    def folders_at_ends(self) -> dict[str, Path]:
+        """Of the ends of a slider, `from` and `to`, those that are folders of images."""
+        texts = {"from": self.from_, "to": self.to}
+        paths = {end: at_home(Path(text)) for end, text in texts.items() if text}
+        return {end: path for end, path in paths.items() if is_folder(path)}
+
     @property
     def counts(self) -> list[int]:
         """The numbers of vectors to try, in ascending order; one for a run."""
@@ -226,6 +234,46 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
 
         digest = hashlib.blake2b(repr((self.seed, *place)).encode(), digest_size=8).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
+
+
+def check_options(config: TrainConfig) -> None:
+    """Refuses options that say nothing to the objective; where they have their defaults, nothing was asked for.
+
+    Raises:
+        InputError: names the first of them, and the objectives that it is for.
+    """
+    for name in _not_taken(config, config.objective):
+        if getattr(config, name) != _default(name):
+            takers = [other for other in OBJECTIVES if name in _taken(config, other)]
+            raise InputError(
+                f"{name.removesuffix('_')}: says nothing to --objective {config.objective}, but to "
+                f"{', '.join(takers)}; leave it out, or choose another objective"
+            )
+
+
+def with_objective(config: TrainConfig, objective: str, **changes: Any) -> TrainConfig:
+    """A config with another objective and other changes, and defaults in what the objective does not take."""
+    changed = config.model_copy(update={**changes, "objective": objective})
+    left_out = {name: _default(name) for name in _not_taken(changed, objective)}
+    return changed.model_copy(update=left_out)
+
+
+def _not_taken(config: TrainConfig, objective: str) -> list[str]:
+    """The options that some objectives take and this one does not; one that was added since answers for itself."""
+    if not isinstance(OBJECTIVES[objective], ObjectiveEntry):
+        return []
+    some = {name for other in OBJECTIVES for name in _taken(config, other)}
+    return [name for name in TrainConfig.model_fields if name in some - _taken(config, objective)]
+
+
+def _taken(config: TrainConfig, objective: str) -> frozenset[str]:
+    entry = OBJECTIVES[objective]
+    taken = entry.taken if isinstance(entry, ObjectiveEntry) else frozenset()
+    return taken | {*DENOISING} if objective == "slider" and config.folders_at_ends() else taken
+
+
+def _default(name: str) -> Any:
+    return TrainConfig.model_fields[name].get_default(call_default_factory=True)
 
 
 def config_class(objective: str) -> type[TrainConfig]:

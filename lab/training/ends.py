@@ -1,17 +1,13 @@
 """Folders of images at the ends of a slider: what each shows is learned first, and stands in the slider's prompts."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from lab.config import at_home
 from lab.embeddings.embedding import Embedding
 from lab.errors import InputError
-from lab.files import is_folder
 from lab.listening import Listener
-from lab.training.config import TrainConfig
+from lab.training.config import TrainConfig, with_objective
 from lab.training.counts import Learned, learn_or_go_on
 from lab.training.data.captions import placeholder
-from lab.training.data.sides import check_alone
 from lab.training.run_folder import TrainingFolder, run_config
 
 
@@ -32,24 +28,19 @@ def learn_ends(
         InputError: a folder at one end alone, other images, or folders that hold runs with other settings.
         KeyboardInterrupt: after Ctrl-C, with what was learned so far on disk.
     """
-    texts = {"from": config.from_, "to": config.to}
-    folders = {
-        end: at_home(Path(text)) for end, text in texts.items() if text and is_folder(at_home(Path(text)))
-    }
+    folders = config.folders_at_ends()
     if config.objective != "slider" or not folders or config.resume is not None:
         return config
     if len(folders) < 2:
         (end,) = folders
         raise InputError(f"{end}: {folders[end]} is a folder, so --from and --to both have to be one")
-    check_alone(config)
     config = run_config(config)
     assert config.out is not None and config.name is not None, "run_config sees to it"
     neutral, prompts, files = config.neutral or "X", {}, []
     for end, images in folders.items():
         name = f"{config.name}-{end}"
         out = config.out / name
-        style = {"objective": "style", "images": images, "name": name, "out": out, "from_": None, "to": None}
-        run = config.model_copy(update={**style, "vectors": config.counts[0]})
+        run = with_objective(config, "style", images=images, name=name, out=out, vectors=config.counts[0])
         try:
             learned = learn_or_go_on(run, TrainingFolder(out), learn)
         except KeyboardInterrupt:
@@ -59,4 +50,4 @@ def learn_ends(
         files.append(learned.provenance.path)
         prompts[end] = f"{neutral} in {placeholder(name)} style"
     ends = {"from_": prompts["from"], "to": prompts["to"], "neutral": neutral}
-    return config.model_copy(update=ends | {"embeddings": [*config.embeddings, *files]})
+    return with_objective(config, "slider", **ends, embeddings=[*config.embeddings, *files])

@@ -82,15 +82,10 @@ def prepare(
     check_trackers(config.track)
     check_model(config, bundle.facts)
     check_embedding_names(bundle, [subject.name for subject in subjects], library, config.overwrite_token)
-    kind = find_objective(config.objective)
-    if config.place not in kind.places:
-        raise InputError(
-            f"place: {config.objective} learns vectors in front of the text encoder; leave out {config.place}"
-        )
-    check_kept(config, kind)
+    check_kept(config)
     if config.worst_of is not None:
         config = make_worst(bundle, config, library, listener)
-    objective = kind(bundle, config, library)
+    objective = find_objective(config.objective)(bundle, config, library)
     clip = open_clip(bundle, config.clip)
     partners = _partners(config)
     beginnings = []
@@ -106,15 +101,12 @@ def prepare(
     return PreparedRun(bundle, config, objective, learned, clip, library)
 
 
-def check_kept(config: TrainConfig, kind: type[Objective[Any]]) -> None:
-    """Refuses to keep what an objective has no such loss for, or what cannot be looked at.
+def check_kept(config: TrainConfig) -> None:
+    """Refuses to keep what cannot be looked at.
 
     Raises:
         InputError: so it is.
     """
-    for option in ("keep_context", "keep_attention"):
-        if getattr(config, option) and option not in kind.keeps:
-            raise InputError(f"{option}: is no part of learning a {config.objective}; leave it out")
     for option in ("gradient_checkpointing", "compile"):
         if config.keep_attention and getattr(config, option):
             raise InputError(

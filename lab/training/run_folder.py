@@ -16,7 +16,7 @@ from lab.models.family import FAMILIES
 from lab.models.schedulers import check_scheduler
 from lab.runs.run import RunFolder
 from lab.strict_yaml import read_yaml
-from lab.training.config import TrainConfig, config_class
+from lab.training.config import TrainConfig, check_options, config_class
 from lab.training.places import check_place
 
 FREE_TO_CHANGE = {
@@ -153,11 +153,12 @@ def run_config(config: TrainConfig) -> TrainConfig:
     """The config that a run has: as given, with a folder chosen, or that of the run that is resumed.
 
     Raises:
-        InputError: no name, offloading, images from two sources, a folder that cannot be written, no run to resume,
-            or settings that it does not have.
+        InputError: options that the objective does not take, no name, offloading, images from two sources, a folder
+            that cannot be written, no run to resume, or settings that it does not have.
     """
     if config.resume is not None:
         return _resumed_config(config, config.resume)
+    check_options(config)
     if config.cpu_offload:
         raise InputError(
             "cpu_offload: gradients go back through text encoders and U-Net; leave it out to learn"

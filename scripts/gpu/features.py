@@ -112,7 +112,6 @@ def calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], None]]:
     learning: dict[str, Any] = {
         "steps": stand.pick(5, 2),
         "evaluate_every": 2,
-        "evaluate_on": 2,
         "batch_size": 2,
     }
     walked = {"walk": [PROMPT, "a twemoji emoji of a rocket"], "frames": 3, "steps": 2, **stand.size(128)}
@@ -133,7 +132,7 @@ def calls(stand: Stand, far: Bundle) -> dict[str, Callable[[], None]]:
             )
         ),
         "the contrastive objective": lambda: _none(
-            learn(far, stand.out("contrastive"), objective="contrastive", **learning)
+            learn(far, stand.out("contrastive"), objective="contrastive", evaluate_on=2, **learning)
         ),
         "vectors in words": lambda: _none(list(explain(far, embedding, most=stand.pick(2, 1)))),
         "another tool's syntax": lambda: _none(

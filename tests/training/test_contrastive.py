@@ -112,7 +112,7 @@ def test_what_cannot_be_seen_is_refused(sd1, sdxl, seen, changed, clip_folder):
         (sd1, changed(init="contrastive"), "give --clip FOLDER"),
         (
             sd1,
-            changed(objective="text", text="a", images=None, init="contrastive", vectors=1),
+            changed(objective="text", text="a", images=None, init="contrastive", vectors=1, evaluate_on=8),
             "there are none",
         ),
     ):

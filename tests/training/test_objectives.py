@@ -1,5 +1,7 @@
 """The table of objectives: one entry makes an objective that can be asked for everywhere."""
 
+import json
+import re
 import subprocess
 import sys
 from typing import get_args
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 import lab
+from lab.cli.main import main
 from lab.config import Config
 from lab.embeddings.embedding import Kind
 from lab.errors import InputError
@@ -87,6 +90,40 @@ def test_every_entry_is_an_objective_that_says_what_it_is(name):
     options = OBJECTIVES[name].options
     assert options is None or issubclass(lab.TrainConfig, options)
     assert objective.kind in get_args(Kind) and objective.word
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "told"),
+    [
+        ("concept", {"text": "red"}, "text: says nothing to --objective concept, but to text; leave it out"),
+        ("slider", {"from": "a X", "to": "b X", "keep_context": 0.5}, "keep_context: .* but to concept, "),
+        ("text", {"text": "red", "images": "."}, "images: says nothing to --objective text"),
+        ("contrastive", {"images": ".", "place": "output"}, "place: says nothing to --objective contrastive"),
+        ("pair", {"images": ".", "more": [{"name": "other-toy"}]}, "more: says nothing to --objective pair"),
+        ("reward", {"loss": "huber"}, "loss: says nothing to --objective reward"),
+        ("style", {"images": ".", "from": "a cat"}, "from: says nothing to --objective style, but to slider"),
+    ],
+)
+def test_options_of_other_objectives_are_refused_at_every_door(
+    objective, settings, told, sd1, tmp_path, capsys
+):
+    settings = {"objective": objective, "name": "cat-toy", "out": str(tmp_path / "run"), **settings}
+    with pytest.raises(InputError, match=told):
+        lab.train(sd1, **settings)
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items() if key != "more"]
+    assert "more" in settings or (main(["train", *flags]) == 2 and re.search(told, capsys.readouterr().err))
+    assert not (tmp_path / "run").exists()
+
+
+def test_defaults_of_other_objectives_options_are_no_wish(sd1, tmp_path):
+    """A run's config.yaml, which has every option, makes the run again."""
+    settings = {"steps": 1, "preview_every": 0, "text": "red", "objective": "text", "name": "cat-toy"}
+    lab.train(sd1, **settings, out=tmp_path / "run")
+    again = lab.TrainConfig.read(tmp_path / "run" / "config.yaml", {"out": tmp_path / "again"})
+    assert lab.train(sd1, again).name == "cat-toy"
 
 
 def test_an_entry_brings_its_options_and_flags():

@@ -138,5 +138,3 @@ def test_a_resumed_pair_ends_the_same(sd1, paired, tmp_path):
 def test_negative_captions_have_to_name_the_negative_half(sd1, paired):
     with pytest.raises(InputError, match="negative_templates: without <cat-toy-neg>"):
         Pair(sd1, paired(negative_templates=["blurry {x}"]), {})
-    with pytest.raises(InputError, match="by itself"):
-        Pair(sd1, paired(more=[{"name": "other"}]), {})

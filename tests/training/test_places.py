@@ -113,15 +113,9 @@ def test_others_may_stand_in_captions_and_pairs_learn_both_halves(sd1, changed):
         ("sd1", {"place": "output", "layout": "diffusers"}, "layout: .* take onetrainer or sdxl"),
         (
             "sd1",
-            {"place": "output", "objective": "text", "text": "red", "images": None},
-            "text learns vectors in front of",
+            {"place": "output", "objective": "slider", "from": "a", "to": "b", "images": None, "vectors": 1},
+            "place: says nothing to --objective slider, but to concept, .*reward",
         ),
-        (
-            "sd1",
-            {"place": "output", "objective": "contrastive"},
-            "place: contrastive learns vectors in front of",
-        ),
-        ("sd1", {"place": "output", "objective": "slider", "images": None}, "leave out output"),
         ("sd1", {"place": "behind"}, "place"),
     ],
 )

@@ -106,6 +106,7 @@ def test_places_of_images_are_told_from_what_else_changes():
     [
         ({"to": None}, "from: a slider leads from one prompt to another; give --from and --to"),
         ({"to": "red X"}, "to: is the same as --from"),
+        ({"to": "Red X"}, "to: the model takes both prompts for the same"),
         ({"to": "blue"}, "neutral: --from and --to share no words"),
         ({"from": "blue apple " * 80}, "does not fit into a chunk"),
     ],
@@ -113,7 +114,7 @@ def test_places_of_images_are_told_from_what_else_changes():
 def test_what_cannot_be_a_slider_is_told_in_a_line(settings, told, sd1, sliding):
     with pytest.raises(InputError, match=told) as error:
         lab.train(sd1, sliding(**{"things": ["apple"]} | settings))
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and not sliding().out.exists()
 
 
 def test_a_negative_weight_of_a_slider_is_explained(sd1):
@@ -147,7 +148,7 @@ def test_folders_at_both_ends_become_styles_in_the_prompts(sliding, tmp_path):
     assert [path.stem for path in run.embeddings] == ["shift-by-from", "shift-by-to"]
     with pytest.raises(InputError, match="so --from and --to both have to be one"):
         learn_ends(sliding(**folders | {"to": "blue X"}), learn)
-    with pytest.raises(InputError, match="images: a slider is learned by itself"):
+    with pytest.raises(InputError, match="images: says nothing to --objective slider"):
         learn_ends(sliding(**folders, images=tmp_path / "old"), pytest.fail)
 
 

@@ -16,19 +16,6 @@ class Side(NamedTuple):
     end: str
 
 
-def check_alone(config: TrainConfig) -> None:
-    """Refuses what a slider does not learn from.
-
-    Raises:
-        InputError: images or further embeddings.
-    """
-    if config.images is not None or config.more:
-        what = "more" if config.images is None else "images"
-        raise InputError(
-            f"{what}: a slider is learned by itself, from what --from and --to say; leave it out"
-        )
-
-
 def read_sides(config: TrainConfig) -> list[Side]:
     """The prompts of a slider, for each thing that an X in them stands for.
 

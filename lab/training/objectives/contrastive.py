@@ -119,8 +119,6 @@ class Contrastive(Objective[Pick]):
         super().__init__(bundle, config, embeddings)
         if config.images is None:
             raise InputError("images: there are none; give a folder with --images")
-        if config.more:
-            raise InputError("more: CLIP sees one thing in an image; leave the other embeddings out")
         self._clip = check_clip(bundle, open_clip(bundle, config.clip))
         self.images = images_in(config.images)
         self._others = images_in(config.against) if config.against is not None else []

@@ -77,9 +77,6 @@ TIMESTEP_WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
 class Denoising(Objective[Example]):
     """Learns from the images of a folder and their captions (Textual Inversion, 2208.01618, equation 2)."""
 
-    places = ("input", "output", "layers")
-    keeps: ClassVar[Sequence[str]] = ("keep_context",)
-
     templates: ClassVar[str] = "object"
     """The set of caption templates for when the config names none and no caption lies beside an image."""
 
@@ -199,8 +196,6 @@ class Denoising(Objective[Example]):
 class Concept(Denoising):
     """A thing."""
 
-    keeps = ("keep_context", "keep_attention")
-
 
 class Style(Denoising):
     """A style."""
@@ -231,8 +226,6 @@ class Pair(Denoising):
     """
 
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
-        if config.more:
-            raise InputError("more: a pair is learned by itself; leave the other embeddings out")
         half, templates = self.partner(config), read_templates(config.negative_templates)
         self.negative_captions = [fill_template(line, "", [half.name]) for line in templates]
         self._guidance = USUAL_GUIDANCE if config.guidance is None else config.guidance

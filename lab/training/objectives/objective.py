@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from lab.config import Config
-from lab.embeddings.embedding import Embedding, Kind, Place
+from lab.embeddings.embedding import Embedding, Kind
 from lab.errors import InputError, did_you_mean
 from lab.listening import Listener
+from lab.score.config import ToolOptions
 from lab.training.objectives.options import (
     ContrastiveOptions,
     MakingOptions,
@@ -40,21 +41,62 @@ class ObjectiveEntry(NamedTuple):
         place: A subclass of `Objective`, as "module:Class".
         options: Those that it has to itself: they become fields of `TrainConfig`, and flags of `lab train` under
             the first line of their docstring.
+        takes: The names of those besides, of which some objectives know nothing; what no entry names, all take.
     """
 
     place: str
     options: type[Config] | None = None
+    takes: tuple[str, ...] = ()
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """All options that are not for every objective and are for this one."""
+        return frozenset((*self.takes, *(self.options.model_fields if self.options else ())))
+
+
+READING_IMAGES = (
+    *("captions", "shuffle_tags", "keep_tags", "tag_dropout", "buckets", "crop", "crops", "flip"),
+    *("alpha", "background", "skip_broken", "latents"),
+)
+"""The options that say how a folder of images is read."""
+
+DENOISING = (*READING_IMAGES, "loss", "weighting", "keep_context")
+"""Those of learning from images by the U-Net, beside which images and where the vectors act."""
+
+_UNET = ("clip_skip", "evaluate_on", "gradient_checkpointing", "resolution")
+_PICTURES = ("images", "place", "templates", "timesteps", *DENOISING, *_UNET)
 
 OBJECTIVES: dict[str, "ObjectiveEntry | type[Objective[Any]]"] = {
-    "concept": ObjectiveEntry("lab.training.objectives.denoising:Concept"),
-    "style": ObjectiveEntry("lab.training.objectives.denoising:Style"),
-    "negative": ObjectiveEntry("lab.training.objectives.denoising:Negative", WorstOptions),
-    "reward": ObjectiveEntry("lab.training.objectives.reward_ascent:RewardAscent", RewardOptions),
-    "pair": ObjectiveEntry("lab.training.objectives.denoising:Pair", PairOptions),
-    "contrastive": ObjectiveEntry("lab.training.objectives.contrastive:Contrastive", ContrastiveOptions),
-    "text": ObjectiveEntry("lab.training.objectives.text_match:TextMatch", TextMatchOptions),
-    "slider": ObjectiveEntry("lab.training.objectives.slider:Slider", SliderOptions),
+    "concept": ObjectiveEntry(
+        "lab.training.objectives.denoising:Concept", takes=("more", "keep_attention", *_PICTURES)
+    ),
+    "style": ObjectiveEntry("lab.training.objectives.denoising:Style", takes=("more", *_PICTURES)),
+    "negative": ObjectiveEntry(
+        "lab.training.objectives.denoising:Negative",
+        WorstOptions,
+        ("more", *_PICTURES, "prompt_file", "sampling_steps", "reward", *ToolOptions.model_fields),
+    ),
+    "reward": ObjectiveEntry(
+        "lab.training.objectives.reward_ascent:RewardAscent",
+        RewardOptions,
+        ("more", "place", "prompt_file", "sampling_steps", *_UNET),
+    ),
+    "pair": ObjectiveEntry("lab.training.objectives.denoising:Pair", PairOptions, _PICTURES),
+    "contrastive": ObjectiveEntry(
+        "lab.training.objectives.contrastive:Contrastive",
+        ContrastiveOptions,
+        ("images", "captions", "templates", "evaluate_on"),
+    ),
+    "text": ObjectiveEntry(
+        "lab.training.objectives.text_match:TextMatch",
+        TextMatchOptions,
+        ("more", "templates", "prompt_file", "sampling_steps", "clip_skip"),
+    ),
+    "slider": ObjectiveEntry(
+        "lab.training.objectives.slider:Slider",
+        SliderOptions,
+        ("templates", "timesteps", "sampling_steps", "measured", "tolerance", *_UNET),
+    ),
 }
 """By the name of `--objective`; a subclass of `Objective` itself may be added while the program runs."""
 
@@ -115,13 +157,6 @@ class Objective(ABC, Generic[E]):
 
     skipped: Sequence[str] = ()
     """A line for people for each thing that was left out."""
-
-    places: ClassVar[Sequence[Place]] = ("input",)
-    """Where vectors can act that are learned so: behind the text encoder and in layers only the U-Net sees them, and
-    weights do not reach them."""
-
-    keeps: ClassVar[Sequence[str]] = ()
-    """Which of the options `keep_context` and `keep_attention` its losses have."""
 
     layers_stay: bool = True
     """Whether the U-Net's layers compute on the way back what they computed before, so that they may do so again

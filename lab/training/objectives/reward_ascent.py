@@ -63,7 +63,6 @@ class RewardAscent(Objective[Shot]):
     """
 
     kind, word, images_show_it = "negative", "low quality", False
-    places = ("input", "output", "layers")
     rate = 0.2
     watched = ("reward", "clip_text")
 

@@ -32,7 +32,7 @@ from lab.training.config import TrainConfig
 from lab.training.data.caption_encoder import CaptionChunker, CaptionEncoder, embeddings_named, vector_counts
 from lab.training.data.captions import fill_template, read_templates
 from lab.training.data.noised import PICTURES, make_pictures, time_ids_of
-from lab.training.data.sides import check_alone, read_sides, words_between
+from lab.training.data.sides import read_sides, words_between
 from lab.training.learned import Learned
 from lab.training.objectives.objective import Objective, split_evenly
 from lab.training.strength import DIALECTS, Strength, Yardstick
@@ -71,7 +71,6 @@ class Slider(Objective[Pick]):
         super().__init__(bundle, config, embeddings)
         if config.from_ is None or config.to is None:
             raise InputError("from: a slider leads from one prompt to another; give --from and --to")
-        check_alone(config)
         self.sides = read_sides(config)
         texts = [text for side in self.sides for text in side]
         self._others = embeddings_named(bundle, texts, embeddings)
@@ -89,6 +88,7 @@ class Slider(Objective[Pick]):
         for text in [*texts, *(prompt for prompts in self._prompts for prompt in prompts)]:
             if self._chunker(text).length >= bundle.context_length - 2:
                 raise InputError(f"from: '{text[:60]}...' does not fit into a chunk; give shorter prompts")
+        self._check_apart()
 
     def fingerprint(self) -> dict[str, str]:
         """The prompts by number, and the embeddings that they name."""
@@ -111,8 +111,6 @@ class Slider(Objective[Pick]):
             self._empty = encode_chunks(self.bundle, [Chunk()], {}, self.config.clip_skip).states[0].float()
             self._still, self._change = self._rest(plain)
         size = float(self._pictures.direction.square().mean())
-        if not size:
-            raise InputError("to: the model takes both prompts for the same; give others")
         if self._measured:
             yardstick = self._yardstick = Yardstick(
                 self.bundle, self.config, self.sides, self.embeddings, self._measured
@@ -153,6 +151,14 @@ class Slider(Objective[Pick]):
             self._strengths = {dialect: self._yardstick.of_slider(kept[0], dialect) for dialect in DIALECTS}
         lines = (f"In {dialect}, {strength.describe()}." for dialect, strength in self._strengths.items())
         return " ".join([told, *lines])
+
+    @torch.no_grad()
+    def _check_apart(self) -> None:
+        """Refuses prompts that are one to the text encoder, as it may take no notice of capitals."""
+        encode = CaptionEncoder(self.bundle, self._others, self.config.clip_skip)
+        start, end = (encode([side[form] for side in self.sides]).embeds for form in (1, 2))
+        if torch.equal(start, end):
+            raise InputError("to: the model takes both prompts for the same; give others")
 
     @property
     def _measured(self) -> int:

@@ -65,8 +65,6 @@ class TextMatch(Objective[int]):
             raise InputError(
                 "text: the vectors stand for words or embeddings; give one, --text WORDS or --embeds FILE"
             )
-        if config.images is not None:
-            raise InputError("images: a text is learned without them; leave them out, or --text")
         if config.embeds is not None and config.templates:
             raise InputError("templates: prompt embeddings are a whole prompt; leave them out, or --embeds")
         self._target: Encoding | None = None
