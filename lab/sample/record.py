@@ -10,9 +10,12 @@ from typing import Any
 from PIL import Image
 
 from lab.condition.weighting import WEIGHTINGS
+from lab.config import at_home
+from lab.files import is_there
 from lab.models.bundle import Bundle
 from lab.models.controlnet import find_controlnet
 from lab.models.schedulers import SCHEDULERS
+from lab.models.source import bundled
 from lab.prompt.dialects import find_dialect
 from lab.runs.png import save_image
 from lab.runs.run import file_digest, text_digest
@@ -31,6 +34,9 @@ FILES = {
 }
 """The options that name something on disk which makes the image, and what people call it."""
 
+PLACES = frozenset({*FILES, "model", "vae", "lora", "config_folder", "embedding", "embeddings"})
+"""The options that may name something on disk."""
+
 BY_CONTENT = frozenset({*FILES, "prompt", "prompt_file", "embedding", "embeddings", "model"})
 """The options of `GenerateConfig` whose effect on the images `contents` covers."""
 
@@ -39,7 +45,7 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
     """The image's record: plain JSON values.
 
     Keys named like a field of `GenerateConfig` hold what that field was, or the default that was used in its
-    place; `config_from_record` reads them back.
+    place, files and folders by absolute paths; `config_from_record` reads them back, in any folder.
 
     Raises:
         InputError: the init image or a file of prompt embeddings cannot be read any more.
@@ -64,7 +70,23 @@ def make_record(bundle: Bundle, job: Job) -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("torch", "diffusers", "transformers")},
     }
     used |= {f"{name}_sha256": digest for name, digest in file_digests(options).items()}
-    return given | used
+    record = given | used
+    return record | {name: _from_anywhere(record[name]) for name in record.keys() & PLACES}
+
+
+def _from_anywhere(value: Any) -> Any:
+    """A place, or several, such that it is the same from every folder: paths of what is on disk become absolute, also
+    behind `file:` and in front of `=NAME` or `=SCALE`."""
+    if isinstance(value, list):
+        return [_from_anywhere(each) for each in value]
+    if not isinstance(value, str) or value in bundled():
+        return value
+    kind = "file:" * value.startswith("file:")
+    path, equals, rest = value.removeprefix(kind), "", ""
+    if not is_there(at_home(Path(path))):
+        path, equals, rest = path.rpartition("=")
+    there = bool(path) and is_there(at_home(Path(path)))
+    return f"{kind}{at_home(Path(path)).absolute()}{equals}{rest}" if there else value
 
 
 def file_digests(options: GenerateConfig) -> dict[str, str]:

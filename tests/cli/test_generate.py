@@ -104,6 +104,25 @@ def test_rerun_makes_the_same_image(cli, sd1_folder, tmp_path):
     assert np.abs(first - second).max() <= 1
 
 
+def test_rerun_finds_what_was_named_from_another_folder(cli, sd1_folder, tmp_path, monkeypatch):
+    lab.Embedding("x", {"clip": torch.full((2, 32), 0.1)}).save(tmp_path / "cat-toy.safetensors")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "first.png")
+    (tmp_path / "model").symlink_to(sd1_folder, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli(
+            "generate", "--model", "model", "--prompt", "a <toy>", "--embedding", "cat-toy.safetensors=toy",
+            "--init-image", "first.png", "--strength", 0.5, "--steps", 2, "--out", "run",
+        )[0]
+        == 0
+    )  # fmt: skip
+    (image,) = images(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, said, problem = cli("rerun", image)
+    assert code == 0 and "the same" in said, problem
+
+
 def test_rerun_finds_embeddings_that_moved_by_their_hashes(cli, sd1_folder, tmp_path):
     file, moved, out = tmp_path / "cat-toy.safetensors", tmp_path / "elsewhere", tmp_path / "run"
     moved.mkdir()
