@@ -83,12 +83,14 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "measured.jsonl"
     bundle = lab.load("emoji", dtype=arguments.dtype)
+    drawn: Cell = {name: getattr(arguments, name) for name in ("dtype", "image_seeds", "image_steps")}
+    check_drawn(file, drawn)
     bench = Bench(bundle, JudgeOfRenderings(KEPT_APART), arguments.image_seeds, arguments.image_steps)
     for seed in arguments.seeds:
         for name in names:
             for variant, settings in variants.items():
                 if not any(same(cell, variant, settings, name, seed) for cell in read(file)):
-                    cell = bench.cell(name, variant, settings, seed)
+                    cell = bench.cell(name, variant, settings, seed) | {"drawn": drawn}
                     with file.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(cell) + "\n")
                     print(f"{name:14} seed {seed}  {line([cell])}", flush=True)
@@ -174,6 +176,17 @@ def read(file: Path) -> list[Cell]:
     if not file.is_file():
         return []
     return [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+
+
+def check_drawn(file: Path, drawn: Cell) -> None:
+    """Refuses to go on with images made otherwise; the oldest cells do not say how theirs were.
+
+    Raises:
+        SystemExit: there are cells of such images.
+    """
+    for cell in read(file):
+        if cell.get("drawn", drawn) != drawn:
+            raise SystemExit(f"{file}: its images are of {cell['drawn']}, not {drawn}; choose another --out")
 
 
 def same(cell: Cell, variant: str, settings: Mapping[str, Any], name: str, seed: int) -> bool:
