@@ -73,7 +73,9 @@ def initial_from_text(bundle: Bundle, text: str, count: int, crossed: bool = Fal
 
     Args:
         crossed: Takes the text encoders' outputs for the tokens in the place of their inputs, as Cross Initialization
-            does (2312.15905): learned vectors end nearer to these, and are as long.
+            does (2312.15905): learned vectors end nearer to these, and are as long. As in its authors' code, nothing
+            shortens them, since their length is half of what brings them nearer: 15 on the bundled model, whose words
+            have 0.25 to 0.86.
 
     Raises:
         InputError: a text without tokens.
