@@ -17,15 +17,15 @@ def learn_ends(
     """The config of a slider between two prompts, with folders of images replaced by styles learned from them.
 
     Any other config comes back as it is. The styles are NAME-from and NAME-to, each in a folder of its own inside the
-    run's; how they are learned the run's own options say. A style that is there already is taken as it is, and one
-    that was interrupted goes on.
+    run's; how they are learned the run's own options say. Where these name no beginning, the slider begins at the
+    second style's vectors. A style that is there already is taken as it is, and one that was interrupted goes on.
 
     Args:
         learn: Carries out a run.
         listener: Hears how to go on.
 
     Raises:
-        InputError: a folder at one end alone, other images, or folders that hold runs with other settings.
+        InputError: a folder at one end alone or at both, other images, or folders that hold runs with other settings.
         KeyboardInterrupt: after Ctrl-C, with what was learned so far on disk.
     """
     folders = config.folders_at_ends()
@@ -34,6 +34,8 @@ def learn_ends(
     if len(folders) < 2:
         (end,) = folders
         raise InputError(f"{end}: {folders[end]} is a folder, so --from and --to both have to be one")
+    if folders["from"].samefile(folders["to"]):
+        raise InputError("to: is the folder of --from, and there is nothing between them")
     config = run_config(config)
     assert config.out is not None and config.name is not None, "run_config sees to it"
     neutral, prompts, files = config.neutral or "X", {}, []
@@ -50,4 +52,6 @@ def learn_ends(
         files.append(learned.provenance.path)
         prompts[end] = f"{neutral} in {placeholder(name)} style"
     ends = {"from_": prompts["from"], "to": prompts["to"], "neutral": neutral}
+    if config.init == "auto" and len(config.counts) == 1:  # as many vectors, on the way already
+        ends["init"] = f"file:{files[-1]}"
     return with_objective(config, "slider", **ends, embeddings=[*config.embeddings, *files])

@@ -146,6 +146,10 @@ def test_folders_at_both_ends_become_styles_in_the_prompts(sliding, tmp_path):
         "photo of cat", *(f"photo of cat in <shift-by-{end}> style" for end in ("from", "to"))
     )
     assert [path.stem for path in run.embeddings] == ["shift-by-from", "shift-by-to"]
+    assert run.init == f"file:{tmp_path / 'shift-by-to.safetensors'}", "already on the way"
+    assert learn_ends(sliding(**folders, init="random"), learn).init == "random"
+    with pytest.raises(InputError, match="to: is the folder of --from"):
+        learn_ends(sliding(**folders | {"to": folders["from"]}), pytest.fail)
     with pytest.raises(InputError, match="so --from and --to both have to be one"):
         learn_ends(sliding(**folders | {"to": "blue X"}), learn)
     with pytest.raises(InputError, match="images: says nothing to --objective slider"):
