@@ -10,7 +10,7 @@ which the place stops growing (FreeSliders, 2511.00103, section 4).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
@@ -59,6 +59,11 @@ class Strength(NamedTuple):
     weights: tuple[float, ...]
     places: tuple[float, ...]
     rests: tuple[float, ...]
+
+    def with_more(self, other: "Strength") -> "Strength":
+        """What is known of these weights and of others."""
+        points = sorted([*zip(*self, strict=True), *zip(*other, strict=True)])
+        return Strength(*zip(*points, strict=True))
 
     def even(self, count: int = STEPS) -> list[float]:
         """So many weights whose places are evenly apart, from the first to saturation."""
@@ -132,25 +137,37 @@ class Yardstick:
             parts = [replace(encoded[text].parts[0], weight=share) for text, share in shares.items()]
             return Conditioning(f"{side.start} -> {side.end} x {weight:g}", level_parts(parts))
 
-        prompts = [
-            composed(side, weight) if weight else side.neutral for weight in GRID for side in self._sides
-        ]
-        return self._strength(prompts, "plain", {})
+        return self._strength(
+            lambda side, weight: composed(side, weight) if weight else side.neutral, "plain", {}
+        )
 
     def of_slider(self, slider: Embedding, dialect: str) -> Strength:
         """The strength of a slider by its weight in a dialect."""
-        prompts = [
-            f"{side.neutral} {written(slider.name, weight, dialect)}"
-            for weight in GRID
-            for side in self._sides
-        ]
-        return self._strength(prompts, dialect, {slider.name: slider})
+        return self._strength(
+            lambda side, weight: f"{side.neutral} {written(slider.name, weight, dialect)}",
+            dialect,
+            {slider.name: slider},
+        )
 
     def _strength(
-        self, prompts: Sequence[str | Conditioning], dialect: str, more: Mapping[str, Embedding]
+        self,
+        prompt: Callable[[Side, float], str | Conditioning],
+        dialect: str,
+        more: Mapping[str, Embedding],
     ) -> Strength:
-        places, rests = place_images(self._look(prompts, dialect, more), *self._ends)
-        return Strength(GRID, tuple(places.mean(dim=1).tolist()), tuple(rests.mean(dim=1).tolist()))
+        """The strength of what a prompt has at each weight: on the grid, and again where its steps would be even, as
+        images may turn at once between two weights of the grid."""
+        strength, waiting = Strength((), (), ()), list(GRID)
+        while waiting:
+            prompts = [prompt(side, weight) for weight in waiting for side in self._sides]
+            places, rests = place_images(self._look(prompts, dialect, more), *self._ends)
+            found = Strength(
+                tuple(waiting), tuple(places.mean(dim=1).tolist()), tuple(rests.mean(dim=1).tolist())
+            )
+            first = not strength.weights
+            strength = strength.with_more(found)
+            waiting = sorted({*strength.even()} - {*strength.weights}) if first else []
+        return strength
 
     @torch.no_grad()
     def _look(
