@@ -24,7 +24,7 @@ from lab.embeddings.layouts import WRITABLE
 from lab.errors import InputError
 from lab.files import atomic, parse_json
 from lab.models.bundle import Bundle
-from lab.training.config import RunOptions, TrainConfig
+from lab.training.config import RunOptions, TrainConfig, not_taken
 from lab.training.data.captions import placeholder
 from lab.training.learned import Learned
 from lab.training.loop import Loop, State
@@ -164,8 +164,10 @@ HERE_ONLY = {*RunOptions.model_fields, "device"}
 
 
 def recipe(config: TrainConfig) -> dict[str, Any]:
-    """The settings that learn the same elsewhere, as JSON takes them; paths are their last components."""
-    settings = config.model_dump(exclude=HERE_ONLY, exclude_none=True)
+    """The settings that learn the same elsewhere, as JSON takes them, without options of other objectives; paths are
+    their last components."""
+    elsewhere = HERE_ONLY | {*not_taken(config, config.objective)}
+    settings = config.model_dump(exclude=elsewhere, exclude_none=True)
     return {key: _portable(value, key) for key, value in settings.items()}
 
 
@@ -241,7 +243,7 @@ class EmbeddingWriter:
             "lab.data_hash": hashlib.sha256(data.encode()).hexdigest(),
             INITIAL_TEXT: self._beginnings[name].initial.text,
             "lab.learning_rate": f"{self._beginnings[name].rate:g}",
-            "lab.config": json.dumps(recipe(self._config)),
+            "lab.config": json.dumps(recipe(self._config), separators=(",", ":")),
             **self._objective.facts(),
         }
 

@@ -242,7 +242,7 @@ def check_options(config: TrainConfig) -> None:
     Raises:
         InputError: names the first of them, and the objectives that it is for.
     """
-    for name in _not_taken(config, config.objective):
+    for name in not_taken(config, config.objective):
         if getattr(config, name) != _default(name):
             takers = [other for other in OBJECTIVES if name in _taken(config, other)]
             raise InputError(
@@ -254,11 +254,11 @@ def check_options(config: TrainConfig) -> None:
 def with_objective(config: TrainConfig, objective: str, **changes: Any) -> TrainConfig:
     """A config with another objective and other changes, and defaults in what the objective does not take."""
     changed = config.model_copy(update={**changes, "objective": objective})
-    left_out = {name: _default(name) for name in _not_taken(changed, objective)}
+    left_out = {name: _default(name) for name in not_taken(changed, objective)}
     return changed.model_copy(update=left_out)
 
 
-def _not_taken(config: TrainConfig, objective: str) -> list[str]:
+def not_taken(config: TrainConfig, objective: str) -> list[str]:
     """The options that some objectives take and this one does not; one that was added since answers for itself."""
     if not isinstance(OBJECTIVES[objective], ObjectiveEntry):
         return []

@@ -97,7 +97,8 @@ class Strength(NamedTuple):
     def to_json(self) -> str:
         """All numbers, for a file's metadata."""
         numbers = {name: [round(value, 3) for value in values] for name, values in self._asdict().items()}
-        return json.dumps(numbers | {"even": self.even(), "saturation": self.saturation})
+        found = numbers | {"even": self.even(), "saturation": self.saturation}
+        return json.dumps(found, separators=(",", ":"))
 
 
 class Yardstick:

@@ -175,6 +175,25 @@ def test_styles_at_the_ends_that_were_learned_before_an_interruption_are_taken(s
     assert (config.out / "shift-by-from" / "progress.jsonl").read_bytes() == first
 
 
+def test_between_folders_it_is_learned_and_used_in_every_dialect(sd1, sliding, tmp_path):
+    folders = {"from": str(draw(tmp_path / "old", 1)), "to": str(draw(tmp_path / "new", 2))}
+    config = sliding(**folders, steps=1, flip=True, measured=1)
+    assert lab.train(sd1, config).kind == "slider"
+    file = config.out / "shift-by.safetensors"
+    assert file.stat().st_size < 2048 + 2 * 32 * 4, "little beside the vectors"
+    assert {path.stem for path in config.out.glob("*/*.safetensors")} >= {"shift-by-from", "shift-by-to"}
+    for dialect, written in {
+        "a1111": "(<shift-by>:0.5)",
+        "comfy": "(<shift-by>:0.5)",
+        "compel": "(<shift-by>)0.5",
+    }.items():
+        half, whole = (
+            lab.generate(sd1, prompt=f"cat {text}", steps=1, embeddings=[file], dialect=dialect)[0].image
+            for text in (written, "<shift-by>")
+        )
+        assert half.tobytes() != whole.tobytes(), dialect
+
+
 def test_yaml_takes_from_as_it_is_said(tmp_path):
     path = tmp_path / "slider.yaml"
     path.write_text("objective: slider\nfrom: an old X\nto: a new X\n")
