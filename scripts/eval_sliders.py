@@ -59,12 +59,13 @@ def evaluate(bundle: Bundle, clip: Clip, run: Path, arguments: argparse.Namespac
     config = lab.TrainConfig.read(run / "config.yaml")
     slider = lab.read_embedding(run / f"{config.name}.safetensors")
     sides = read_sides(config.model_copy(update={"things": arguments.things}))
+    offered: list[lab.Embedding | Path] = [*config.embeddings, slider]  # what folders at its ends became, too
     seeds, rows = arguments.seeds, []
 
     def look(prompts: Sequence[str], dialect: str, label: str) -> Tensor:
         """(prompts / sides, sides x seeds, p) features of images."""
         results = lab.generate(
-            bundle, prompt=list(prompts), seeds=seeds, steps=STEPS, dialect=dialect, embeddings=[slider]
+            bundle, prompt=list(prompts), seeds=seeds, steps=STEPS, dialect=dialect, embeddings=offered
         )
         images = [result.image for result in results]
         rows.append(SheetGroup(f"{config.name}: {label}", saved(arguments.out / run.name, label, images)))

@@ -40,6 +40,10 @@ class ScoreOptions(ToolOptions):
     references: ExistingFolder | None = None
     """Folder of images to compare with (clip_reference, cmmd, dino_reference)."""
 
+    between: list[str] = Field(default_factory=list)
+    """Two texts or folders of images: how much liker images are to the second than to the first (clip_between), such as
+    what a slider leads from and to. Given twice."""
+
     clip: ExistingFolder | None = None
     """Folder with a CLIPModel to measure with; by default the model's own."""
 
@@ -52,16 +56,21 @@ class ScoreOptions(ToolOptions):
         """The tools that only an option can bring, of those that no option names: how to give each."""
         told = {
             "references": "it compares with images that you choose; give a folder with --references",
+            "between": "it compares with two texts or folders that you choose; give --between FROM --between TO",
             "pickscore": "it needs the PickScore model; give its folder with --pickscore",
             "hpsv2": "it needs the HPSv2 model; give its folder with --hpsv2",
             "dino": "it needs a DINOv2; give its folder with --dino",
             "aesthetic": "it needs an aesthetic head; give its file with --aesthetic",
         }
-        return {name: reason for name, reason in told.items() if getattr(self, name) is None}
+        return {name: reason for name, reason in told.items() if not getattr(self, name)}
 
     @model_validator(mode="after")
     def _check_needs(self) -> Self:
         """Tells before a model is read which metrics can never run with these options."""
+        if len(self.between) not in (0, 2):
+            raise ValueError(
+                "between: two texts or folders of images are wanted; give --between FROM --between TO"
+            )
         missing = self.missing()
         for name in self.metrics:
             for need in METRICS[name].needs:

@@ -56,6 +56,11 @@ def _clip_reference(batch: "Batch") -> "Tensor":
     return (batch.features @ batch.tools.references.T).mean(dim=-1)
 
 
+def _clip_between(batch: "Batch") -> "Tensor":
+    assert batch.tools.between is not None
+    return batch.features @ batch.tools.between
+
+
 def _clip_baseline(batch: "Batch") -> "Tensor":
     return (batch.features * batch.baseline_features).sum(dim=-1)
 
@@ -142,6 +147,16 @@ METRICS: dict[str, Metric] = {
         source="CLIP-I as in Gal et al. 2208.01618",
         compute=_clip_reference,
         needs=("clip", "references"),
+    ),
+    "clip_between": Metric(
+        label="CLIP similarity to the second of two texts or folders rather than to the first",
+        unit="difference of cosines",
+        low=-2,
+        high=2,
+        better=0,
+        source="a direction in CLIP's space, as in Gal et al. 2108.00946",
+        compute=_clip_between,
+        needs=("clip", "between"),
     ),
     "clip_baseline": Metric(
         label="CLIP similarity to the baseline's image",

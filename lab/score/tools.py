@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Dinov2Model
 
+from lab.config import at_home
 from lab.errors import InputError
-from lab.files import is_file, read_json
+from lab.files import is_file, is_folder, read_json
 from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
@@ -140,6 +141,7 @@ class Tools:
     Attributes:
         clip: Compares images with texts and with each other.
         references: (m, p) CLIP features, of unit length, of the reference images.
+        between: (p,) what the mean CLIP feature of one of two texts or folders has over that of the other.
         pickscore: A CLIP that predicts people's choices.
         hpsv2: Another one.
         dino: Compares images with each other, without words.
@@ -151,6 +153,7 @@ class Tools:
 
     clip: Clip | None = None
     references: Tensor | None = None
+    between: Tensor | None = None
     pickscore: Clip | None = None
     hpsv2: Clip | None = None
     dino: Dino | None = None
@@ -181,17 +184,20 @@ def open_tools(
     """
     needed = {need for name in metrics or options.metrics or METRICS for need in METRICS[name].needs}
     missing = dict.fromkeys(
-        {"clip", "references", "pickscore", "hpsv2", "dino", "aesthetic", "quality"} - needed,
+        {"clip", "references", "between", "pickscore", "hpsv2", "dino", "aesthetic", "quality"} - needed,
         "no metric needs it",
     )
     missing |= options.missing()
     clip = open_clip(bundle, options.clip) if "clip" in needed else None
-    references = aesthetic = quality = dino = dino_references = None
+    references = between = aesthetic = quality = dino = dino_references = None
     if "clip" in needed and clip is None:
         source = bundle.source
         missing["clip"] = f"{source} comes without CLIP's vision half; give a CLIPModel folder with --clip"
     if clip is not None and "references" in needed and options.references is not None:
         references = image_features(clip, images_in(options.references, listener), most=None)
+    if clip is not None and "between" in needed and options.between:
+        start, end = (_mean_feature(clip, each, listener) for each in options.between)
+        between = end - start
     if clip is not None and "aesthetic" in needed and options.aesthetic is not None:
         aesthetic = read_aesthetic(options.aesthetic, clip).to(bundle.device)
     chosen = {
@@ -208,6 +214,7 @@ def open_tools(
     return Tools(
         clip,
         references,
+        between,
         dino=dino,
         dino_references=dino_references,
         aesthetic=aesthetic,
@@ -215,6 +222,18 @@ def open_tools(
         missing=missing,
         **chosen,
     )
+
+
+@torch.no_grad()
+def _mean_feature(clip: Clip, text: str, listener: Listener) -> Tensor:
+    """(p,) the mean CLIP feature of the images in a folder, or that of a text."""
+    folder = at_home(Path(text))
+    found = (
+        image_features(clip, images_in(folder, listener), most=None)
+        if is_folder(folder)
+        else clip.texts([text])
+    )
+    return found.mean(dim=0)
 
 
 def _open_quality(bundle: Bundle, options: ScoreOptions, missing: dict[str, str]) -> Quality | None:

@@ -62,6 +62,7 @@ def tools(sd1, clip_folder, quality_folder, head_file, tmp_path_factory) -> Tool
         hpsv2=clip_folder,
         dino=dino,
         aesthetic=head_file,
+        between=["a cat", str(references)],
     )
     return open_tools(replace(sd1, root=quality_folder.parent), options)
 
@@ -98,6 +99,13 @@ def test_an_image_is_most_like_itself(tools, pixels):
     batch = Batch(tools, pixels, baseline=pixels)
     for name in ("clip_baseline", "ssim_baseline"):
         torch.testing.assert_close(METRICS[name].compute(batch), torch.ones(4))
+
+
+def test_between_is_how_much_nearer_the_second_is(sd1, clip, clip_folder, pixels):
+    options = ScoreOptions(clip=clip_folder, between=["a cat", "a dog"], metrics=["clip_between"])
+    to_cat, to_dog = (clip.images(pixels) @ clip.texts(["a cat", "a dog"]).T).unbind(dim=1)
+    found = METRICS["clip_between"].compute(Batch(open_tools(sd1, options), pixels))
+    torch.testing.assert_close(found, to_dog - to_cat)
 
 
 def test_degraded_is_what_is_not_clean(tools, pixels):
@@ -167,6 +175,8 @@ def test_what_cannot_run_is_refused(sd1, name, words):
     [
         ({"metrics": ["clip_txt"]}, "unknown metric 'clip_txt'; nearest: clip_text"),
         ({"metrics": ["cmmd"]}, "give a folder with --references"),
+        ({"metrics": ["clip_between"]}, "give --between FROM --between TO"),
+        ({"between": ["a cat"]}, "two texts or folders"),
         ({"metrics": ["pickscore"]}, "give its folder with --pickscore"),
         ({"metrics": ["hpsv2"]}, "give its folder with --hpsv2"),
         ({"metrics": ["dino_reference"]}, "give its folder with --dino"),

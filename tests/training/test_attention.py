@@ -179,7 +179,10 @@ def test_masks_of_single_things_weigh_the_loss_together(sd1, two, started, tmp_p
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"objective": "style", "keep_attention": 1}, "keep_attention: says nothing to .*style, but to concept"),
+        (
+            {"objective": "style", "keep_attention": 1},
+            "keep_attention: says nothing to .*style, but to concept",
+        ),
         ({"keep_attention": 1, "gradient_checkpointing": True}, "gradient_checkpointing: hides what"),
         ({"keep_attention": 1, "compile": True}, "compile: hides what"),
     ],

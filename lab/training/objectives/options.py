@@ -119,11 +119,11 @@ class ContrastiveOptions(Config):
 
 
 class SliderOptions(Config):
-    """Sliders: a direction between two prompts, whose weight is its strength."""
+    """Sliders: a direction between two prompts or folders of images, whose weight is its strength."""
 
     from_: str | None = None
     """The prompt that it leads away from, such as "an old X", where X stands for each of --things; or a folder of
-    images, of which a style is learned first."""
+    images, of which a style is learned first, as other options say, in a folder NAME-from beside what comes of it."""
 
     to: str | None = None
     """The prompt or folder that it leads to, such as "a new X"."""
