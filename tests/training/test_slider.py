@@ -180,7 +180,7 @@ def test_between_folders_it_is_learned_and_used_in_every_dialect(sd1, sliding, t
     config = sliding(**folders, steps=1, flip=True, measured=1)
     assert lab.train(sd1, config).kind == "slider"
     file = config.out / "shift-by.safetensors"
-    assert file.stat().st_size < 2048 + 2 * 32 * 4, "little beside the vectors"
+    assert file.stat().st_size < 2500 + 2 * 32 * 4, "little beside the vectors"
     assert {path.stem for path in config.out.glob("*/*.safetensors")} >= {"shift-by-from", "shift-by-to"}
     for dialect, written in {
         "a1111": "(<shift-by>:0.5)",
