@@ -18,11 +18,12 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SERVED = "http://127.0.0.1:7860"
 FEW = {
     "generate": ["--steps", "2"],
-    "train": ["--steps", "2", "--preview-steps", "1", "--preview-seeds", "1", "--evaluate-on", "1"],
+    "train": ["--steps", "2", "--preview-steps", "1", "--preview-seeds", "1"],
     "compare": ["--steps", "2", "--seeds", "1"],
     "serve": ["--port", "0"],
     "judge": ["--steps", "1", "--seeds", "1", "--weights", "", "--prompt", "a cat", "--prompt", "a dog"],
 }
+EVALUATED = ["--evaluate-on", "1"]
 SLIDER = ["--things", "cup", "--sampling-steps", "1", "--measured", "1"]
 
 
@@ -58,6 +59,7 @@ def test_every_command_line_runs(workplace, capsys, monkeypatch):
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: sockets[0].close())
     for _, command, *arguments in examples():
         few = FEW.get(command, []) + SLIDER * any("slider" in argument for argument in arguments)
+        few += EVALUATED * (command == "train" and "text" not in arguments)
         code = main([command, *arguments, *few])
         assert code == 0, f"lab {command}: {capsys.readouterr().err}"
 
