@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 from lab.condition.weighting import WEIGHTINGS
 from lab.config import at_home
 from lab.files import is_there
+from lab.hub.repository import HUB
 from lab.models.bundle import Bundle
 from lab.models.controlnet import find_controlnet
 from lab.models.schedulers import SCHEDULERS
@@ -147,7 +148,7 @@ def _a1111_settings(record: Mapping[str, Any]) -> dict[str, str]:
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["model_hash"][:10],
-        "Model": record["model"],
+        "Model": record["model"] if record["model"].startswith(HUB) else PurePath(record["model"]).name,
     }
     if record["clip_skip"]:
         settings["Clip skip"] = record["clip_skip"] + 1  # A1111 counts the last layer as 1

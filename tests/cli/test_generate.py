@@ -117,6 +117,7 @@ def test_rerun_finds_what_was_named_from_another_folder(cli, sd1_folder, tmp_pat
         == 0
     )  # fmt: skip
     (image,) = images(tmp_path / "run")
+    assert read_parameters(Image.open(image).info["parameters"])["Model"] == "model", "whatever its folder"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, said, problem = cli("rerun", image)
