@@ -186,10 +186,11 @@ class Poll:
         Raises:
             InputError: the folder cannot be written.
         """
-        vote = Vote(left=left, right=right, preferred=preferred)
+        pair = frozenset((left, right))
         with _WRITING:
-            if not vote.pair <= self.entries.keys() or any(vote.pair == one.pair for one in self.votes()):
+            if not pair <= self.entries.keys() or any(pair == one.pair for one in self.votes()):
                 return False
+            vote = Vote(left=left, right=right, preferred=preferred)
             with writing(self.file), self.file.open("a", encoding="utf-8") as file:
                 file.write(vote.model_dump_json() + "\n")
         return True

@@ -1,5 +1,6 @@
 """Vote: unlabelled pairs of a finished comparison, and after a dozen votes what follows from them."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gradio as gr
@@ -9,7 +10,7 @@ from lab.errors import InputError
 from lab.score.metrics import METRICS
 from lab.serve.job import Job
 from lab.serve.jobs import Jobs
-from lab.serve.page.parts import QUIET, rendered, said
+from lab.serve.page.parts import QUIET, rendered, said_of
 
 NEWEST = ("the newest", "")
 """What is chosen where nobody has chosen."""
@@ -31,7 +32,7 @@ class VoteTab:
                 told = gr.HTML(elem_id="vote-said")
             with gr.Column(scale=5, min_width=320):
                 outcome = gr.HTML(elem_id="outcome")
-        looked_at = gr.Textbox(visible="hidden")  # of whoever presses a key, not of the session: see `_vote`
+        looked_at = gr.Textbox(visible="hidden")  # of whoever presses a key, not of the session: see `_job`
         shown = [told, ballot, outcome, looked_at, left, right, back]
         gr.on([page.load, tab.select], self._offered, kept, chosen, **QUIET).then(
             self._shown, chosen, shown, **QUIET
@@ -41,7 +42,7 @@ class VoteTab:
         )
         for button, press in ((left, self._left), (right, self._right)):
             button.click(press, [chosen, looked_at], shown, trigger_mode="multiple", **QUIET)
-        back.click(self._take_back, chosen, shown, **QUIET)
+        back.click(self._take_back, [chosen, looked_at], shown, **QUIET)
 
     def _finished(self) -> dict[str, Job]:
         """The comparisons that are done, the newest first."""
@@ -59,9 +60,10 @@ class VoteTab:
             value=kept if kept in found else "",
         )
 
-    def _job(self, chosen: str) -> Job | None:
+    def _job(self, chosen: str, looked_at: str = "") -> Job | None:
+        """The comparison that was chosen; where that is the newest, the one looked at, though there is a newer one."""
         found = self._finished()
-        return found.get(chosen) or next(iter(found.values()), None)
+        return found.get(chosen or looked_at.partition("\n")[0]) or next(iter(found.values()), None)
 
     def _left(self, chosen: str, looked_at: str) -> tuple[Any, ...]:
         return self._vote(chosen, looked_at, "left")
@@ -71,39 +73,44 @@ class VoteTab:
 
     def _vote(self, chosen: str, looked_at: str, preferred: Literal["left", "right"]) -> tuple[Any, ...]:
         """Keeps a vote on the pair that was looked at, unless it has one, and shows the next one."""
-        job = self._job(chosen)
-        try:
-            name, left, right = looked_at.splitlines()
-            if job and name == job.record.id:
-                Poll(job.run).vote(left, right, preferred)
-        except ValueError as error:  # or an InputError, which is one
-            return said(problem=str(error)), *self._shown(chosen)[1:]
-        return self._shown(chosen)
+        _, *pair = looked_at.split("\n")
 
-    def _take_back(self, chosen: str) -> tuple[Any, ...]:
+        def keep(poll: Poll) -> None:
+            if len(pair) == 2:
+                poll.vote(pair[0], pair[1], preferred)
+
+        return self._change(chosen, looked_at, keep)
+
+    def _take_back(self, chosen: str, looked_at: str) -> tuple[Any, ...]:
         """Forgets the last vote, and shows its pair again."""
-        try:
-            if job := self._job(chosen):
-                Poll(job.run).take_back()
-        except InputError as error:
-            return said(problem=str(error)), *self._shown(chosen)[1:]
-        return self._shown(chosen)
+        return self._change(chosen, looked_at, Poll.take_back)
 
-    def _shown(self, chosen: str) -> tuple[Any, ...]:
+    def _change(self, chosen: str, looked_at: str, change: Callable[[Poll], object]) -> tuple[Any, ...]:
+        """Changes the votes on what was looked at, unless another comparison is to be shown, and shows what is next."""
+        job = self._job(chosen, looked_at)
+        try:
+            if job and looked_at.partition("\n")[0] == job.record.id:
+                change(Poll(job.run))
+        except InputError as error:
+            return said_of(error, self._jobs.options), *self._shown(chosen, looked_at)[1:]
+        return self._shown(chosen, looked_at)
+
+    def _shown(self, chosen: str, looked_at: str = "") -> tuple[Any, ...]:
         """A pair, and what follows from the votes so far."""
-        job = self._job(chosen)
+        job = self._job(chosen, looked_at)
         problem, poll = "", None
         try:
             poll = Poll(job.run) if job else None
         except InputError as error:
-            problem = str(error)
+            problem = said_of(error, self._jobs.options)
         ballot, votes = (poll.next(), len(poll.votes())) if poll else (None, 0)
-        told = {"job": job.record.id if job else "", "votes": votes, "enough": ENOUGH, "poll": poll}
+        name = job.record.id if job else ""
+        told = {"job": name, "votes": votes, "enough": ENOUGH, "poll": poll}
         pair = rendered("ballot.html", **told, ballot=ballot)
         outcome = rendered("votes.html", **told, metrics=METRICS)
-        looked_at = "\n".join([job.record.id, ballot.left, ballot.right]) if job and ballot else ""
+        looked_at = "\n".join([name, *([ballot.left, ballot.right] if ballot else [])])
         open_ = gr.update(interactive=ballot is not None)
-        return said(problem=problem), pair, outcome, looked_at, open_, open_, gr.update(interactive=votes > 0)
+        return problem, pair, outcome, looked_at, open_, open_, gr.update(interactive=votes > 0)
 
 
 def _name(job: Job) -> str:
