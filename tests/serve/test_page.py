@@ -218,10 +218,14 @@ def choose(page, *names):
 
 def test_embeddings_are_merged(page, tmp_path):
     page.get_by_role("tab", name="Embeddings").click()
+    chosen = page.locator("#which .token")
+    chosen.get_by_text("negative").wait_for()
     save_file({"emb_params": torch.ones(2, 256)}, tmp_path / "toy.safetensors")
     page.locator("#file input[type=file]").set_input_files(tmp_path / "toy.safetensors")
     page.locator("#inspected").get_by_text("<toy>").wait_for()
-    choose(page, "the dropped file")
+    chosen.get_by_text("the dropped file").wait_for()
+    assert chosen.count() == 1
+    choose(page, "negative")
     page.locator("#write").click()
     page.locator("#written .problem").get_by_text("different numbers of vectors").wait_for()
     page.locator("#method input").click()
@@ -234,8 +238,14 @@ def test_embeddings_are_merged(page, tmp_path):
         page.locator("#download").click()
     assert download.value.suggested_filename == "both.safetensors"
     merged, first = lab.read_embedding(download.value.path(), name="both"), lab.read_embedding(NEGATIVE)
-    expected = torch.cat([first.vectors["clip"] * 0.5, torch.ones(2, 256)])
+    expected = torch.cat([torch.full((2, 256), 0.5), first.vectors["clip"]])
     assert torch.equal(merged.vectors["clip"], expected)
+    page.locator("#file").get_by_role("button", name="Clear").click()
+    page.locator("#which input").click()
+    options = page.get_by_role("option")
+    options.first.wait_for()
+    assert options.all_inner_texts() == ["negative"], "there is no dropped file"
+    page.keyboard.press("Escape")
     page.get_by_role("tab", name="Play").click()
 
 

@@ -23,10 +23,10 @@ from lab.files import portable_name
 from lab.judging.config import card_beside
 from lab.models.vocabulary import Vocabulary, nearest_tokens, shown_token, vocabularies
 from lab.runs.run import RunFolder
+from lab.serve.answers import what_went_wrong
 from lab.serve.job import Job
 from lab.serve.jobs import Jobs
-from lab.serve.page.parts import QUIET, rendered, said
-from lab.serve.page.studio import without_folder
+from lab.serve.page.parts import QUIET, rendered, said_of
 from lab.serve.service import Service
 
 MOST_CARDS = 60
@@ -102,6 +102,7 @@ class ShelfTab:
 
     def __init__(self, service: Service, jobs: Jobs, tab: gr.Tab):
         self._service = service
+        self._options = service.config
         self._jobs = jobs
         self._vocabularies = vocabularies(service.bundle)
         with gr.Row(elem_classes="two"):
@@ -116,7 +117,7 @@ class ShelfTab:
                 found = gr.HTML(elem_id="inspected")
             with gr.Column(scale=5, min_width=320):
                 names = gr.Dropdown(
-                    [], label="Embedding, or several to merge", multiselect=True, elem_id="which"
+                    [], label="Embedding to convert, or several to merge", multiselect=True, elem_id="which"
                 )
                 with gr.Row(visible=False) as merging:
                     method = gr.Dropdown(
@@ -131,28 +132,39 @@ class ShelfTab:
                         list(WRITABLE),
                         label="In the layout of", value="kohya", min_width=120, elem_id="layout",
                     )  # fmt: skip
-                    write = gr.Button("Write", min_width=90, elem_id="write")
+                    write = gr.Button("Convert", min_width=90, elem_id="write")
                 told = gr.HTML(elem_id="written")
                 file = gr.DownloadButton("Download", visible=False, elem_id="download", variant="primary")
         cards = gr.HTML(elem_id="cards")
-        tab.select(self._offered, names, [cards, names], **QUIET)
+        tab.select(self._served, None, cards, **QUIET)
+        tab.select(self._choices, [names, dropped], names, **QUIET)
         dropped.change(self._inspect, dropped, found, **QUIET)
-        names.change(lambda chosen: gr.update(visible=len(chosen or ()) > 1), names, merging, **QUIET)
+        dropped.change(lambda file: self._choices([DROPPED], file), dropped, names, **QUIET)
+        names.change(self._several, names, [merging, write], **QUIET)
         write.click(self._write, [dropped, names, method, weights, called, layout], [told, file], **QUIET)
 
-    def _offered(self, chosen: list[str]) -> tuple[str, Any]:
-        """The cards of what is served, and their names to choose from."""
+    def _choices(self, chosen: list[str], dropped: str | None) -> Any:
+        """The names to choose from, as far as there are such; at first, and without what was chosen, the first one."""
+        names = [*self._service.library, *([DROPPED] if dropped else [])]
+        return gr.update(choices=names, value=[name for name in chosen or () if name in names] or names[:1])
+
+    def _several(self, chosen: list[str]) -> tuple[Any, Any]:
+        """What is shown to merge several, and what is done with what was chosen."""
+        several = len(chosen or ()) > 1
+        return gr.update(visible=several), "Merge" if several else "Convert"
+
+    def _served(self) -> str:
+        """The cards of what is served."""
         names = list(self._service.library)
         cards, problems, uses = [], [], self._uses()
         for name in names[:MOST_CARDS]:
             try:
                 cards.append(self._card(self._service.library[name], uses))
             except InputError as error:
-                problems.append(str(error))
-        html = rendered(
+                problems.append(what_went_wrong(error, self._options))
+        return rendered(
             "cards.html", cards=cards, problems=problems, more=len(names[MOST_CARDS:]), served=True
         )
-        return html, gr.update(choices=[DROPPED, *names], value=chosen or [*names, DROPPED][:1])
 
     def _inspect(self, file: str | None) -> str:
         """The cards of what a dropped file holds."""
@@ -162,11 +174,11 @@ class ShelfTab:
             uses = self._uses()
             cards, problems = [self._card(one, uses) for one in read_all(file)], []
         except InputError as error:
-            cards, problems = [], [without_folder(error, Path(file))]
+            cards, problems = [], [what_went_wrong(error, self._options, Path(file))]
         return rendered("cards.html", cards=cards, problems=problems, more=0, served=False)
 
     def _uses(self) -> Uses:
-        return Uses(self._service.config.out, self._jobs.all())
+        return Uses(self._options.out, self._jobs.all())
 
     def _card(self, embedding: Embedding, uses: Uses) -> Card:
         about = dict(facts(embedding))
@@ -174,7 +186,7 @@ class ShelfTab:
         try:
             check_fits(embedding, self._service.bundle.facts)
         except InputError as error:
-            warnings.append(str(error))
+            warnings.append(what_went_wrong(error, self._options))
         for key, rows in embedding.vectors.items():
             vocabulary = self._vocabularies.get(key)
             usual = float(vocabulary.table.norm(dim=1).median()) if vocabulary else CLIP_NORM
@@ -228,7 +240,7 @@ class ShelfTab:
             embedding.save(file, layout)
             cards = [self._card(read_all(file)[0], self._uses())] if len(chosen) > 1 else []
         except InputError as error:
-            return said(problem=without_folder(error, *written)), gr.update(visible=False)
+            return said_of(error, self._options, *written), gr.update(visible=False)
         download = gr.update(value=str(file), label=f"Download {file.name}", visible=True)
         return rendered("cards.html", cards=cards, problems=[], more=0, served=False), download
 

@@ -199,11 +199,3 @@ def _of_a1111(parts: Mapping[str, str], name: str) -> tuple[dict[str, Any], str]
     except HTTPException as error:
         return found, str(error.detail)
     return found | ({"scheduler": scheduler, "karras": karras} if scheduler else {}), ""
-
-
-def without_folder(error: InputError, *files: Path) -> str:
-    """What an error says, of files by their names alone: where the server keeps them is nobody's business."""
-    said = str(error)
-    for file in files:
-        said = said.replace(str(file), file.name)
-    return said
