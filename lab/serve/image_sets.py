@@ -85,15 +85,31 @@ class ImageSets:
         Raises:
             InputError: there is no such image, or the folder cannot be written.
         """
-        folder = self.find(name)
-        if image not in {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}:
-            raise InputError(f"images: there is no '{image[:60]}' among them")
-        file = (folder / image).with_suffix(".txt")
+        file = self._image(name, image).with_suffix(".txt")
         if not text.strip():
             file.unlink(missing_ok=True)
             return
         with atomic(file) as temporary:
             temporary.write_text(text.strip() + "\n", encoding="utf-8")
+
+    def take_out(self, name: str, image: str) -> int:
+        """Removes an image of a set, with its captions and its mask, and returns how many are left.
+
+        Raises:
+            InputError: there is no such image.
+        """
+        file = self._image(name, image)
+        for path in (file, file.with_suffix(".txt"), file.with_suffix(".mask.png")):
+            path.unlink(missing_ok=True)
+        return len(self._images(name))
+
+    def _image(self, name: str, image: str) -> Path:
+        if image not in self._images(name):
+            raise InputError(f"images: there is no '{image[:60]}' among them")
+        return self.folder / name / image
+
+    def _images(self, name: str) -> set[str]:
+        return {path.name for path in self.find(name).iterdir() if path.suffix.lower() in SUFFIXES}
 
     def _new(self) -> Path:
         return self.folder / secrets.token_hex(16)

@@ -185,6 +185,21 @@ def test_a_set_grows_and_its_copy_does_not(tmp_path):
             sets.caption(name, image, "a cat")
 
 
+def test_an_image_is_taken_out_of_its_set_with_what_belongs_to_it(tmp_path):
+    sets = ImageSets(tmp_path)
+    files = {
+        "one.png": png("red"),
+        "one.txt": b"a {name}",
+        "one.mask.png": png("white"),
+        "two.png": png("green"),
+    }
+    name = sets.keep(files)
+    with pytest.raises(lab.InputError, match="among them"):
+        sets.take_out(name, "../one.png")
+    assert sets.take_out(name, "one.png") == 1
+    assert [path.name for path in sets.find(name).iterdir()] == ["two.png"]
+
+
 def test_names_of_people_s_files_become_names_of_a_set():
     names = ["my cat (1).JPG", "my cat (1).txt", "my cat 1.png", "???.png", "b.mask.png", "b.png"]
     tidy = ["my-cat-1.JPG", "my-cat-1.txt", "my-cat-1-2.png", "image.png", "b.mask.png", "b.png"]

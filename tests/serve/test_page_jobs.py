@@ -3,6 +3,7 @@
 from dataclasses import replace
 from threading import Event
 
+import httpx
 import pytest
 
 from lab.comparing.votes import Poll
@@ -59,12 +60,13 @@ def test_a_comparison_over_two_axes_is_stopped_resumed_and_reported(page, held):
     until_read(page, "compare-said", "prompts: there is none")
     write(page, "compare-prompts", "a red apple\na cat")
     write(page, "values", "\nblurry")
+    assert not page.locator("#compare-negative").is_visible(), "it varies"
     page.locator("#axis-2 input").click()
-    page.get_by_role("option", name="guidance", exact=True).click()
-    write(page, "values-2", "2\n6")
+    page.get_by_role("option", name="steps", exact=True).click()
+    write(page, "values-2", "1\n2")
+    page.locator("#compare-steps").wait_for(state="hidden")  # likewise
     page.locator("#axis-3 input").wait_for()  # there is room for one more
     write(page, "compare-seeds", "1")
-    page.locator("#compare-steps input").fill("1")
     page.locator("#metrics input").click()
     page.get_by_role("option", name="sharpness").click()
     page.keyboard.press("Escape")
@@ -79,7 +81,7 @@ def test_a_comparison_over_two_axes_is_stopped_resumed_and_reported(page, held):
     card.get_by_role("button", name="Resume").click()
     with page.context.expect_page() as report:
         card.get_by_role("link", name="The report").click()
-    report.value.get_by_text("guidance=6").first.wait_for()
+    report.value.get_by_text("steps=2").first.wait_for()
     assert (
         report.value.get_by_text("sharpness").count()
         and not report.value.get_by_text("colourfulness").count()
@@ -93,8 +95,10 @@ def test_an_embedding_is_learned_and_used_at_once(page, held):
     page.locator("#foresee").click()
     until_read(page, "train-said", "images")
     page.locator("#pictures input[type=file]").set_input_files(
-        [SAMPLES / f"{name}" for name in ("1.png", "1.txt", "2.png")]
+        [SAMPLES / f"{name}" for name in ("1.png", "1.txt", "2.png", "3.png")]
     )
+    page.locator("[data-take-out='3.png']").click()
+    page.locator("[data-caption='3.png']").wait_for(state="detached")
     caption = page.locator("[data-caption='2.png']")
     caption.wait_for()
     assert page.locator("[data-caption='1.png']").input_value().startswith("a <my-thing> on a white")
@@ -127,16 +131,41 @@ def test_an_embedding_is_learned_and_used_at_once(page, held):
     page.locator("[data-insert='<my-bag>']").wait_for()
 
 
+def newer_comparison(address):
+    asked = {
+        "prompts": ["a cat"],
+        "seeds": "1",
+        "steps": 1,
+        "axes": {"guidance": [2, 6]},
+        "metrics": ["sharpness"],
+    }
+    job = httpx.post(f"{address}/lab/v1/jobs/compare", json=asked, timeout=60).json()["id"]
+    with httpx.stream("GET", f"{address}/lab/v1/jobs/{job}/events", timeout=60) as events:
+        assert '"state": "done"' in list(events.iter_lines())[-2]
+    return job
+
+
+def remove(page, tab, job):
+    go_to(page, tab)
+    page.once("dialog", lambda asked: asked.accept())
+    page.locator(f"#remove-{job}").click()
+    page.locator(f"#remove-{job}").wait_for(state="detached")
+
+
 def test_a_dozen_votes_become_a_ranking(page, served, phone):
     go_to(page, "Vote")
     pair = page.locator("#ballot img")
     pair.nth(1).wait_for()
-    assert "guidance" not in page.locator("#ballot").inner_html(), "nothing tells what made them"
+    assert "steps" not in page.locator("#ballot").inner_html(), "nothing tells what made them"
     until_read(page, "outcome", "0 of 12 votes")
     page.keyboard.press("ArrowLeft")
     until_read(page, "outcome", "1 of 12 votes")
+    newer = newer_comparison(served[0])
     page.keyboard.press("Backspace")
     until_read(page, "outcome", "0 of 12 votes")
+    assert [len(Poll(run.parent).votes()) for run in served[1].parent.glob("jobs/*/run/cells")] == [0, 0]
+    remove(page, "Compare", newer)
+    go_to(page, "Vote")
     pair.nth(1).click()
     until_read(page, "outcome", "1 of 12 votes")
     go_to(phone, "Vote")
@@ -158,8 +187,8 @@ def test_a_dozen_votes_become_a_ranking(page, served, phone):
     assert [vote.preferred for vote in poll.votes()] == ["right"] * 11 + ["left"]
 
 
-def test_whoever_comes_back_finds_jobs_and_forms(page, phone):  # `page` holds that nothing went wrong
-    for name, field, text in (("Train", "train-name", "my-bag"), ("Compare", "values-2", "2\n6")):
+def test_whoever_comes_back_finds_jobs_and_forms(page, served, phone):  # `page` holds that nothing went wrong
+    for name, field, text in (("Train", "train-name", "my-bag"), ("Compare", "values-2", "1\n2")):
         go_to(phone, name)
         phone.wait_for_function(
             "([field, text]) => document.querySelector(`#${field} textarea`)?.value === text",
@@ -173,3 +202,6 @@ def test_whoever_comes_back_finds_jobs_and_forms(page, phone):  # `page` holds t
     until_read(phone, "shown-pictures", "2 images")
     assert phone.locator("[data-caption='2.png']").input_value() == "a red <my-bag>"
     phone.locator("#trainings [data-use]").wait_for()
+    (job,) = httpx.get(f"{served[0]}/lab/v1/jobs").json()["jobs"][:1]
+    remove(phone, "Train", job["id"])
+    until_read(phone, "trainings", "Trainings stand here")

@@ -16,12 +16,12 @@ document.addEventListener("keydown", event => {
 });
 // Buttons of jobs ask the server's own API.
 document.addEventListener("click", async event => {
-  const button = event.target.closest("[data-post]");
-  if (!button) return;
+  const button = event.target.closest("[data-ask]");
+  if (!button || (button.dataset.sure && !confirm(button.dataset.sure))) return;
   button.disabled = true;
   let problem = "the server does not answer";
   try {
-    const answer = await fetch(button.dataset.post, { method: "POST" });
+    const answer = await fetch(button.dataset.ask, { method: button.dataset.method ?? "POST" });
     if (answer.ok) return;
     problem = (await answer.json()).error.message;
   } catch {}
@@ -50,7 +50,11 @@ document.addEventListener("click", event => {
   document.querySelector("[role=tab]").click();
   text.focus();
 });
-// An edited caption is sent through a field that is not to be seen.
+// An edited caption, and an image to be removed, are sent through fields that are not to be seen.
+document.addEventListener("click", event => {
+  const button = event.target.closest("[data-take-out]");
+  if (button) put(document.querySelector("#taken-out textarea"), button.dataset.takeOut);
+});
 document.addEventListener("change", event => {
   const { caption } = event.target.dataset;
   if (caption !== undefined) put(document.querySelector("#captioned textarea"), JSON.stringify({ image: caption, text: event.target.value }));

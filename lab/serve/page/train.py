@@ -1,21 +1,22 @@
 """Train: images dropped in with their captions, what will be learned from them, and the trainings under way."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from markupsafe import Markup
 
 from lab.errors import InputError
 from lab.images import SUFFIXES
+from lab.serve.answers import what_went_wrong
 from lab.serve.image_sets import tidy_names
 from lab.serve.job import Job
 from lab.serve.job_kinds import TrainJob, describe_training, training_captions
 from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
-from lab.serve.page.parts import QUIET, RESTORE, client_of_page, rendered, said
+from lab.serve.page.parts import QUIET, RESTORE, client_of_page, rendered, said, said_of
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.previews import curves_svg, preview_rows
@@ -46,13 +47,15 @@ class TrainTab:
 
     def __init__(self, jobs: Jobs, page: gr.Blocks, tab: gr.Tab, clock: gr.Timer, kept: gr.BrowserState):
         self._jobs = jobs
+        self._options = jobs.options
         self._form: dict[str, Any] = {}
+        self._drawn = "", 0, Markup()
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=320):
                 self._build_images()
                 self._build_form()
                 with gr.Row(elem_classes="actions"):
-                    foresee = gr.Button("What will be learned", min_width=120, elem_id="foresee")
+                    foresee = gr.Button("Check first", min_width=120, elem_id="foresee")
                     start = gr.Button("Train", variant="primary", min_width=120, elem_id="train")
                 told = gr.HTML(elem_id="train-said")
             with gr.Column(scale=5, min_width=320):
@@ -65,7 +68,7 @@ class TrainTab:
         pictures: dict[str, Any] = {
             "fn": self._pictures,
             "inputs": seen,
-            "outputs": self._shown_pictures,
+            "outputs": [self._shown_pictures, self._clear],
         } | QUIET
         gr.on([one.change for one in seen], trigger_mode="always_last", **pictures).then(js=WRITTEN, **QUIET)
         self._dropped.upload(
@@ -75,15 +78,21 @@ class TrainTab:
             **QUIET,
         ).then(**pictures).then(js=WRITTEN, **QUIET)
         self._clear.click(None, None, self._form["images"], js="() => ''", **QUIET)
+        self._taken_out.change(
+            self._take_out,
+            [self._taken_out, self._form["images"]],
+            [told, self._form["images"], self._taken_out],
+            **QUIET,
+        ).then(**pictures).then(js=WRITTEN, **QUIET)
         self._captioned.change(
             self._caption, [self._captioned, *seen], told, trigger_mode="multiple", **QUIET
         )
         foresee.click(self._foresee, form, told, **QUIET)
         start.click(self._start, form, told, **QUIET).then(self._offered, None, chosen, **QUIET).then(
-            self._shown, chosen, shown, **QUIET
+            self._shown, chosen, [shown, chosen], **QUIET
         )
         gr.on([page.load, tab.select], self._offered, None, chosen, **QUIET)
-        gr.on([page.load, clock.tick, chosen.change], self._shown, chosen, shown, **QUIET)
+        gr.on([page.load, clock.tick, chosen.change], self._shown, chosen, [shown, chosen], **QUIET)
 
     def _build_images(self) -> None:
         self._dropped = gr.File(
@@ -96,8 +105,9 @@ class TrainTab:
         )
         self._shown_pictures = gr.HTML(elem_id="shown-pictures")
         self._captioned = gr.Textbox(visible="hidden", elem_id="captioned")
+        self._taken_out = gr.Textbox(visible="hidden", elem_id="taken-out")
         self._form["images"] = gr.Textbox("", visible="hidden", elem_id="image-set")
-        self._clear = gr.Button("Other images", size="sm", elem_id="other-images")
+        self._clear = gr.Button("Remove all images", size="sm", visible=False, elem_id="other-images")
 
     def _build_form(self) -> None:
         usual = {name: field.default for name, field in TrainConfig.model_fields.items()}
@@ -112,10 +122,13 @@ class TrainTab:
             form["steps"] = gr.Number(
                 usual["steps"], label="Steps at most", precision=0, min_width=90, elem_id="train-steps"
             )
-        with gr.Accordion("How", open=False, elem_id="train-how"):
+        with gr.Accordion("More settings", open=False, elem_id="train-how"):
             with gr.Row():
                 form["optimizer"] = gr.Dropdown(
-                    ["adamw", "shampoo"], value=usual["optimizer"], label="Optimizer", min_width=120
+                    list(get_args(TrainConfig.model_fields["optimizer"].annotation)),
+                    value=usual["optimizer"],
+                    label="Optimizer",
+                    min_width=120,
                 )
                 form["learning_rate"] = gr.Textbox(
                     "", label="Learning rate", placeholder="one that suits the model", min_width=120
@@ -145,20 +158,32 @@ class TrainTab:
             known = images if images and self._jobs.sets.has(images) else None
             return "", self._jobs.keep_images(data, known), None
         except InputError as error:
-            return said(problem=str(error)), images, None
+            return said_of(error, self._options), images, None
 
-    def _pictures(self, images: str, name: str, objective: str) -> str:
-        """The images with their captions, to be edited."""
+    def _take_out(self, image: str, images: str) -> tuple[Any, ...]:
+        """Removes an image and its captions, and forgets its name, so that it can be removed once more when it has come
+        back; without the last one there is no set any more."""
+        if not image:
+            return gr.skip(), gr.skip(), gr.skip()
+        try:
+            left = self._jobs.sets.take_out(images, image)
+        except InputError as error:
+            return said_of(error, self._options), images, ""
+        return "", images if left else "", ""
+
+    def _pictures(self, images: str, name: str, objective: str) -> tuple[str, Any]:
+        """The images with their captions, to be edited, and whether there are any to be removed."""
         problem, captions = "", {}
         if images and self._jobs.sets.has(images):
             try:
                 asked = _asked({"images": images, "name": name or "it", "objective": objective})
                 captions = training_captions(self._jobs.place(), asked)
             except InputError as error:
-                problem = self._without_folders(str(error), images)
+                problem = what_went_wrong(error, self._options)
         folder = self._jobs.sets.folder.absolute() / images
         written = {image: (folder / image).with_suffix(".txt").is_file() for image in captions}
-        return rendered("pictures.html", captions=captions, written=written, folder=folder, problem=problem)
+        html = rendered("pictures.html", captions=captions, written=written, folder=folder, problem=problem)
+        return html, gr.update(visible=bool(captions or problem))
 
     def _caption(self, edited: str, images: str, name: str, _: str) -> str:
         """Keeps a caption that was edited, so that it goes with another name too."""
@@ -167,31 +192,29 @@ class TrainTab:
             text = str(one["text"]).replace(placeholder(name), "{name}")
             self._jobs.sets.caption(images, str(one["image"]), text)
         except (InputError, ValueError, KeyError, TypeError) as error:
-            return said(problem=self._without_folders(str(error), images))
+            return said_of(error, self._options)
         return ""
 
     def _foresee(self, *values: Any) -> Iterator[str]:
         """What a training would learn from, and what it would take."""
-        images = values[0]
         yield said(note="Looking at the images.")
         try:
             lines = describe_training(self._jobs.place(), _asked(dict(zip(FORM, values, strict=True))))
         except InputError as error:
-            yield said(problem=self._without_folders(str(error), images))
+            yield said_of(error, self._options)
             return
-        yield rendered("foreseen.html", lines=[self._without_folders(line, images) for line in lines])
+        yield rendered("foreseen.html", lines=map(self._options.without_places, lines))
 
     def _start(self, request: gr.Request, *values: Any) -> Iterator[str]:
         """Queues a training on a copy of the images, which may be changed meanwhile."""
-        images = values[0]
         yield said(note="Looking at the images.")
         try:
             asked = dict(zip(FORM, values, strict=True))
             describe_training(self._jobs.place(), _asked(asked))
-            job = _asked(asked | {"images": self._jobs.sets.copy(images)})
+            job = _asked(asked | {"images": self._jobs.sets.copy(asked["images"])})
             self._jobs.add(client_of_page(request), "train", job)
         except (InputError, BusyError) as error:
-            yield said(problem=self._without_folders(str(error), images))
+            yield said_of(error, self._options)
             return
         yield said(note="It waits for its turn, and goes on when this page is closed.")
 
@@ -200,32 +223,36 @@ class TrainTab:
         names = [(f"{_name(job)}, {job.record.state}", job.record.id) for job in self._jobs.all("train")]
         return gr.update(choices=[NEWEST, *names], value="")
 
-    def _shown(self, chosen: str) -> str:
-        """A training: how far it is, its curve, its previews, and what it has learned."""
+    def _shown(self, chosen: str) -> tuple[str, Any]:
+        """The training that was chosen, or the newest, and what to choose where that was removed."""
         found = {job.record.id: job for job in self._jobs.all("train")}
         job = found.get(chosen) or next(iter(found.values()), None)
-        if job is None:
-            return rendered("training.html", job=None)
+        html = self._card(job) if job else rendered("training.html", job=None)
+        return html, gr.skip() if chosen in ("", *found) else self._offered()
+
+    def _card(self, job: Job) -> str:
+        """A training: how far it is, its curve, its previews, and what it has learned."""
         folder = TrainingFolder(job.run)
         lines, rows = folder.read_progress(), preview_rows(folder)
-        told = job.describe()
-        told["message"] = told["message"].replace(str(job.run), "its folder")
         return rendered(
             "training.html",
-            job=told,
+            job=job.describe(),
             breaking_off=job.breaking_off,
             called=_name(job),
             step=lines[-1] if lines else None,
             last=job.progress.get("steps") or job.record.settings.get("steps"),
             learned=[path.stem for path in sorted(job.run.glob("*.safetensors"))],
-            curve=Markup(curves_svg(lines)) if len(lines) > 1 else "",  # our own
+            curve=self._curve(job.record.id, lines),
             rows=[*rows[:-ROWS:-1], *rows[:1]] if len(rows) >= ROWS else rows[::-1],
         )
 
-    def _without_folders(self, text: str, images: str) -> str:
-        """A message without the places where the server keeps things."""
-        folder = str(self._jobs.sets.folder / (images or "none"))
-        return text.replace(f"{folder}/", "").replace(folder, "your set")
+    def _curve(self, name: str, lines: Sequence[Mapping[str, Any]]) -> str:
+        """A training's curve, which is drawn anew when there is more of it: that takes longer than all the rest."""
+        if len(lines) < 2:
+            return ""
+        if (name, len(lines)) != self._drawn[:2]:
+            self._drawn = name, len(lines), Markup(curves_svg(lines))  # our own
+        return self._drawn[2]
 
 
 def _asked(values: dict[str, Any]) -> TrainJob:
