@@ -34,7 +34,7 @@ def main() -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--texts", type=int, default=320)
-    options.add_argument("--images", type=int, default=32)
+    options.add_argument("--images", type=int, default=16)
     options.add_argument("--mixed", type=int, default=1000)
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--client", nargs=4, help=argparse.SUPPRESS)
