@@ -14,6 +14,9 @@ from lab.serve.config import ServeOptions
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of an event: nothing flickers, and no other program is offered it."""
 
+NEWEST = ("the newest", "")
+"""What is chosen of a list of jobs where nobody has chosen."""
+
 RESTORE = "(kept, ...form) => touched || kept?.length !== form.length ? form : kept"
 """What a form holds when the page has loaded: what was kept, unless somebody was faster and has typed."""
 

@@ -16,14 +16,11 @@ from lab.serve.job import Job
 from lab.serve.job_kinds import TrainJob, describe_training, training_captions
 from lab.serve.jobs import Jobs
 from lab.serve.lane import BusyError
-from lab.serve.page.parts import QUIET, RESTORE, client_of_page, rendered, said, said_of
+from lab.serve.page.parts import NEWEST, QUIET, RESTORE, client_of_page, rendered, said, said_of
 from lab.training.config import TrainConfig
 from lab.training.data.captions import placeholder
 from lab.training.previews import curves_svg, preview_rows
 from lab.training.run_folder import TrainingFolder
-
-NEWEST = ("the newest", "")
-"""What is chosen where nobody has chosen."""
 
 LEARNED = [("a thing", "concept"), ("a style", "style"), ("what to avoid", "negative")]
 """What can be learned from images, in words, by the objective."""

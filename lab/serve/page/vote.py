@@ -10,10 +10,7 @@ from lab.errors import InputError
 from lab.score.metrics import METRICS
 from lab.serve.job import Job
 from lab.serve.jobs import Jobs
-from lab.serve.page.parts import QUIET, rendered, said_of
-
-NEWEST = ("the newest", "")
-"""What is chosen where nobody has chosen."""
+from lab.serve.page.parts import NEWEST, QUIET, rendered, said_of
 
 
 class VoteTab:
