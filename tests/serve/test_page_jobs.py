@@ -1,5 +1,6 @@
 """Trainings, comparisons and votes on the page in a real browser, on the bundled model."""
 
+import shutil
 from dataclasses import replace
 from threading import Event
 
@@ -10,7 +11,7 @@ from lab.comparing.votes import Poll
 from lab.serve.job_kinds import JOB_KINDS, TrainJob
 from lab.serve.lane import UnwantedError
 from tests.paths import REPOSITORY
-from tests.serve.pages import opened, until_read, write
+from tests.serve.pages import NEGATIVE, opened, until_read, write
 
 pytest.importorskip("gradio")
 
@@ -149,7 +150,7 @@ def remove(page, tab, job):
     go_to(page, tab)
     page.once("dialog", lambda asked: asked.accept())
     page.locator(f"#remove-{job}").click()
-    page.locator(f"#remove-{job}").wait_for(state="detached")
+    page.locator(f"#remove-{job}").wait_for(state="hidden")
 
 
 def test_a_dozen_votes_become_a_ranking(page, served, phone):
@@ -205,3 +206,18 @@ def test_whoever_comes_back_finds_jobs_and_forms(page, served, phone):  # `page`
     (job,) = httpx.get(f"{served[0]}/lab/v1/jobs").json()["jobs"][:1]
     remove(phone, "Train", job["id"])
     until_read(phone, "trainings", "Trainings stand here")
+
+
+def learned_at_once(place, *_):
+    place.folder.mkdir(parents=True)
+    shutil.copy(NEGATIVE, place.folder / "toy.safetensors")
+
+
+def test_what_a_program_had_learned_is_shown_too(page, served, monkeypatch):
+    monkeypatch.setitem(JOB_KINDS, "train", replace(JOB_KINDS["train"], run=learned_at_once))
+    api = f"{served[0]}/lab/v1"
+    image = ("files", ("1.png", (SAMPLES / "1.png").read_bytes()))
+    asked = {"name": "toy", "images": httpx.post(f"{api}/images", files=[image]).json()["id"]}
+    assert httpx.post(f"{api}/jobs/train", json=asked, timeout=60).status_code == 202
+    go_to(page, "Train")
+    page.locator("#use-toy").wait_for()

@@ -22,7 +22,10 @@ document.addEventListener("click", async event => {
   let problem = "the server does not answer";
   try {
     const answer = await fetch(button.dataset.ask, { method: button.dataset.method ?? "POST" });
-    if (answer.ok) return;
+    if (answer.ok) {
+      button.closest(".card").hidden = button.dataset.method === "DELETE";  // until the list is drawn anew
+      return;
+    }
     problem = (await answer.json()).error.message;
   } catch {}
   button.disabled = false;
