@@ -124,7 +124,7 @@ def section(title: str, text: str, settings: dict[str, Any], rows: list[Any]) ->
 THING = "candle"
 NAME = "my-candle"
 SEED = "1"
-RECIPE = {"vectors": 4, "optimizer": "shampoo", "evaluate_every": 5, "stop_window": 4, "preview_every": 15}
+RECIPE = {"vectors": 4, "evaluate_every": 5, "stop_window": 4, "preview_every": 15}
 """As configs/train/emoji-object.yaml, which is not installed."""
 
 

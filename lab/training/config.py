@@ -79,9 +79,9 @@ class LearningOptions(Config):
     gradient_checkpointing: bool = False
     """Computes the U-Net's activations twice to save memory."""
 
-    optimizer: Literal["adamw", "shampoo", "sphere"] = "adamw"
-    """AdamW without decay, Shampoo (1802.09568), or descent on the sphere with a prior, which leaves norms alone
-    (2512.13672, with `--norm mean`); the latter two with steps as long as AdamW's."""
+    optimizer: Literal["shampoo", "adamw", "sphere"] = "shampoo"
+    """Shampoo (1802.09568), AdamW without decay, or descent on the sphere with a prior, which leaves norms alone
+    (2512.13672, with `--norm mean`); all with steps as long as AdamW's."""
 
     learning_rate: Rate | None = None
     """AdamW's learning rate, for any of them; by default one that suits the size of the vocabulary's vectors."""

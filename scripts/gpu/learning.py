@@ -30,7 +30,6 @@ def learn(bundle: Bundle, out: Path, **settings: Any) -> lab.Embedding:
         "objective": "concept",
         "vectors": 4,
         "init": "text:a thing",
-        "optimizer": "shampoo",
         "preview_every": 0,
         "stop": "never",
         "out": out,

@@ -62,7 +62,7 @@ def test_it_converges_and_stops_by_itself(sd1, heard):
 
 
 def test_steps_are_those_of_adamw_without_decay(sd1):
-    loop, objective = make(sd1, steps=5, stop="never", schedule="cosine")
+    loop, objective = make(sd1, steps=5, stop="never", schedule="cosine", optimizer="adamw")
     loop.run()
     rows = torch.nn.Parameter(torch.zeros(1, 32))
     optimizer = torch.optim.AdamW([rows], lr=0.05, weight_decay=0)

@@ -61,7 +61,7 @@ def test_a_weight_is_learned_as_the_tools_apply_it(family, request, sliding, sta
 
 
 def test_learning_leads_along_the_direction(sd1, sliding, heard):
-    slider = lab.train(sd1, sliding(), listener=heard)
+    slider = lab.train(sd1, sliding(learning_rate=3e-4), listener=heard)
     lines = [json.loads(line) for line in (sliding().out / "progress.jsonl").read_text().splitlines()]
     explained = [line["fixed_explained"] for line in lines if "fixed_explained" in line]
     assert max(explained) > explained[0]
