@@ -17,8 +17,8 @@ Two things joined by + (`--only owl+candle`) are learned together, or with `apar
 that show both where they are asked for side by side, and likeness that of each where it is asked for alone.
 
 Differences are from the first variant, paired by thing, seed, prompt and noise, with 95 % intervals over things; noise
-is the standard error that comes from the images alone. Every cell is a line of measured.jsonl in the folder, and the
-same command goes on where it was interrupted.
+is the standard error that comes from the images alone. obedience-over-likeness.png in the folder shows all variants'
+means. Every cell is a line of measured.jsonl there, and the same command goes on where it was interrupted.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -94,7 +95,13 @@ def main() -> None:
                     with file.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(cell) + "\n")
                     print(f"{name:14} seed {seed}  {line([cell])}", flush=True)
-    report([cell for cell in read(file) if cell["thing"] in names], list(variants))
+    asked = [cell for cell in read(file) if cell["thing"] in names and cell["seed"] in arguments.seeds]
+    found = {
+        variant: {(cell["thing"], cell["seed"]): cell for cell in asked if cell["variant"] == variant}
+        for variant in variants
+    }
+    report(found)
+    draw(found, arguments.out / "obedience-over-likeness.png")
 
 
 class Bench:
@@ -222,30 +229,44 @@ def line(cells: Sequence[Cell]) -> str:
     return f"{cells[0]['variant']:20} {figures}  {effort}"
 
 
-def report(cells: Sequence[Cell], variants: Sequence[str]) -> None:
-    """Every variant's means, and how they differ from the first one's in the cells that both have."""
-    found = {
-        variant: {(c["thing"], c["seed"]): c for c in cells if c["variant"] == variant}
-        for variant in variants
-    }
+Found = dict[str, dict[tuple[str, int], Cell]]
+"""The cells of each variant by thing and seed."""
+
+
+def report(found: Found) -> None:
+    """Every variant's means, and how they differ from the first one's."""
     print()
-    for variant in variants:
-        print(line(list(found[variant].values())))
-    first = found[variants[0]]
-    for variant in variants[1:]:
-        both = sorted(first.keys() & found[variant].keys())
-        things = sorted({thing for thing, _ in both})
-        print(f"{variant} less {variants[0]}, {len(both)} cells of {len(things)} things:")
-        for what in (each for each in FIGURES if all(len(figure(first[key], each)) for key in both)):
-            pairs = [figure(found[variant][key], what) - figure(first[key], what) for key in both]
+    for cells in found.values():
+        print(line(list(cells.values())))
+    first, *others = found
+    for variant in others:
+        keys = sorted(found[first])
+        things = sorted({thing for thing, _ in keys})
+        print(f"{variant} less {first}, {len(keys)} cells of {len(things)} things:")
+        for what in (each for each in FIGURES if all(len(figure(found[first][key], each)) for key in keys)):
+            pairs = [figure(found[variant][key], what) - figure(found[first][key], what) for key in keys]
             units = [
-                [pair.mean() for key, pair in zip(both, pairs, strict=True) if key[0] == thing]
+                [pair.mean() for key, pair in zip(keys, pairs, strict=True) if key[0] == thing]
                 for thing in things
             ]
             effect = measure(np.array([[np.mean(each)] for each in units]))
             noise = np.sqrt(sum(pair.var(ddof=1) / len(pair) for pair in pairs)) / len(pairs)
             span = "" if effect.low is None else f" ({effect.low:+.3f} to {effect.high:+.3f})"
             print(f"  {what:10} {effect.difference:+.3f}{span}, noise {noise:.3f}")
+
+
+def draw(found: Found, path: Path) -> None:
+    """Obedience over likeness: a point for each variant's means."""
+    chart = Figure(figsize=(7, 5), layout="constrained")
+    axes = chart.subplots()
+    axes.set(xlabel="likeness (cosine)", ylabel="obedience (share of prompts)")
+    for variant, cells in found.items():
+        x, y = (
+            mean(figure(cell, what).mean() for cell in cells.values()) for what in ("likeness", "obedience")
+        )
+        axes.plot(x, y, "o")
+        axes.annotate(variant, (x, y), xytext=(5, 3), textcoords="offset points")
+    chart.savefig(path)
 
 
 def generate(
