@@ -260,6 +260,7 @@ def draw(found: Found, path: Path) -> None:
     chart = Figure(figsize=(7, 5), layout="constrained")
     axes = chart.subplots()
     axes.set(xlabel="likeness (cosine)", ylabel="obedience (share of prompts)")
+    axes.margins(0.15)
     for variant, cells in found.items():
         x, y = (
             mean(figure(cell, what).mean() for cell in cells.values()) for what in ("likeness", "obedience")

@@ -197,11 +197,11 @@ def test_a_checkpoint_that_came_back_otherwise_says_what(sd1, changed):
         (lambda state, *_: state.update(step=-1), "step: input should be greater"),
         (lambda state, *_: state.update(step="x"), "step: input should be a valid integer"),
         (
-            lambda _, tensors, __: tensors.pop("optimizer/exp_avg/cat-toy/clip"),
-            "exp_avg/cat-toy/clip of its optimizer",
+            lambda _, tensors, __: tensors.pop("optimizer/mean/cat-toy/clip"),
+            "mean/cat-toy/clip of its optimizer",
         ),
         (
-            lambda _, tensors, __: tensors.update({"optimizer/exp_avg/cat-toy/clip": torch.ones(3)}),
+            lambda _, tensors, __: tensors.update({"optimizer/mean/cat-toy/clip": torch.ones(3)}),
             "another shape",
         ),
         (lambda _, tensors, __: tensors.update({"best/cat-toy/clip": torch.ones(3)}), "its best vectors"),
