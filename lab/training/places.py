@@ -39,11 +39,6 @@ def check_place(config: TrainConfig, facts: ModelFacts) -> None:
         )
     if config.place == "layers" and config.compile:
         raise InputError("compile: closes the U-Net's layers; leave it out with --place layers")
-    if config.place == "layers" and config.gradient_checkpointing:
-        raise InputError(
-            "gradient_checkpointing: computes layers again without texts of their own; leave it out with "
-            "--place layers"
-        )
     if config.place != "input" and config.keep_context:
         raise InputError(
             "keep_context: what stands in front of the text encoder moves the words there; leave it out with --place "

@@ -86,6 +86,10 @@ class Denoising(Objective[Example]):
     def __init__(self, bundle: Bundle, config: TrainConfig, embeddings: Mapping[str, Embedding]):
         super().__init__(bundle, config, embeddings)
         _check_model(bundle)
+        if config.place == "layers" and config.gradient_checkpointing:
+            raise InputError(
+                "gradient_checkpointing: knows one text for all; leave it out with --place layers"
+            )
         self.data = ImageData(bundle, config, self.templates)
         self.images, self.skipped = self.data.images, self.data.skipped
         self._others = embeddings_named(bundle, [*self.data.captions, *self.negative_captions], embeddings)
@@ -94,9 +98,8 @@ class Denoising(Objective[Example]):
             check_placeholders(bundle, captions, counts, self._others, names)
         self._error = ERRORS[config.loss]
         self._alphas = alphas_cumprod(bundle).to(bundle.device)
-        self._weights = TIMESTEP_WEIGHTS[config.weighting](
-            self._alphas / (1 - self._alphas), bundle.prediction_type
-        )
+        snr = self._alphas / (1 - self._alphas)
+        self._weights = TIMESTEP_WEIGHTS[config.weighting](snr, bundle.prediction_type)
 
     def images_of(self, name: str) -> Sequence[Path]:
         """The image files whose captions name an embedding; all for one that none names, the half of a pair."""
