@@ -17,7 +17,7 @@ from lab.runs.png import read_parameters
 from lab.serve.a1111_images import WebUI
 from lab.serve.a1111_lists import add_lists
 from lab.serve.a1111_requests import ImageToImage, TextToImage, decode_image
-from lab.serve.answers import what_is_invalid, what_went_wrong
+from lab.serve.answers import HALF_A_CHARACTER, what_is_invalid, what_went_wrong
 from lab.serve.bounds import MOST_PIXELS_SENT
 from lab.serve.lane import BusyError
 from lab.serve.service import Service
@@ -60,7 +60,7 @@ class A1111Route(APIRoute):
             except InputError as error:
                 return _failure(422, error, what_went_wrong(error, request.app.state.service.config))
             except UnicodeError as error:
-                return _failure(422, error, "a text holds half a character; write it again")
+                return _failure(422, error, HALF_A_CHARACTER)
             except BusyError as error:
                 return _failure(429, error, str(error), {"Retry-After": "1"})
             except HTTPException as error:

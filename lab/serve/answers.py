@@ -126,12 +126,16 @@ def say_errors(app: FastAPI, options: ServeOptions) -> None:
         BusyError: lambda _, error: refusal(429, str(error), headers={"Retry-After": "1"}),
         RequestValidationError: _invalid,
         HTTPException: lambda _, error: refusal(error.status_code, str(error.detail), headers=error.headers),
-        UnicodeError: lambda _, error: refusal(400, "a text holds half a character; write it again"),
+        UnicodeError: lambda _, error: refusal(400, HALF_A_CHARACTER),
         ClientGoneError: lambda _, error: Response(status_code=CLIENT_GONE),
         Exception: lambda _, error: refusal(500, _failed_at(error)),
     }
     for kind, say in said.items():
         app.add_exception_handler(kind, say)
+
+
+HALF_A_CHARACTER = "a text holds half a character; write it again"
+"""What is said of a text that cannot be written, such as one with half of a surrogate pair."""
 
 
 def what_went_wrong(error: BaseException, options: ServeOptions, *files: Path) -> str:
@@ -140,8 +144,10 @@ def what_went_wrong(error: BaseException, options: ServeOptions, *files: Path) -
     Args:
         files: Beside the server's own, those whose place on its disk is nobody's business.
     """
-    if isinstance(error, InputError | BusyError | UnicodeError):
+    if isinstance(error, InputError | BusyError):
         return options.without_places(str(error), *files)
+    if isinstance(error, UnicodeEncodeError):
+        return HALF_A_CHARACTER
     _log.error("the server failed", exc_info=error)
     return _failed_at(error)
 

@@ -75,7 +75,7 @@ class ServeOptions(Config):
     """The largest request (MiB)."""
 
     max_upload: int = Field(256, ge=1)
-    """The largest request that sends images to learn from (MiB)."""
+    """The largest request that sends images to learn from (MiB), where that is more than --max-body."""
 
     @property
     def is_local(self) -> bool:
@@ -95,14 +95,14 @@ class ServeOptions(Config):
             files: Others of which the message may speak, such as one that was dropped on the page.
         """
         for out in (self.out.absolute(), self.out):
-            own = rf"(?<![\w/.-]){re.escape(str(out))}/(jobs|sets|page)/\w+(?:/run)?(/?)"
+            own = rf"(?<![\w/.-]){re.escape(str(out))}/({'|'.join(_CALLED)})/\w+(?:/run)?(/?)"
             text = re.sub(own, lambda found: "" if found[2] else _CALLED[found[1]], text)
         folders = {self.out, *self.embeddings, *(file.parent for file in (*self.embeddings, *files))}
         folders |= {folder.absolute() for folder in folders}
         for folder in sorted((folder for folder in folders if folder.name), reverse=True):
             place = rf"(?<![\w/.-]){re.escape(str(folder))}"
             text = re.sub(rf"{place}/", "", text)
-            text = re.sub(rf"{place}\b", folder.name.replace("\\", r"\\"), text)
+            text = re.sub(rf"{place}(?![\w-])", folder.name.replace("\\", r"\\"), text)
         return text
 
     @model_validator(mode="after")

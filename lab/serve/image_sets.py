@@ -13,6 +13,7 @@ from lab.errors import InputError
 from lab.files import atomic, writing
 from lab.images import SUFFIXES, load_image
 from lab.serve.bounds import MOST_PIXELS_SENT
+from lab.training.data.masks import masks_among
 
 UNUSED = 86_400
 """Seconds that a set is kept before a job learns from it."""
@@ -77,6 +78,7 @@ class ImageSets:
         made = self._new()
         with writing(made):
             shutil.copytree(self.find(name), made)
+            made.touch()  # it is new, though its images are not
         return made.name
 
     def caption(self, name: str, image: str, text: str) -> None:
@@ -93,15 +95,23 @@ class ImageSets:
             temporary.write_text(text.strip() + "\n", encoding="utf-8")
 
     def take_out(self, name: str, image: str) -> int:
-        """Removes an image of a set, with its captions and its mask, and returns how many are left.
+        """Removes an image of a set, with its captions and its masks unless another image of that stem has them too,
+        and returns how many are left, masks not counted.
 
         Raises:
             InputError: there is no such image.
         """
         file = self._image(name, image)
-        for path in (file, file.with_suffix(".txt"), file.with_suffix(".mask.png")):
+        images = [self.folder / name / one for one in self._images(name)]
+        masks = masks_among(images, ())
+        pictures = {*images} - {mask for _, mask in masks}
+        stem = file.stem.casefold()
+        gone = [file]
+        if not any(one.stem.casefold() == stem for one in pictures - {file}):
+            gone += [file.with_suffix(".txt"), *(mask for of, mask in masks if of == stem)]
+        for path in gone:
             path.unlink(missing_ok=True)
-        return len(self._images(name))
+        return len(pictures - {*gone})
 
     def _image(self, name: str, image: str) -> Path:
         if image not in self._images(name):
@@ -116,7 +126,8 @@ class ImageSets:
 
     def remove(self, name: str) -> None:
         """Removes a set, if there is one of that id."""
-        shutil.rmtree(self.find(name), ignore_errors=True)
+        if self.has(name):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def remove_unused(self, used: Collection[str]) -> None:
         """Removes the sets that nothing was put into for a day, but for those in use."""

@@ -198,6 +198,19 @@ def test_an_image_is_taken_out_of_its_set_with_what_belongs_to_it(tmp_path):
         sets.take_out(name, "../one.png")
     assert sets.take_out(name, "one.png") == 1
     assert [path.name for path in sets.find(name).iterdir()] == ["two.png"]
+    more = {
+        "two_mask.png": png("white"),
+        "two.webp": png("blue"),
+        "two.txt": b"a {name}",
+        "a.mask.png": png("white"),
+    }
+    sets.keep(more, name)
+    assert sets.take_out(name, "two.png") == 1
+    assert {path.name for path in sets.find(name).iterdir()} == more.keys(), "the other image has them too"
+    assert sets.take_out(name, "two.webp") == 0
+    assert [path.name for path in sets.find(name).iterdir()] == ["a.mask.png"]
+    sets.remove(name)
+    sets.remove(name)
 
 
 def test_names_of_people_s_files_become_names_of_a_set():
@@ -331,7 +344,7 @@ def test_messages_call_files_by_the_names_that_clients_know(text, told, out, tmp
 def test_a_cancelled_training_keeps_its_steps(jobs):
     opened = jobs()
     settings = {"objective": "text", "name": "few", "text": "blurry", "init": "random", "preview_every": 0}
-    settings |= {"stop": "never", "steps": 20, "batch_size": 1, "evaluate_on": 1}
+    settings |= {"stop": "never", "steps": 20, "batch_size": 1}
     job = opened.add("somebody", "train", TrainJob.build(settings))
     until(lambda: job.progress.get("step", 0) > 2)
     opened.cancel(job)

@@ -152,7 +152,9 @@ class PlayTab:
         gr.on([self._make.click, self._form["prompt"].submit, self._form["negative_prompt"].submit],
               self._order, asked, shown, concurrency_limit=8, **QUIET)  # fmt: skip
         self._stop.click(self._studio.stop, self._browser, None, **QUIET)
-        self._clear.click(self._forget, self._browser, shown, js=SURE, **QUIET)
+        self._clear.click(
+            self._forget, self._browser, shown, js=SURE, trigger_mode="multiple", **QUIET
+        )  # also at once after it was thought better of
         another = "() => Math.floor(Math.random() * 2 ** 32)"
         self._another.click(None, None, self._form["seed"], js=another, **QUIET)
         self._gallery.select(self._put_left, [self._browser, self._files], shown, **QUIET)

@@ -139,7 +139,7 @@ class ShelfTab:
         tab.select(self._served, None, cards, **QUIET)
         tab.select(self._choices, [names, dropped], names, **QUIET)
         dropped.change(self._inspect, dropped, found, **QUIET)
-        dropped.change(lambda file: self._choices([DROPPED], file), dropped, names, **QUIET)
+        dropped.change(self._choices_with, [names, dropped], names, **QUIET)
         names.change(self._several, names, [merging, write], **QUIET)
         write.click(self._write, [dropped, names, method, weights, called, layout], [told, file], **QUIET)
 
@@ -147,6 +147,11 @@ class ShelfTab:
         """The names to choose from, as far as there are such; at first, and without what was chosen, the first one."""
         names = [*self._service.library, *([DROPPED] if dropped else [])]
         return gr.update(choices=names, value=[name for name in chosen or () if name in names] or names[:1])
+
+    def _choices_with(self, chosen: list[str], dropped: str | None) -> Any:
+        """The same once a file was dropped, which is chosen in the place of a single one and joins several."""
+        several = [*chosen, DROPPED] if len(chosen or ()) > 1 else [DROPPED]
+        return self._choices(several if dropped else chosen, dropped)
 
     def _several(self, chosen: list[str]) -> tuple[Any, Any]:
         """What is shown to merge several, and what is done with what was chosen."""

@@ -46,7 +46,7 @@ class TrainTab:
         self._jobs = jobs
         self._options = jobs.options
         self._form: dict[str, Any] = {}
-        self._drawn = "", 0, Markup()
+        self._drawn: dict[str, tuple[int, Markup]] = {}
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=320):
                 self._build_images()
@@ -79,6 +79,7 @@ class TrainTab:
             self._take_out,
             [self._taken_out, self._form["images"]],
             [told, self._form["images"], self._taken_out],
+            trigger_mode="multiple",
             **QUIET,
         ).then(**pictures).then(js=WRITTEN, **QUIET)
         self._captioned.change(
@@ -171,7 +172,9 @@ class TrainTab:
     def _pictures(self, images: str, name: str, objective: str) -> tuple[str, Any]:
         """The images with their captions, to be edited, and whether there are any to be removed."""
         problem, captions = "", {}
-        if images and self._jobs.sets.has(images):
+        if images and not self._jobs.sets.has(images):
+            problem = "these images are gone, as nothing was learned from them for a day; drop them again"
+        elif images:
             try:
                 asked = _asked({"images": images, "name": name or "it", "objective": objective})
                 captions = training_captions(self._jobs.place(), asked)
@@ -247,9 +250,11 @@ class TrainTab:
         """A training's curve, which is drawn anew when there is more of it: that takes longer than all the rest."""
         if len(lines) < 2:
             return ""
-        if (name, len(lines)) != self._drawn[:2]:
-            self._drawn = name, len(lines), Markup(curves_svg(lines))  # our own
-        return self._drawn[2]
+        count, curve = self._drawn.get(name, (0, Markup()))
+        if count != len(lines):
+            curve = Markup(curves_svg(lines))  # our own
+            self._drawn[name] = len(lines), curve
+        return curve
 
 
 def _asked(values: dict[str, Any]) -> TrainJob:

@@ -43,11 +43,7 @@ class VoteTab:
 
     def _finished(self) -> dict[str, Job]:
         """The comparisons that are done, the newest first."""
-        return {
-            job.record.id: job
-            for job in self._jobs.all()
-            if job.record.kind == "compare" and job.record.state == "done"
-        }
+        return {job.record.id: job for job in self._jobs.all("compare") if job.record.state == "done"}
 
     def _offered(self, kept: str) -> Any:
         """The comparisons to choose from."""
@@ -111,7 +107,7 @@ class VoteTab:
 
 
 def _name(job: Job) -> str:
-    """What tells a comparison from others: what varies in it, and when it was asked for."""
+    """What tells a comparison from others: what varies in it, and its prompts."""
     settings = job.record.settings
     axes = ", ".join(axis.replace("_", " ") for axis in settings.get("axes", {}))
     prompts = settings.get("prompts", [])
