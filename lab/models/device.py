@@ -61,7 +61,7 @@ def free_memory(device: torch.device) -> int | None:
 def give_memory_back() -> None:
     """Hands memory that was freed to the system again, where the C library keeps it for itself (glibc does).
 
-    What is freed while a model is read and laid out lies in pieces between its weights: 0.7 GB with SD 1.5.
+    What is freed while a model is read and laid out lies in pieces between its weights: 0.6 GB with SD 1.5.
     """
     with suppress(AttributeError, OSError, TypeError):  # other C libraries; Windows
         ctypes.CDLL(None).malloc_trim(0)

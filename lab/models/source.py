@@ -61,7 +61,8 @@ def locate(
 
 
 _ON_HUB = re.compile(
-    r"(?:https?://[^/]+/)?([\w-][\w.-]*/[\w.-]+)(?:/?|/tree/.*|/(?:blob|resolve)/[^/]+(/[^?]+)(?:\?.*)?)"
+    r"(?:https?://(?:huggingface\.co|hf\.co)/)?([\w-][\w.-]*/[\w.-]+)"
+    r"(?:/?|/tree/[^?]*|/(?:blob|resolve)/[^/]+(/[^?]+))(?:\?.*)?"
 )
 """What may be a repository's name, the address of its page, or that of a file in it; no path with a drive, such as
 C:/models."""

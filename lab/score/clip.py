@@ -1,6 +1,6 @@
 """CLIP as a measure: a CLIPModel is loaded, and turns images and texts into features of unit length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -202,6 +202,10 @@ MAX_IMAGES = 64
 """Images that are looked at to learn what a folder shows; more change little."""
 
 
+Shown = Path | Callable[[], Tensor]
+"""An image file, or what reads pixels (3, H, W) in 0..1, such as of a part of one."""
+
+
 class Seeing(Protocol):
     """What turns images into features."""
 
@@ -211,13 +215,12 @@ class Seeing(Protocol):
 
 @torch.no_grad()
 def image_features(
-    clip: Seeing, shown: Sequence[Path] | Sequence[Path | Tensor], most: int | None = MAX_IMAGES
+    clip: Seeing, shown: Sequence[Path] | Sequence[Shown], most: int | None = MAX_IMAGES
 ) -> Tensor:
-    """(n, p) float32 features of unit length of the first `most` (None: all) image files, read one at a time, or pixels
-    (3, H, W) in 0..1.
+    """(n, p) float32 features of unit length of the first `most` (None: all) images, read one at a time.
 
     Raises:
         InputError: a file that is no image.
     """
-    seen = (read_pixels(one) if isinstance(one, Path) else one for one in shown[:most])
+    seen = (read_pixels(one) if isinstance(one, Path) else one() for one in shown[:most])
     return torch.cat([clip.images(pixels[None]) for pixels in seen])

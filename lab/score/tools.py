@@ -196,6 +196,8 @@ def open_tools(
     if clip is not None and "references" in needed and options.references is not None:
         references = image_features(clip, images_in(options.references, listener), most=None)
     if clip is not None and "between" in needed and options.between:
+        if len({is_folder(at_home(Path(each))) for each in options.between}) > 1:
+            raise InputError(f"between: {' and '.join(options.between)}: one is a folder, so both have to be")
         start, end = (_mean_feature(clip, each, listener) for each in options.between)
         between = end - start
     if clip is not None and "aesthetic" in needed and options.aesthetic is not None:

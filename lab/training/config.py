@@ -111,8 +111,8 @@ class LearningOptions(Config):
     """Weight of what the vectors change of other words' meaning in prompts without images (CoRe, 2408.15914)."""
 
     keep_attention: float = Field(0.0, ge=0)
-    """Weight of what attention things get outside their own places in the images: outside their masks, or, without
-    masks, where other words are attended to."""
+    """Weight of what attention a thing gets outside its own place in the images: outside its mask, or, without one,
+    where the other things of the caption are attended to, or else its other words."""
 
     clip_skip: int = Field(0, ge=0, le=11)
     """Leaves out this many of the text encoder's last layers."""
@@ -194,10 +194,12 @@ class TrainConfig(DataOptions, LearningOptions, ObjectiveOptions, StopOptions, R
     def folders(self) -> list[tuple[Path | None, list[str]]]:
         """The folders of images, each with the embeddings that its captions name: several where it is given for each of
         them, as in a=FOLDER b=FOLDER, and without one of its own an embedding is named by those of the first."""
-        found: dict[Path | None, list[str]] = {self.images: [] if self.name is None else [self.name]}
-        for subject in self.more:
-            found.setdefault(subject.images or self.images, []).append(subject.name)
-        return list(found.items())
+        named = [(self.images, self.name), *((one.images or self.images, one.name) for one in self.more)]
+        found: dict[Path | None, tuple[Path | None, list[str]]] = {}
+        for images, name in named:
+            _, names = found.setdefault(images and images.resolve(), (images, []))
+            names += [] if name is None else [name]
+        return list(found.values())
 
     def folders_at_ends(self) -> dict[str, Path]:
         """Of the ends of a slider, `from` and `to`, those that are folders of images."""

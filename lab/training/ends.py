@@ -17,8 +17,9 @@ def learn_ends(
     """The config of a slider between two prompts, with folders of images replaced by styles learned from them.
 
     Any other config comes back as it is. The styles are NAME-from and NAME-to, each in a folder of its own inside the
-    run's; how they are learned the run's own options say. Where these name no beginning, the slider begins at the
-    second style's vectors. A style that is there already is taken as it is, and one that was interrupted goes on.
+    run's; how they are learned the run's own options say. Where these name no beginning and one number of vectors, the
+    slider begins at the second style's. A style that is there already is taken as it is, and one that was interrupted
+    goes on.
 
     Args:
         learn: Carries out a run.

@@ -78,7 +78,10 @@ def _less(bundle: Bundle, config: TrainConfig) -> str:
     ]
     now, room = peak_memory(bundle, config), _capacity(bundle)
     fitting, seen = [], {now}
+    looked_at = config.keep_attention or config.place == "layers"  # what computing layers again would hide
     for change in changes:
+        if looked_at and "gradient_checkpointing" in change:
+            continue
         needed = peak_memory(bundle, config.model_copy(update=change))
         if needed < min(now, room or now) and needed not in seen:
             seen.add(needed)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from lab.embeddings.read import read_one
 from lab.errors import InputError
 from lab.models.bundle import Bundle, TextTower
 from lab.models.vocabulary import norm_mean, norm_range, token_text, whole_words
-from lab.score.clip import Clip, image_features
+from lab.score.clip import Clip, Shown, image_features
 from lab.text import counted
 from lab.training.places import embedding_of
 
@@ -106,7 +105,7 @@ def _outputs(tower: TextTower, ids: list[int]) -> Tensor:
     return states[0, 1:-1]
 
 
-def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Path | Tensor], skip: int = 0) -> WordFinder:
+def nearest_words(bundle: Bundle, clip: Clip, images: Sequence[Shown], skip: int = 0) -> WordFinder:
     """A function that gives the n words of the vocabulary whose CLIP text features are nearest the mean of the images'
     CLIP image features, behind those that are skipped. The first images count, see `image_features`."""
 

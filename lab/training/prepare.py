@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -114,14 +113,22 @@ def check_kept(config: TrainConfig) -> None:
             )
 
 
+BY_IMAGES = ("auto", "contrastive", "cross")
+"""Beginnings at words that are found in the images."""
+
+
 def _taken(objective: Objective[Any], subjects: Sequence[Subject]) -> int:
-    """How many words the embeddings before the last begin at whose pictures are the very same and show all of them: two
-    things that begin alike would be learned alike."""
+    """How many words found in the very pictures of the last embedding those before it begin at: two things that begin
+    alike would be learned alike. Parts that masks cut out are nobody else's."""
     *before, last = subjects
     shown = objective.shown(last.name)
-    if not all(isinstance(one, Path) for one in shown):
-        return 0
-    return sum(one.vectors for one in before if objective.images_of(one.name) == shown)
+    return sum(
+        one.vectors
+        for one in before
+        if one.init in BY_IMAGES
+        and find_objective(one.objective).images_show_it
+        and objective.shown(one.name) == shown
+    )
 
 
 def _initial(objective: Objective[Any], subject: Subject, clip: Clip | None, taken: int) -> Initial:

@@ -21,10 +21,11 @@ from lab.training.places import check_place
 
 FREE_TO_CHANGE = {
     *("out", "resume", "steps", "stop", "save_every", "layout", "latents", "track"),
-    *("images", "prompt_file", "embeddings", "model", "device", "clip"),
+    *("images", "prompt_file", "embeddings", "model", "device", "clip", "init"),
     *("preview_every", "preview_prompt", "preview_seeds", "preview_steps", "preview_negative"),
 }
-"""Settings that a resumed run may have otherwise; images, prompts, embeddings and model are compared by content."""
+"""Settings that a resumed run may have otherwise; images, prompts, embeddings and model are compared by content, and
+where vectors began does not matter any more."""
 
 
 class _ProgressLine(BaseModel):

@@ -204,6 +204,8 @@ def test_models_that_take_more_than_latents_are_refused(folder):
             "https://huggingface.co/org/name/resolve/main/x.safetensors?download=true",
             "write hub:org/name/x.safetensors$",
         ),
+        ("https://huggingface.co/org/name?library=diffusers", "for a model on the hub write hub:org/name$"),
+        ("https://example.org/models/4384", "neither bundled nor a folder; known: emoji$"),
         ("C:/models", "neither bundled nor a folder; known: emoji$"),
         ("model.ckpt", "convert it"),
         ("file:model.ckpt", "convert it"),

@@ -62,7 +62,7 @@ def tools(sd1, clip_folder, quality_folder, head_file, tmp_path_factory) -> Tool
         hpsv2=clip_folder,
         dino=dino,
         aesthetic=head_file,
-        between=["a cat", str(references)],
+        between=["a cat", "a dog"],
     )
     return open_tools(replace(sd1, root=quality_folder.parent), options)
 
@@ -99,6 +99,12 @@ def test_an_image_is_most_like_itself(tools, pixels):
     batch = Batch(tools, pixels, baseline=pixels)
     for name in ("clip_baseline", "ssim_baseline"):
         torch.testing.assert_close(METRICS[name].compute(batch), torch.ones(4))
+
+
+def test_a_folder_and_a_text_have_nothing_between_them(sd1, clip_folder, tmp_path):
+    options = ScoreOptions(clip=clip_folder, between=["a cat", str(tmp_path)], metrics=["clip_between"])
+    with pytest.raises(lab.InputError, match="one is a folder, so both have to be"):
+        open_tools(sd1, options)
 
 
 def test_between_is_how_much_nearer_the_second_is(sd1, clip, clip_folder, pixels):

@@ -152,8 +152,8 @@ def test_each_thing_begins_at_words_of_its_own(sd1, two, clip_folder, tmp_path):
 
     pictures = [tmp_path / "both" / f"toy-{number}.png" for number in range(2)]
     halves = [
-        [read_pixels(path)[..., :16] for path in pictures],
-        [read_pixels(path)[..., 16:] for path in pictures],
+        [lambda path=path: read_pixels(path)[..., :16] for path in pictures],
+        [lambda path=path: read_pixels(path)[..., 16:] for path in pictures],
     ]
     assert begun() == [nearest_words(sd1, clip, half)(2) for half in halves]
     for mask in (tmp_path / "both").glob("*.mask.png"):
@@ -171,9 +171,28 @@ def test_masks_of_single_things_weigh_the_loss_together(sd1, two, started, tmp_p
     assert "weight" not in without.data.latents.get(0), "the other thing is somewhere too"
     assert without.fingerprint() != objective.fingerprint()
     assert "masks: 2 of cup, 1 of owl" in list(without.describe())
+    (tmp_path / "both" / "toy-0.cup.mask.png").rename(tmp_path / "both" / "toy-0.cub.mask.png")
+    assert any(
+        "left out: toy-0.cub.mask.png" in line
+        for line in prepare(sd1, TrainConfig.build(two)).objective.skipped
+    )
     Image.new("L", (16, 32)).save(tmp_path / "both" / "toy-0.owl.mask.png")
     with pytest.raises(InputError, match=r"toy-0\.owl\.mask\.png: another size than toy-0\.png"):
         prepare(sd1, TrainConfig.build(two))
+
+
+def test_latents_that_are_kept_know_what_weighs_the_loss(sd1, two, tmp_path):
+    """A mask of one thing weighs the loss where that thing is learned alone, and not beside another."""
+    kept = two | {"latents": tmp_path / "latents"}
+    (tmp_path / "both" / "toy-0.owl.mask.png").unlink()
+    (tmp_path / "both" / "toy-0.txt").unlink()
+    (tmp_path / "both" / "toy-1.txt").unlink()
+    weighed = []
+    for images in (two["images"][:1], two["images"]):
+        objective = prepare(sd1, TrainConfig.build(kept | {"images": images})).objective
+        objective.data.latents.encode_all()
+        weighed.append("weight" in objective.data.latents.get(0))
+    assert weighed == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_a_learning_rate_of_zero_is_refused_before_the_first_step(sd1, changed):
 def test_encoded_images_are_counted_before_the_first_step(sd1, changed, heard):
     lab.train(sd1, changed(steps=1), listener=heard)
     count = heard.moves[0][1]
-    assert heard.moves == [(done, count, "images encoded") for done in range(1, count + 1)]
+    assert heard.moves[:count] == [(done, count, "images encoded") for done in range(1, count + 1)]
     assert [step.step for step in heard.steps] == [1]
 
 

@@ -59,6 +59,9 @@ def test_one_folder_for_several_things_shows_them_all(sd1, two, tmp_path):
     folder = tmp_path / "cup"
     config = TrainConfig.build(two | {"images": [f"my-cup={folder}", f"my-owl={folder}"]})
     assert config.folders() == [(folder, ["my-cup", "my-owl"])]
+    around = folder.parent / "owl" / ".." / "cup"
+    again = TrainConfig.build(two | {"images": [f"my-cup={folder}", f"my-owl={around}"]})
+    assert again.folders() == config.folders()
     objective = prepare(sd1, config).objective
     assert len(objective.images) == 3 == len(objective.images_of("my-owl"))
     assert all("<my-cup>" in caption and "<my-owl>" in caption for caption in objective.data.captions)

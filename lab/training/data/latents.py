@@ -87,7 +87,11 @@ class Latents:
         picture, view = self._views[index]
         cut = (view.bucket.width, view.bucket.height, view.left, view.top, view.flipped)
         seen = (self._config.background, self._config.alpha, self._vae_hash)
-        key = repr((picture.sha256, picture.masks.sha256, *picture.masks.regions, cut, seen))
+        masks = picture.masks
+        apart = (
+            ["apart"] if masks.regions and not masks.weighing(picture.names) else []
+        )  # what else weighs the loss
+        key = repr((picture.sha256, masks.sha256, *apart, cut, seen))
         assert self._config.latents is not None
         return self._config.latents / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 

@@ -21,7 +21,7 @@ class Masks:
     Attributes:
         whole: What is learned from of all of it, if there is such a file.
         regions: Where it shows a single embedding, by the name of each that has such a file.
-        sha256: Of the files' bytes, or "".
+        sha256: Of the files' bytes, and of the names of the embeddings, or "".
     """
 
     whole: Path | None
@@ -49,9 +49,18 @@ def masks_among(files: Sequence[Path], names: Sequence[str]) -> list[tuple[str, 
     ]
 
 
+def masks_astray(masks: Sequence[tuple[str, Path]], pictures: Sequence[Path], names: Sequence[str]) -> str:
+    """What masks are left out, as they are of no picture there or of an embedding that is not learned from it."""
+    stems = {path.stem.casefold() for path in pictures}
+    stems |= {f"{stem}.{name}".casefold() for stem in stems for name in names}
+    astray = [path.name for stem, path in masks if stem not in stems]
+    more = ", ..." if len(astray) > 3 else ""
+    return f"masks of nothing that is learned left out: {', '.join(astray[:3])}{more}" if astray else ""
+
+
 def cut_out(picture: Path, mask: Path) -> Tensor:
-    """(3, h, w) in 0..1: the part of a picture that a mask reaches, with what else is in that box."""
-    box = load_image(mask).convert("L").getbbox()
+    """(3, h, w) in 0..1: the part of a picture that a mask has at half or more, with what else is in that box."""
+    box = load_image(mask).convert("L").point(lambda value: 255 * (value > 127)).getbbox()
     left, top, right, bottom = box or (0, 0, None, None)
     return read_pixels(picture)[:, top:bottom, left:right]
 
@@ -76,5 +85,7 @@ def read_masks(
     for file in files:
         if load_image(file).size != size:
             raise InputError(f"{file}: another size than {picture.name}")
-    data = b"".join(file.read_bytes() for file in files)
+    parts = [(b"" if whole is None else whole.read_bytes())]
+    parts += [part for name, file in regions.items() for part in (name.encode(), file.read_bytes())]
+    data = b"".join(parts)
     return Masks(whole, regions, hashlib.sha256(data).hexdigest() if files else "")

@@ -17,7 +17,7 @@ from lab.images import SUFFIXES, load_image, on_ground, sort_out
 from lab.runs.run import RunFolder
 from lab.training.config import TrainConfig
 from lab.training.data.captions import image_captions, read_templates
-from lab.training.data.masks import Masks, masks_among, read_masks
+from lab.training.data.masks import Masks, masks_among, masks_astray, read_masks
 
 MAX_ASPECT = 2.0
 """The longest bucket: images beyond it are cut."""
@@ -173,6 +173,7 @@ def _image_files(
     files, left_out = sort_out(folder, subfolders=False)
     masks = masks_among(files, names)
     files = [path for path in files if path not in {mask for _, mask in masks}]
+    left_out = "; ".join(filter(None, [left_out, masks_astray(masks, files, names)]))
     if not files:
         also = left_out and f"; {left_out}"
         raise InputError(f"{folder}: no image in this folder; expected files of {', '.join(SUFFIXES)}{also}")

@@ -24,7 +24,7 @@ from lab.images import images_in
 from lab.listening import Listener
 from lab.models.bundle import Bundle
 from lab.models.vocabulary import embedding_rms, whole_words
-from lab.score.clip import MAX_IMAGES, Clip, image_features, open_clip
+from lab.score.clip import MAX_IMAGES, Clip, Shown, image_features, open_clip
 from lab.text import counted
 from lab.training.config import TrainConfig
 from lab.training.data.caption_encoder import CaptionChunker
@@ -202,7 +202,7 @@ class Contrastive(Objective[Pick]):
 def contrastive_initial(
     bundle: Bundle,
     clip: Clip | None,
-    images: Sequence[Path | Tensor],
+    images: Sequence[Shown],
     begin: Initial,
     generator: torch.Generator,
 ) -> Initial:

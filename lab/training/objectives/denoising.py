@@ -6,6 +6,7 @@ Salimans & Ho (2202.00512).
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from lab.models.attention import attention_recorded
 from lab.models.bundle import Bundle
 from lab.models.unet import call_unet
 from lab.sample.guidance import apply_guidance
+from lab.score.clip import Shown
 from lab.training.config import Subject, TrainConfig
 from lab.training.data.caption_encoder import CaptionEncoder, check_placeholders, embeddings_named
 from lab.training.data.captions import fill_template, read_templates
@@ -106,10 +108,12 @@ class Denoising(Objective[Example]):
         named = [picture.path for picture in self.data.pictures if name in picture.names]
         return named or self.images
 
-    def shown(self, name: str) -> Sequence[Path | Tensor]:
+    def shown(self, name: str) -> Sequence[Shown]:
         """Of images with a mask of the embedding alone what lies in it."""
         regions = {picture.path: picture.masks.regions.get(name) for picture in self.data.pictures}
-        return [cut_out(path, mask) if (mask := regions[path]) else path for path in self.images_of(name)]
+        return [
+            partial(cut_out, path, mask) if (mask := regions[path]) else path for path in self.images_of(name)
+        ]
 
     def fingerprint(self) -> dict[str, str]:
         """What makes each image what it is, by file name: image, mask and captions; and embeddings that these name."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # options and names are known without torch
     from torch import Tensor
 
     from lab.models.bundle import Bundle
+    from lab.score.clip import Shown
     from lab.training.config import Subject, TrainConfig
     from lab.training.learned import Learned
 
@@ -41,7 +42,7 @@ class ObjectiveEntry(NamedTuple):
         place: A subclass of `Objective`, as "module:Class".
         options: Those that it has to itself: they become fields of `TrainConfig`, and flags of `lab train` under
             the first line of their docstring.
-        takes: The names of those besides, of which some objectives know nothing; what no entry names, all take.
+        takes: The names of other options that it takes. Options that no entry names are for all objectives.
     """
 
     place: str
@@ -61,7 +62,7 @@ READING_IMAGES = (
 """The options that say how a folder of images is read."""
 
 DENOISING = (*READING_IMAGES, "loss", "weighting", "keep_context")
-"""Those of learning from images by the U-Net, beside which images and where the vectors act."""
+"""The options that say how the U-Net's error on images is measured."""
 
 _UNET = ("clip_skip", "evaluate_on", "gradient_checkpointing", "resolution")
 _PICTURES = ("images", "place", "templates", "timesteps", *DENOISING, *_UNET)
@@ -190,8 +191,8 @@ class Objective(ABC, Generic[E]):
         """Of the images that are learned from, those that show what an embedding is to mean."""
         return self.images
 
-    def shown(self, name: str) -> "Sequence[Path | Tensor]":
-        """The images that show what an embedding is to mean, or pixels (3, h, w) in 0..1 of the part that does."""
+    def shown(self, name: str) -> "Sequence[Shown]":
+        """The images that show what an embedding is to mean, or what reads the part that does."""
         return self.images_of(name)
 
     @abstractmethod
