@@ -3,14 +3,15 @@
     python -m scripts.eval_training [--out outputs/eval-training] [--only owl candle] [--seeds 0 1]
         [--variant lab --variant adamw optimizer=adamw --variant stock loop=150 --variant words text=own ...]
 
-For each folder of lab/assets/samples, which the model has never seen, and each variant and seed it learns by
+For each thing in lab/assets/samples, which the model has never seen, each variant and each seed it learns by
 configs/train/emoji-object.yaml with the variant's settings on top, and makes images of fourteen prompts (obedience.py)
-on backgrounds and beside things that no image showed it. Of those without anything beside the thing it prints the
-likeness, the mean cosine to images kept apart (lab/assets/samples_test); of all, the share that shows what was asked
-for. Both are judged by the network of scripts/pretrain/judge.py, which had no part in learning. A variant may also be a
-stock loop's steps (`loop=150`, scripts/stock_training.py; `init=` says where it begins) or words alone (`text=own`: the
-thing's name; `text=red apple`). A style is learned by configs/train/emoji-style.yaml, and what is made of the captions
-of the images kept apart, which show other objects, is held each against its own image.
+on backgrounds and beside things that no image showed it. The style there is asked for by --only. Of those without
+anything beside the thing it prints the likeness, the mean cosine to images kept apart (lab/assets/samples_test); of
+all, the share that shows what was asked for. Both are judged by the network of scripts/pretrain/judge.py, which had
+no part in learning. A variant may also be a stock loop's steps (`loop=150`, scripts/stock_training.py; `init=` says
+where it begins) or words alone (`text=own`: the thing's name; `text=red apple`). A style is learned by
+configs/train/emoji-style.yaml, and what is made of the captions of the images kept apart, which show other objects,
+is held each against its own image.
 
 Two things joined by + (`--only owl+candle`) are learned together, or with `apart=true` in runs of their own, or with
 `scenes=plain` from pictures that show both, with `scenes=masks` from the same with masks. `both` is the share of images
@@ -22,6 +23,7 @@ means. Every cell is a line of measured.jsonl there, and the same command goes o
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -69,11 +71,7 @@ def main() -> None:
     parser.add_argument("--image-seeds", nargs="*", type=int, default=[1], help="of each prompt's images")
     parser.add_argument("--image-steps", type=int, default=8, help="denoising steps of an image")
     parser.add_argument(
-        "--variant",
-        nargs="+",
-        action="append",
-        metavar="NAME [KEY=VALUE ...]",
-        help="repeatable; by default lab alone",
+        "--variant", nargs="+", action="append", metavar="NAME [KEY=VALUE ...]", help="repeatable; lab alone"
     )
     arguments = parser.parse_args()
     variants = {
@@ -81,6 +79,10 @@ def main() -> None:
         for name, *settings in arguments.variant or [["lab"]]
     }
     names = arguments.only or all_things()
+    for name, (variant, settings) in itertools.product(names, variants.items()):
+        unfit = {*settings} & ({"loop"} if "+" in name else {"apart", "scenes"})
+        if unfit:
+            parser.error(f"{variant}: {', '.join(unfit)} is not for {name}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "measured.jsonl"
     bundle = lab.load("emoji", dtype=arguments.dtype)

@@ -28,7 +28,7 @@ ENTRIES = {
         Entry("schedulers", "images equal the CPU's, every scheduler", "images:schedulers", 12, 90),
         Entry("precisions", "float32, bfloat16, float16 against the CPU", "images:precisions", 5, 60),
         Entry("training", "learns in bfloat16 without a GradScaler", "learning:training", 8, 60),
-        Entry("resume", "a resumed run ends the same, to the bit", "learning:resume", 8, 60),
+        Entry("resume", "a resumed run ends as one that went through", "learning:resume", 8, 60),
         Entry("memory-options", "--cpu-offload, --vae-slicing, --vae-tiling", "images:memory_options", 5, 60),
         Entry("out-of-memory", "batches are halved until they fit", "images:out_of_memory", 5, 60),
         Entry(
