@@ -62,7 +62,7 @@ READING_IMAGES = (
 """The options that say how a folder of images is read."""
 
 DENOISING = (*READING_IMAGES, "loss", "weighting", "keep_context")
-"""The options that say how the U-Net's error on images is measured."""
+"""The options that say how images are read, and how the U-Net's error on them counts."""
 
 _UNET = ("clip_skip", "evaluate_on", "gradient_checkpointing", "resolution")
 _PICTURES = ("images", "place", "templates", "timesteps", *DENOISING, *_UNET)
